@@ -1,0 +1,114 @@
+# The Rust package, its checks and its development shell.
+{ pkgs, craneLib }:
+let
+  inherit (pkgs) lib stdenv;
+
+  # What cargo reads, and what tests read beside it. Scenarios are left out, so that changing one builds nothing anew.
+  src = lib.cleanSourceWith {
+    name = "gretun-source";
+    src = ../.;
+    filter =
+      path: type:
+      let
+        relative = lib.removePrefix (toString ../. + "/") path;
+        within = directory: relative == directory || lib.hasPrefix "${directory}/" relative;
+      in
+      !(within "nixos-tests")
+      && (
+        builtins.any within [
+          "src"
+          "tests"
+          "benches"
+        ]
+        || !(lib.hasInfix "/" relative) && craneLib.filterCargoSources path type
+      );
+  };
+
+  common = {
+    inherit src;
+    strictDeps = true;
+  };
+
+  # Dependencies alone, built once for all that follows.
+  cargoArtifacts = craneLib.buildDepsOnly common;
+  withArtifacts = common // {
+    inherit cargoArtifacts;
+  };
+
+  gretun = craneLib.buildPackage (
+    withArtifacts
+    // {
+      # `checks.nextest` runs them.
+      doCheck = false;
+
+      nativeBuildInputs = [ pkgs.installShellFiles ];
+
+      # The programs print their own completions and manual pages, where they can be run.
+      postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+        installShellCompletion --cmd gretun \
+          --bash <("$out/bin/gretun" completions bash) \
+          --zsh <("$out/bin/gretun" completions zsh) \
+          --fish <("$out/bin/gretun" completions fish)
+        mkdir pages
+        "$out/bin/gretun" man --dir pages
+        installManPage pages/*
+      '';
+
+      # Both programs must start.
+      doInstallCheck = stdenv.buildPlatform.canExecute stdenv.hostPlatform;
+      installCheckPhase = ''
+        "$out/bin/gretun" --version
+        "$out/bin/gretun-coord" --version
+      '';
+
+      meta = {
+        description = "NAT-traversing and static kernel GRE tunnels for Linux";
+        license = with lib.licenses; [
+          mit
+          asl20
+        ];
+        mainProgram = "gretun";
+        platforms = lib.platforms.linux;
+      };
+    }
+  );
+in
+{
+  inherit gretun;
+
+  checks = {
+    clippy = craneLib.cargoClippy (
+      withArtifacts // { cargoClippyExtraArgs = "--all-targets -- --deny warnings"; }
+    );
+
+    # Tests named kernel* need a kernel of their own; the plain test command runs them in a virtual machine.
+    nextest = craneLib.cargoNextest (
+      withArtifacts
+      // {
+        cargoNextestExtraArgs = "-E 'not binary(/^kernel/)'";
+      }
+    );
+
+    docs = craneLib.cargoDoc (withArtifacts // { env.RUSTDOCFLAGS = "--deny warnings"; });
+
+    # Advisories change from day to day and need the network: `cargo deny check advisories`.
+    deny = craneLib.cargoDeny common;
+  };
+
+  devShell = craneLib.devShell {
+    inputsFrom = [ gretun ];
+    packages = with pkgs; [
+      cargo-deny
+      cargo-nextest
+      ethtool
+      iproute2
+      iputils
+      mypy
+      nftables
+      nixfmt
+      ruff
+      rust-analyzer
+      tcpdump
+    ];
+  };
+}

@@ -1,0 +1,11 @@
+# Behind another NAT. `gretun peers` shows the way to attic, and `ping` crosses it.
+{
+  nixpkgs.hostPlatform = "x86_64-linux";
+
+  services.gretun.peer = {
+    enable = true;
+    settings.coordinator = "https://gretun.example.org";
+    # Put there by you, sops-nix or agenix; readable by root only.
+    authKeyFile = "/var/lib/secrets/gretun-auth-key";
+  };
+}

@@ -1,0 +1,276 @@
+"""What scenarios share. Both drivers put this text before every `script.py`."""
+
+import json
+import re
+import time
+from typing import Any, Protocol
+
+
+class Host(Protocol):
+    """The part of a machine object that the helpers use; both drivers' machines have it."""
+
+    name: str
+
+    def succeed(self, *commands: str, timeout: int | None = None) -> str: ...
+    def execute(self, command: str, check_return: bool = True, check_output: bool = True, timeout: int | None = 900) -> tuple[int, str]: ...
+    def wait_until_succeeds(self, command: str, timeout: int = 900) -> str: ...
+    def wait_for_unit(self, unit: str, user: str | None = None, timeout: int = 900) -> None: ...
+    def wait_for_open_port(self, port: int, addr: str = "localhost", timeout: int = 900) -> None: ...
+    def log(self, msg: str) -> None: ...
+
+
+Record = dict[str, Any]
+
+PORT = 7777  # default --fou-port
+COORDINATOR = "203.0.113.1"
+COORDINATOR_FLOWS = {("tcp", COORDINATOR, 8443), ("udp", COORDINATOR, 3478), ("udp", COORDINATOR, 3479)}
+# An IPv4 header and an ICMP header.
+PING_OVERHEAD = 28
+# 1500 - IPv4 20 - UDP 8 - GRE 4 - key 4.
+TUNNEL_MTU = 1464
+TCP_PORT = 5201  # iperf3's, open in the hosts' firewalls
+TRANSFER_BYTES = 4 * 1024 * 1024
+# Software emulation on a busy machine: joining takes a second or two, and may take many.
+JOIN_TIMEOUT_S = 120
+
+
+# --- what the daemon says ---------------------------------------------------------------------------------------------
+
+
+def peers(machine: Host) -> dict[str, Record]:
+    """`gretun --json peers`, by name; nothing while the daemon does not answer."""
+    status, output = machine.execute("gretun --json peers")
+    if status != 0:
+        return {}
+    return {record["name"]: record for record in json.loads(output)}
+
+
+def peer(machine: Host, name: str) -> Record:
+    """One peer's record, which must be there."""
+    record = peers(machine).get(name)
+    assert record is not None, f"{machine.name} does not know {name}"
+    return record
+
+
+def wait_for_peer(machine: Host, name: str, state: str, timeout: int = JOIN_TIMEOUT_S, **fields: object) -> Record:
+    """Until a peer is in a state (and its record has these fields); returns the record."""
+    deadline = time.monotonic() + timeout
+    while True:
+        record = peers(machine).get(name, {})
+        if record.get("state") == state and all(record.get(key) == value for key, value in fields.items()):
+            return record
+        assert time.monotonic() < deadline, f"{name} is not {state} {fields or ''} at {machine.name} after {timeout} s: {record}"
+        time.sleep(0.3)
+
+
+def join(*machines: Host, timeout: int = JOIN_TIMEOUT_S) -> None:
+    """Until all see all others as direct."""
+    for machine in machines:
+        for other in machines:
+            if other is not machine:
+                wait_for_peer(machine, other.name, "direct", timeout)
+
+
+def unit_log(machine: Host) -> str:
+    """Everything that the machine's daemon has logged."""
+    return machine.succeed("journalctl -u gretun-peer.service --no-pager -o cat")
+
+
+def daemon_pid(machine: Host) -> int:
+    """The process id of the machine's daemon."""
+    return int(machine.succeed("systemctl show -p MainPID --value gretun-peer.service"))
+
+
+# --- what the kernel has ----------------------------------------------------------------------------------------------
+
+
+def link(machine: Host, name: str) -> Record:
+    """The tunnel link towards a peer, as `ip -d link` shows it: looked up by the peer's name, which is its alternative name."""
+    found = json.loads(machine.succeed(f"ip -d -j link show dev {name}"))
+    assert len(found) == 1, found
+    record: Record = found[0]
+    return record
+
+
+def links_left(machine: Host) -> str:
+    """What gretun has made in the kernel and not removed: links that carry its mark, and FOU ports."""
+    marked = [record["ifname"] for record in json.loads(machine.succeed("ip -j link")) if record.get("ifalias", "").startswith("gretun")]
+    ports = machine.succeed("ip fou show 2>/dev/null || true").split()
+    return " ".join([*marked, *ports])
+
+
+def check_link(machine: Host, other: str, remote: str, dport: int = PORT) -> str:
+    """The link towards a peer is exactly what was meant; returns its GRE key."""
+    record = link(machine, other)
+    data = record["linkinfo"]["info_data"]
+    encap = data["encap"]
+    assert record["linkinfo"]["info_kind"] == "gre", record
+    assert record["mtu"] == TUNNEL_MTU, record
+    assert "UP" in record["flags"], record
+    assert data["remote"] == remote, f"{machine.name} sends to {data['remote']} instead of {remote}"
+    assert data["ikey"] == data["okey"] != "0.0.0.0", data
+    # Sequence numbers or checksums of GRE would switch segmentation offload off.
+    assert not {"iseq", "oseq", "icsum", "ocsum"} & {key for key, value in data.items() if value}, data
+    assert encap["type"] == "fou", encap
+    assert (encap["sport"], encap["dport"]) == (PORT, dport), f"{machine.name}: {encap}"
+    assert encap["csum"] is True, encap
+    key: str = data["ikey"]
+    return key
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def tunnel_ip(machine: Host, name: str) -> str:
+    """A peer's IPv4 address inside the tunnel."""
+    ips: list[str] = peer(machine, name)["tunnel_ips"]
+    return next(ip for ip in ips if ":" not in ip)
+
+
+def check_ping(machine: Host, name: str) -> None:
+    """Ping crosses, and so does the largest packet that the link promises: unfragmented, there and back."""
+    ip = tunnel_ip(machine, name)
+    full = link(machine, name)["mtu"] - PING_OVERHEAD
+    machine.succeed(f"ping -c 3 -i 0.2 -W 5 {ip} && ping -c 3 -i 0.2 -W 5 -M do -s {full} {ip}")
+
+
+# Both directions on one connection: the client sends; the server answers with a checksum of what came, and as much of its own.
+TCP_SERVER = f"""
+import os, socket, zlib
+with socket.create_server(("", {TCP_PORT})) as server:
+    server.settimeout(60)
+    connection, _ = server.accept()
+    came = 0
+    while chunk := connection.recv(1 << 16):
+        came = zlib.crc32(chunk, came)
+    connection.sendall(came.to_bytes(4))
+    block = os.urandom(1 << 16)
+    for _ in range({TRANSFER_BYTES} >> 16):
+        connection.sendall(block)
+    connection.sendall(zlib.crc32(block * ({TRANSFER_BYTES} >> 16)).to_bytes(4))
+"""
+TCP_CLIENT = f"""
+import os, socket, sys, time, zlib
+block = os.urandom(1 << 16)
+for _ in range(200):
+    try:
+        connection = socket.create_connection((sys.argv[1], {TCP_PORT}), timeout=60)
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.1)
+began = time.monotonic()
+for _ in range({TRANSFER_BYTES} >> 16):
+    connection.sendall(block)
+connection.shutdown(socket.SHUT_WR)
+stream = connection.makefile("rb")
+answer = stream.read(4)
+there = time.monotonic() - began
+assert answer == zlib.crc32(block * ({TRANSFER_BYTES} >> 16)).to_bytes(4), "damaged on the way there"
+began = time.monotonic()
+data = stream.read({TRANSFER_BYTES})
+back = time.monotonic() - began
+assert stream.read(4) == zlib.crc32(data).to_bytes(4) and not stream.read(1), "damaged on the way back"
+print({TRANSFER_BYTES} * 8 / there / 1e6, {TRANSFER_BYTES} * 8 / back / 1e6)
+"""
+
+
+def check_tcp(client: Host, server: Host, ip: str | None = None) -> tuple[float, float]:
+    """TCP transfers to the server (at its tunnel address, if none is given) and back arrive undamaged; both rates in Mbit/s."""
+    server.succeed(f"python3 -ISc '{TCP_SERVER}' >/tmp/tcp-server.log 2>&1 </dev/null &")
+    there, back = client.succeed(f"python3 -ISc '{TCP_CLIENT}' {ip or tunnel_ip(client, server.name)}", timeout=120).split()
+    return float(there), float(back)
+
+
+def tcp_rate(client: Host, server: Host, ip: str, seconds: int) -> float:
+    """What TCP reaches in so many seconds, in Mbit/s: for measurements."""
+    server.succeed("iperf3 --server --daemon --one-off >/dev/null 2>&1")
+    server.wait_until_succeeds(f"ss -Hltn sport = :{TCP_PORT} | grep -q .")
+    report = json.loads(client.succeed(f"iperf3 --client {ip} --time {seconds} --json", timeout=120))
+    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+def check_pair(a: Host, b: Host) -> None:
+    """Everything that must work between two joined peers: small and full pings, TCP both ways, links with equal keys."""
+    check_ping(a, b.name)
+    there, back = check_tcp(a, b)
+    a.log(f"TCP to {b.name}: {there:.0f} Mbit/s there, {back:.0f} Mbit/s back")
+    keys = [link(m, o.name)["linkinfo"]["info_data"]["ikey"] for m, o in ((a, b), (b, a))]
+    assert keys[0] == keys[1], f"GRE keys differ: {keys}"
+
+
+# --- what the routers saw ---------------------------------------------------------------------------------------------
+
+
+Flow = tuple[str, str, int, str, int]  # source, protocol, source port, destination, destination port
+
+
+def protocol_name(protocol: str | int) -> str:
+    """nft prints a number where the machine has no /etc/protocols."""
+    return {"1": "icmp", "6": "tcp", "17": "udp"}.get(str(protocol), str(protocol))
+
+
+def flows(router: Host, direction: str) -> dict[Flow, int]:
+    """The TCP and UDP flows that the router forwarded `out` or `in`, with their bytes (see nat/watch.nft)."""
+    listing = json.loads(router.succeed(f"nft --json list set inet watch {direction}4"))
+    seen: dict[Flow, int] = {}
+    for item in listing["nftables"]:
+        for element in item.get("set", {}).get("elem", []):
+            source, protocol, sport, destination, dport = element["elem"]["val"]["concat"]
+            seen[(source, protocol_name(protocol), int(sport), destination, int(dport))] = element["elem"]["counter"]["bytes"]
+    return seen
+
+
+def other_protocols(router: Host) -> set[str]:
+    """What the router forwarded that was neither TCP nor UDP, by protocol."""
+    listing = json.loads(router.succeed("nft --json list set inet watch other4"))
+    elements = [e for item in listing["nftables"] for e in item.get("set", {}).get("elem", [])]
+    return {protocol_name(element["elem"]["val"]["concat"][1]) for element in elements}
+
+
+def check_router(router: Host, data: set[tuple[str, str, int]], bytes_at_least: int = TRANSFER_BYTES) -> None:
+    """The router saw nothing but the coordinator's flows and UDP between the two ports.
+
+    `data` holds (inside host, remote address, remote port) of every data path through it; each must have carried so many bytes in sum
+    of both directions. Nothing else may have passed, GRE as such above all.
+    """
+    assert other_protocols(router) <= {"icmp"}, f"{router.name} forwarded {other_protocols(router)}"
+    outwards, inwards = flows(router, "out"), flows(router, "in")
+    for inside, remote, port in data:
+        there = outwards.get((inside, "udp", PORT, remote, port), 0)
+        back = inwards.get((remote, "udp", port, inside, PORT), 0)
+        assert there + back >= bytes_at_least, f"{router.name}: {inside} <-> {remote}:{port} carried only {there} + {back} bytes"
+    for source, protocol, sport, destination, dport in outwards:
+        if (protocol, destination, dport) in COORDINATOR_FLOWS:
+            assert protocol == "tcp" or sport == PORT, f"{router.name}: STUN from port {sport}"
+        else:
+            assert protocol == "udp" and sport == PORT, f"{router.name} forwarded {source}:{sport} -> {destination}:{dport} {protocol}"
+            assert (source, destination, dport) in data, f"{router.name} forwarded {source}:{sport} -> {destination}:{dport} {protocol}"
+
+
+# --- running while something else happens -----------------------------------------------------------------------------
+
+
+class BackgroundPing:
+    """A ping that runs while the scenario does something to the machines."""
+
+    def __init__(self, machine: Host, ip: str, count: int, interval_s: float = 0.2) -> None:
+        self._machine = machine
+        self._count = count
+        self._file = f"/tmp/ping-{ip}.log"
+        machine.succeed(f"ping -c {count} -i {interval_s} {ip} >{self._file} 2>&1 </dev/null & echo $! >{self._file}.pid")
+
+    def running(self) -> bool:
+        """Whether it has not sent its last packet."""
+        return self._machine.execute(f"kill -0 $(cat {self._file}.pid) 2>/dev/null")[0] == 0
+
+    def output(self) -> str:
+        """What it has printed."""
+        return self._machine.succeed(f"cat {self._file}")
+
+    def lost(self) -> int:
+        """Waits for its end; how many of its packets were not answered."""
+        self._machine.wait_until_succeeds(f"! kill -0 $(cat {self._file}.pid) 2>/dev/null")
+        output = self.output()
+        found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
+        assert found is not None and int(found[1]) == self._count, output
+        return int(found[1]) - int(found[2])

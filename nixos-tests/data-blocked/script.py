@@ -1,0 +1,38 @@
+# Only the kernel's own UDP input is blocked: the daemon hears disco before the host firewall does its work, data never arrives.
+BLOCK = "nft 'table inet block { chain input { type filter hook input priority -10; udp dport 7777 drop; }; }'"
+SIDES = ((alice, "bob"), (bob, "alice"))
+
+start_all()
+bob.succeed(BLOCK, "systemctl start gretun-peer.service")
+
+with subtest("disco is heard, data is not: no side ever says direct"):
+    seen = set()
+    deadline = time.monotonic() + JOIN_TIMEOUT_S
+    while True:
+        now = {machine.name: peers(machine).get(other, {}).get("state", "unknown") for machine, other in SIDES}
+        seen |= set(now.values())
+        assert not {"direct", "relay"} & seen, f"no data can cross, and yet: {now}"
+        if set(now.values()) == {"unreachable"}:
+            break
+        assert time.monotonic() < deadline, f"not unreachable after {JOIN_TIMEOUT_S} s: {now}"
+        time.sleep(0.3)
+    alice.log(f"states seen: {', '.join(sorted(seen))}")
+
+with subtest("the reason is said, with the evidence, by peers and in the log"):
+    for machine, other in SIDES:
+        reason = peer(machine, other)["reason"]
+        machine.log(reason)
+        assert "disco" in reason and "data" in reason and "7777" in reason, reason
+        assert reason in unit_log(machine), f"the log of {machine.name} lacks: {reason}"
+
+with subtest("it stays so while the firewall does"):
+    for _ in range(6):
+        for machine, other in SIDES:
+            assert peer(machine, other)["state"] not in ("direct", "relay"), peer(machine, other)
+        time.sleep(0.3)
+
+with subtest("the firewall is opened: direct, and data crosses"):
+    bob.succeed("nft delete table inet block")
+    join(alice, bob)
+    check_pair(alice, bob)
+    check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})

@@ -1,0 +1,67 @@
+# The NixOS driver: every scenario (a directory here with topology.toml) as a test of virtual machines.
+#
+#   nix build .#checks.x86_64-linux.hole-punch                    run it
+#   nix run .#checks.x86_64-linux.hole-punch.driverInteractive    look inside
+{
+  pkgs,
+  # services.gretun, with its package.
+  module,
+}:
+let
+  inherit (pkgs) lib;
+
+  names = builtins.attrNames (
+    lib.filterAttrs (
+      name: type: type == "directory" && builtins.pathExists (./. + "/${name}/topology.toml")
+    ) (builtins.readDir ./.)
+  );
+
+  # The file's tables as values that cannot be wrong: an unknown key or a wrong type is an error.
+  load =
+    name:
+    let
+      raw = builtins.fromTOML (builtins.readFile (./. + "/${name}/topology.toml"));
+    in
+    {
+      inherit raw;
+      topology =
+        (lib.evalModules {
+          modules = [
+            ./nixos/topology.nix
+            (lib.setDefaultModuleLocation (./. + "/${name}/topology.toml") { config = raw; })
+          ];
+        }).config;
+    };
+
+  scenario =
+    name:
+    let
+      inherit (load name) raw topology;
+    in
+    pkgs.testers.runNixOSTest {
+      inherit name;
+      meta.description = topology.description;
+
+      # The script's time, and as much again for starting the machines.
+      globalTimeout = 2 * topology.timeout;
+
+      defaults = {
+        imports = [
+          module
+          ./nixos/defaults.nix
+        ];
+      };
+      nodes = lib.mapAttrs (
+        _: machine: import ./nixos/machine.nix { inherit topology machine; }
+      ) topology.machines;
+
+      testScript = ''
+        ${builtins.readFile ./common.py}
+        # A string of JSON is a string of Python.
+        topology: Record = json.loads(${builtins.toJSON (builtins.toJSON raw)})
+
+        ${builtins.readFile (./. + "/${name}/script.py")}
+      '';
+    };
+in
+lib.genAttrs names scenario

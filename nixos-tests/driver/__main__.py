@@ -1,0 +1,102 @@
+"""`python3 -m driver`: the command line of the host half. `scripts/lab` calls it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from . import host, topology
+from .host import RESULTS, SCENARIOS, say
+from .vm import Vm, VmError
+
+# What a script finds defined.
+TYPED_PRELUDE = """\
+from driver.guest import Scenario, retry
+from driver.machine import Machine
+
+scenario: Scenario
+machines = scenario.machines
+start_all = scenario.start_all
+subtest = scenario.journal.step
+measured = scenario.journal.record
+topology = scenario.topology.raw
+"""
+
+
+def run(args: argparse.Namespace) -> bool:
+    """Runs Rust tests and scenarios."""
+    jobs = host.test_binaries(args.rust_tests)
+    if args.names or not args.no_scenarios:
+        jobs += host.scenarios(args.names, args.directory)
+    host.stage_programs(args.programs)
+    return host.run(jobs, _vm(args), args.guests, ["--verbose"] if args.verbose else [])
+
+
+def shell(args: argparse.Namespace) -> bool:
+    """A prompt over one started scenario."""
+    jobs = host.scenarios([args.name], args.directory)
+    host.stage_programs(args.programs)
+    return _vm(args).interactive(host.guest_command(jobs, "--shell")) == 0
+
+
+def check(args: argparse.Namespace) -> bool:
+    """Checks every topology, and writes each script as one typed module for mypy, as the NixOS driver does; prints their paths."""
+    typed = RESULTS / "typed"
+    typed.mkdir(parents=True, exist_ok=True)
+    for job in host.scenarios([], args.directory):
+        machines = topology.load(job.path / "topology.toml").machines
+        parts = [TYPED_PRELUDE, *(f"{m.name}: Machine\n" for m in machines)]
+        parts += [(SCENARIOS / "common.py").read_text(), (job.path / "script.py").read_text()]
+        module = typed / f"{job.name.replace('-', '_')}.py"
+        module.write_text("".join(parts))
+        say(str(module))
+    return True
+
+
+def list_scenarios(args: argparse.Namespace) -> bool:
+    """Names and descriptions."""
+    for job in host.scenarios([], args.directory):
+        say(f"{job.name:22} {topology.load(job.path / 'topology.toml').description}")
+    return True
+
+
+def _vm(args: argparse.Namespace) -> Vm:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    return Vm(args.cpus, args.memory, RESULTS, args.kvm)
+
+
+def main() -> int:
+    """Exit code 0 when all was well, 1 when a scenario failed, 2 for a wrong call."""
+    parser = argparse.ArgumentParser(prog="scripts/lab", description="Runs gretun's scenarios in one virtual machine.")
+    parser.add_argument("--directory", type=Path, default=SCENARIOS, help="where the scenarios are (default: nixos-tests)")
+    parser.add_argument("--programs", type=Path, default=host.REPOSITORY / "target" / "debug", help="where gretun and gretun-coord are")
+    parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--memory", default="1G")
+    parser.add_argument("--kvm", action=argparse.BooleanOptionalAction, help="use KVM or do not (default: probe)")
+    parser.add_argument("--verbose", action="store_true", help="show every command")
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("run", help="run scenarios, all of them when none is named")
+    command.add_argument("names", nargs="*")
+    command.add_argument("--rust-tests", type=Path, action="append", default=[], metavar="BINARY", help="also run this test binary, first")
+    command.add_argument("--no-scenarios", action="store_true", help="only the test binaries")
+    command.add_argument("--guests", type=int, default=2, help="virtual machines at a time (default: 2)")
+    command.set_defaults(function=run)
+    command = commands.add_parser("shell", help="start one scenario's machines and give a prompt")
+    command.add_argument("name")
+    command.set_defaults(function=shell)
+    command = commands.add_parser("check", help="check all topologies, and write the scripts as typed modules for mypy")
+    command.set_defaults(function=check)
+    command = commands.add_parser("list", help="list the scenarios")
+    command.set_defaults(function=list_scenarios)
+    args = parser.parse_args()
+    try:
+        return 0 if args.function(args) else 1
+    except (host.UsageError, VmError, topology.TopologyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

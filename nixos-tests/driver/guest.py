@@ -1,0 +1,210 @@
+"""Runs scenarios inside the guest, one after the other, and leaves each one's result and logs in a directory.
+
+    python3 -m driver.guest --results DIR --programs DIR [--verbose] [--shell] [--rust-tests NAME BINARY]... [--scenario DIR]...
+
+Root in a kernel of its own is assumed. A scenario is the path of its directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+
+from . import rust_tests, topology
+from .journal import Journal
+from .machine import Machine
+from .network import Wire
+
+# A tmpfs that no machine's own mounts hide.
+WORK = Path("/dev/shm/lab")
+COMMON = Path(__file__).resolve().parent.parent / "common.py"
+MODULES = ("nf_conntrack", "ip_gre", "ip6_gre", "fou", "fou6", "sch_netem", "nft_masq", "nft_nat", "nft_fib_inet", "nft_ct")
+PROMPT_HELP = "MACHINE COMMAND runs a command, `run` the script, `exit` ends."
+
+
+class TimeIsUp(Exception):
+    """The scenario took longer than its `timeout`."""
+
+
+class Scenario:
+    """One scenario being run."""
+
+    def __init__(self, path: Path, programs: Path, results: Path, verbose: bool) -> None:
+        self.name = path.name
+        self._path = path
+        self._results = results / self.name
+        shutil.rmtree(self._results, ignore_errors=True)
+        self._results.mkdir(parents=True)
+        self.journal = Journal(self.name, self._results / "log.txt", verbose)
+        self.topology = topology.load(path / "topology.toml")
+        work = WORK / "scenario"
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "wire").mkdir(parents=True)
+        self._wire = Wire(self.topology, work / "wire")
+        self.machines = []
+        for spec in self.topology.machines:
+            directory = work / spec.name
+            directory.mkdir()
+            self.machines.append(Machine(spec, self._wire, programs, directory, self.journal))
+
+    def run(self) -> bool:
+        """Executes the script and saves the result; true when it passed."""
+        error = None
+        signal.signal(signal.SIGALRM, _raise_time_is_up)
+        signal.alarm(self.topology.timeout_s)
+        try:
+            self.execute_script()
+        except Exception as failure:  # whatever the script raises is its result
+            error = _explain(failure, self._path)
+        finally:
+            signal.alarm(0)
+        if error is not None:
+            self.journal.line(f"FAILED: {error}")
+        for machine in self.machines:
+            with _never_in_the_way(self.journal):
+                machine.save(self._results / machine.name, diagnose=error is not None)
+        result = {
+            "scenario": self.name,
+            "passed": error is None,
+            "counts": [1, 0] if error is None else [0, 1],
+            "seconds": round(self.journal.elapsed_s(), 2),
+            "error": error,
+            "figures": self.journal.figures,
+        }
+        (self._results / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        self.journal.line("passed" if error is None else "failed")
+        return error is None
+
+    def execute_script(self) -> None:
+        """Runs `common.py` and `script.py` with the names that the README promises."""
+        names: dict[str, object] = {machine.name: machine for machine in self.machines}
+        names |= {
+            "__name__": self.name,
+            "machines": self.machines,
+            "start_all": self.start_all,
+            "subtest": self.journal.step,
+            "retry": retry,
+            "topology": self.topology.raw,
+            "log": self.journal,
+            "measured": self.journal.record,
+        }
+        for file in (COMMON, self._path / "script.py"):
+            exec(compile(file.read_text(), str(file), "exec"), names)
+
+    def start_all(self) -> None:
+        """Starts every machine: all networks first, then the units, coordinators' first."""
+        off = [machine for machine in self.machines if not machine.started]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(Machine.power_on, off))
+        for machine in off:
+            machine.start_units()
+
+    def close(self) -> None:
+        """Removes every trace of the scenario from the kernel."""
+        for machine in self.machines:
+            machine.crash()
+        self._wire.close()
+
+
+def retry(fn: Callable[[bool], bool], timeout_seconds: int = 900) -> None:
+    """Calls `fn` until it returns true; its argument says whether this is the last try."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        if fn(False):
+            return
+        time.sleep(0.5)
+    if not fn(True):
+        raise TimeIsUp(f"not so after {timeout_seconds} s")
+
+
+def _raise_time_is_up(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise TimeIsUp("the scenario took longer than its timeout")
+
+
+def _explain(failure: Exception, path: Path) -> str:
+    """The exception, with the line of the script that raised it."""
+    frames = [f for f in traceback.extract_tb(failure.__traceback__) if Path(f.filename).parent in (path, COMMON.parent)]
+    where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
+    return f"{type(failure).__name__}: {failure} ({where})" if where else f"{type(failure).__name__}: {failure}"
+
+
+@contextlib.contextmanager
+def _never_in_the_way(journal: Journal) -> Iterator[None]:
+    """Saving logs must not turn a result into another."""
+    try:
+        yield
+    except Exception as failure:  # said, not raised
+        journal.line(f"could not save everything: {failure}")
+
+
+def _prepare(programs: Path) -> Path:
+    """Kernel modules, a place to work, and the programs copied into memory (the host's files are slow to page in)."""
+    for module in MODULES:
+        subprocess.run(["modprobe", module], check=False)
+    WORK.mkdir(parents=True, exist_ok=True)
+    copies = WORK / "programs"
+    shutil.rmtree(copies, ignore_errors=True)
+    shutil.copytree(programs, copies)
+    return copies
+
+
+def _shell(scenario: Scenario) -> None:
+    """A prompt over a started topology."""
+    scenario.start_all()
+    machines = {machine.name: machine for machine in scenario.machines}
+    print(f"machines: {', '.join(machines)}. {PROMPT_HELP}", flush=True)
+    for line in sys.stdin:
+        name, _, command = line.strip().partition(" ")
+        if name == "exit":
+            return
+        if name == "run":
+            scenario.run()
+        elif name in machines:
+            status, output = machines[name].execute(command)
+            print(f"{output}[{status}]", flush=True)
+        elif name:
+            print(PROMPT_HELP, flush=True)
+
+
+def main() -> int:
+    """Exit code 0 when every scenario passed."""
+    parser = argparse.ArgumentParser(prog="driver.guest")
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--programs", type=Path, required=True)
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--shell", action="store_true")
+    parser.add_argument("--rust-tests", nargs=2, action="append", default=[], metavar=("NAME", "BINARY"))
+    parser.add_argument("--scenario", type=Path, action="append", default=[])
+    args = parser.parse_args()
+    os.umask(0o022)
+    programs = _prepare(args.programs)
+    passed = True
+    for name, binary in args.rust_tests:
+        passed = rust_tests.run(name, Path(binary), WORK / name, args.results) and passed
+    for path in args.scenario:
+        scenario = Scenario(path.resolve(), programs, args.results, args.verbose)
+        try:
+            if args.shell:
+                _shell(scenario)
+            else:
+                passed = scenario.run() and passed
+        finally:
+            scenario.close()
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

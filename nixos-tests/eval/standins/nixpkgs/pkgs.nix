@@ -1,0 +1,65 @@
+# Packages that are derivations, so that a flake can have them, and build nothing.
+{ lib, system }:
+let
+  derivationOf =
+    name: attrs:
+    (derivation {
+      inherit name system;
+      builder = "/bin/false";
+    })
+    // {
+      pname = name;
+      meta.mainProgram = name;
+    }
+    // attrs;
+
+  tools = lib.genAttrs [
+    "cargo-deny"
+    "cargo-nextest"
+    "conntrack-tools"
+    "ethtool"
+    "installShellFiles"
+    "iperf3"
+    "iproute2"
+    "iputils"
+    "kmod"
+    "mypy"
+    "nftables"
+    "nix"
+    "nixfmt"
+    "python3"
+    "ruff"
+    "rust-analyzer"
+    "systemd"
+    "tcpdump"
+  ] (name: derivationOf name { });
+
+  platform = {
+    inherit system;
+    canExecute = _: true;
+  };
+in
+tools
+// {
+  inherit lib system derivationOf;
+  path = ./.;
+
+  stdenv = {
+    hostPlatform = platform;
+    buildPlatform = platform;
+  };
+
+  runCommand =
+    name: attrs: script:
+    builtins.seq script (derivationOf name { });
+
+  # A test evaluates to its driver; its machines are evaluated by -A scenarios of ../../default.nix.
+  testers.runNixOSTest =
+    test:
+    builtins.deepSeq test.testScript (
+      derivationOf "vm-test-run-${test.name}" {
+        driver = derivationOf "nixos-test-driver-${test.name}" { meta.mainProgram = "nixos-test-driver"; };
+        driverInteractive = derivationOf "nixos-test-driver-interactive-${test.name}" { };
+      }
+    );
+}

@@ -1,0 +1,45 @@
+# Stand-ins for the options of virtual machines and of their networks, which scenarios set.
+{ lib, ... }:
+let
+  inherit (lib) mkOption types;
+
+  of = type: default: mkOption { inherit type default; };
+  addresses = of (types.listOf (
+    types.submodule {
+      options.address = mkOption { type = types.str; };
+      options.prefixLength = mkOption { type = types.ints.between 0 128; };
+    }
+  )) [ ];
+in
+{
+  options = {
+    virtualisation = {
+      qemu.networkingOptions = of (types.listOf types.str) [ ];
+      vlans = of (types.listOf types.ints.unsigned) [ 1 ];
+      interfaces = of (types.attrsOf (
+        types.submodule {
+          options.vlan = mkOption { type = types.ints.unsigned; };
+          options.assignIP = of types.bool false;
+        }
+      )) { };
+    };
+
+    networking = {
+      useDHCP = of types.bool true;
+      tempAddresses = of (types.enum [
+        "default"
+        "enabled"
+        "disabled"
+      ]) "default";
+      defaultGateway = of (types.nullOr types.str) null;
+      defaultGateway6 = of (types.nullOr types.str) null;
+      interfaces = of (types.attrsOf (
+        types.submodule {
+          options.mtu = of (types.nullOr types.int) null;
+          options.ipv4.addresses = addresses;
+          options.ipv6.addresses = addresses;
+        }
+      )) { };
+    };
+  };
+}

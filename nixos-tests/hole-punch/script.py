@@ -1,0 +1,24 @@
+start_all()
+
+with subtest("each side sees the other as direct"):
+    join(alice, bob)
+    for machine, other, endpoint in ((alice, "bob", "203.0.113.20:7777"), (bob, "alice", "203.0.113.10:7777")):
+        record = peer(machine, other)
+        assert record["via"] == "direct", record
+        assert record["endpoint"] == endpoint, record
+        assert record["mtu"] == TUNNEL_MTU, record
+
+with subtest("the kernel has one FOU link per peer, to the other's NAT"):
+    check_link(alice, "bob", "203.0.113.20")
+    check_link(bob, "alice", "203.0.113.10")
+
+with subtest("ping, full packets and TCP cross"):
+    check_pair(alice, bob)
+
+with subtest("the routers saw UDP between the two ports, and the coordinator's"):
+    check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})
+    check_router(gwb, {("192.168.2.2", "203.0.113.10", PORT)})
+
+with subtest("down removes what up made"):
+    bob.succeed("systemctl stop gretun-peer.service", "gretun down")
+    assert links_left(bob) == "", links_left(bob)

@@ -1,0 +1,8 @@
+# All of services.gretun.
+{
+  imports = [
+    ./coordinator.nix
+    ./peer.nix
+    ./tunnels.nix
+  ];
+}

@@ -1,0 +1,115 @@
+# Static tunnels in the words of systemd-networkd.
+{ lib, modes }:
+let
+  inherit (lib)
+    concatMapAttrs
+    mapAttrs'
+    nameValuePair
+    optionalAttrs
+    ;
+
+  encapsulated = tunnel: tunnel.encap != "none";
+
+  ifSet = name: value: optionalAttrs (value != null) { ${name} = value; };
+
+  encapsulation = {
+    fou = "FooOverUDP";
+    gue = "GenericUDPEncapsulation";
+  };
+
+  # In numbers, "inherit" is a hop limit of 0 and a type of service of 1.
+  inherited = number: value: if value == "inherit" then number else value;
+
+  tunnelConfig =
+    tunnel:
+    {
+      # Not bound to a parent interface.
+      Independent = true;
+      Remote = tunnel.remote;
+      TTL = if tunnel.ttl == null then 64 else inherited 0 tunnel.ttl;
+    }
+    // ifSet "Local" tunnel.local
+    // ifSet "TOS" (inherited 1 tunnel.tos)
+    // ifSet "DiscoverPathMTU" tunnel.pmtudisc
+    // ifSet "Key" tunnel.key
+    // ifSet "InputKey" tunnel.ikey
+    // ifSet "OutputKey" tunnel.okey
+    // optionalAttrs (modes.${tunnel.mode}.kind == "ip6tnl") { Mode = tunnel.mode; }
+    // optionalAttrs (encapsulated tunnel) (
+      {
+        FooOverUDP = true;
+        Encapsulation = encapsulation.${tunnel.encap};
+        FOUDestinationPort = tunnel.encap-dport;
+      }
+      // ifSet "FOUSourcePort" tunnel.encap-sport
+    );
+
+  # The receiving end of the encapsulation; tunnels that share a port share it.
+  receiver =
+    tunnel:
+    let
+      port = tunnel.encap-sport;
+    in
+    optionalAttrs (encapsulated tunnel && port != null) {
+      "40-gretun-udp-${toString port}" = {
+        netdevConfig = {
+          Name = "gretun-udp${toString port}";
+          Kind = "fou";
+        };
+        fooOverUDPConfig = {
+          Port = port;
+          Encapsulation = encapsulation.${tunnel.encap};
+        }
+        // optionalAttrs (tunnel.encap == "fou") { Protocol = modes.${tunnel.mode}.protocol; }
+        # The family follows the address; without one it is IPv4.
+        // optionalAttrs (modes.${tunnel.mode}.outer == 6) { Local = tunnel.local; };
+      };
+    };
+
+  # The far end of an address, of the same family.
+  peerOf =
+    tunnel: address:
+    lib.findFirst (peer: lib.hasInfix ":" peer == lib.hasInfix ":" address) null tunnel.peer-ip;
+
+  netdev = name: tunnel: {
+    netdevConfig = {
+      Name = name;
+      Kind = modes.${tunnel.mode}.kind;
+    };
+    tunnelConfig = tunnelConfig tunnel;
+  };
+
+  network = name: tunnel: {
+    matchConfig.Name = name;
+    linkConfig = {
+      RequiredForOnline = false;
+    }
+    // optionalAttrs (tunnel.mtu != null && tunnel.mtu != 0) { MTUBytes = tunnel.mtu; };
+    networkConfig.IPv6AcceptRA = false;
+    addresses = map (
+      address: { Address = address; } // ifSet "Peer" (peerOf tunnel address)
+    ) tunnel.tunnel-ip;
+    routes = map (destination: { Destination = destination; }) tunnel.route;
+  };
+in
+{
+  # networkd has no masquerading towards a network, binds to a parent only from the parent's file, and sends UDP without
+  # checksums.
+  canExpress =
+    tunnel:
+    tunnel.snat == [ ]
+    && tunnel.dev == null
+    && (
+      encapsulated tunnel
+      -> tunnel.encap-csum == false && (modes.${tunnel.mode}.outer == 6 -> tunnel.local != null)
+    );
+
+  render = tunnels: {
+    netdevs =
+      concatMapAttrs (_: receiver) tunnels
+      // mapAttrs' (name: tunnel: nameValuePair "40-gretun-${name}" (netdev name tunnel)) tunnels;
+    networks = mapAttrs' (
+      name: tunnel: nameValuePair "40-gretun-${name}" (network name tunnel)
+    ) tunnels;
+  };
+}

@@ -1,0 +1,29 @@
+# shellcheck shell=bash
+# What the scripts here share: where things are, and how to speak. Sourced, never run.
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${XDG_CACHE_HOME:-${HOME:-$repository/target}/.cache}/gretun
+venv=$cache/venv
+# Cargo's own variable wins, so that scripts find what cargo builds.
+target=${CARGO_TARGET_DIR:-$repository/target}
+export PATH=$venv/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+if [ -t 1 ]; then
+	bold=$'\e[1m' red=$'\e[31m' plain=$'\e[0m'
+else
+	bold='' red='' plain=''
+fi
+
+say() {
+	printf '%s\n' "$bold==> $*$plain"
+}
+
+die() {
+	printf '%s\n' "${red}error: $*$plain" >&2
+	exit 1
+}
+
+# The driver of the virtual machine and its scenarios.
+lab() {
+	(cd "$repository/nixos-tests" && PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m driver --programs "$target/${profile:-debug}" "$@" </dev/null)
+}

@@ -1,0 +1,7 @@
+//! The `gretun-coord` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gretun::coord::cli::main()
+}

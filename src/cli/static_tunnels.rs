@@ -1,0 +1,227 @@
+//! What the commands for static tunnels have in common: the namespace, the checks before anything is tried, the path MTU,
+//! and carrying out a plan or only showing it.
+
+use std::io::IsTerminal as _;
+use std::net::IpAddr;
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::Context;
+use super::report::Report;
+use crate::kernel::lock::Lock;
+use crate::kernel::observe::Links;
+use crate::kernel::preflight::{self, Need};
+use crate::kernel::{Kernel, netns, process};
+use crate::tunnel::encap::Encap;
+use crate::tunnel::mode::Family;
+use crate::tunnel::op::KernelOp;
+use crate::tunnel::owner::Owner;
+use crate::tunnel::plan;
+use crate::tunnel::spec::TunnelSpec;
+use crate::tunnel::state::{Observed, TunnelState};
+
+/// The MTU that is assumed where no route to the far end exists yet: Ethernet's.
+const UNKNOWN_PATH: u32 = 1500;
+
+/// The network namespace that a command works in.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct NetnsArgs {
+    /// Network namespace to work in, as `ip netns` names it
+    #[arg(long, value_name = "NAME")]
+    netns: Option<String>,
+}
+
+impl NetnsArgs {
+    /// Runs a future in the namespace, on this thread.
+    pub(super) fn block_on<T>(
+        &self,
+        future: impl Future<Output = Result<T, Report>>,
+    ) -> Result<T, Report> {
+        if let Some(name) = &self.netns {
+            netns::enter(name)?;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Report::failed(format!("cannot start: {error}")))?;
+        runtime.block_on(future)
+    }
+}
+
+/// Checks that the process may make these tunnels, and that the kernel can.
+pub(super) fn check(specs: &[TunnelSpec]) -> Result<(), Report> {
+    let mut needs = vec![Need::NetAdmin];
+    for spec in specs {
+        needs.push(Need::Module(spec.mode.module()));
+        if spec.encap != Encap::None {
+            needs.push(Need::Module("fou"));
+        }
+        if spec.encap != Encap::None && spec.mode.outer() == Family::V6 {
+            needs.push(Need::Module("fou6"));
+        }
+    }
+    let mut checked = Vec::new();
+    needs.retain(|need| {
+        let is_new = !checked.contains(need);
+        checked.push(*need);
+        is_new
+    });
+    Ok(preflight::check(&needs)?)
+}
+
+/// The kernel with what was found in it, and the right to change it.
+pub(super) struct Session {
+    pub kernel: Kernel,
+    pub links: Links,
+    pub observed: Observed,
+    _lock: Lock,
+}
+
+impl Session {
+    /// Takes the lock, removes what dead processes left behind unless nothing may change, and looks at what there is.
+    pub(super) async fn open(dry_run: bool) -> Result<Self, Report> {
+        let lock = Lock::take().await?;
+        let kernel = Kernel::open().await?;
+        let links = kernel.links().await?;
+        let observed = kernel.observe(&links).await?;
+        let mut session = Session {
+            kernel,
+            links,
+            observed,
+            _lock: lock,
+        };
+        if !dry_run && session.remove_stale().await? {
+            session.refresh().await?;
+        }
+        Ok(session)
+    }
+
+    /// Looks again at what there is.
+    pub(super) async fn refresh(&mut self) -> Result<(), Report> {
+        self.links = self.kernel.links().await?;
+        self.observed = self.kernel.observe(&self.links).await?;
+        Ok(())
+    }
+
+    /// Removes half-made devices and the foreground tunnels of processes that are gone; true when there were any.
+    async fn remove_stale(&self) -> Result<bool, Report> {
+        for (index, name) in &self.links.half_made {
+            info!(link = name, "removing a device that was never finished");
+            self.kernel.delete_link(*index, name).await?;
+        }
+        let is_stale = |tunnel: &&TunnelState| matches!(tunnel.owner(), Owner::Foreground(run) if !process::is_alive(run));
+        let stale: Vec<_> = self.observed.tunnels.iter().filter(is_stale).collect();
+        if !stale.is_empty() {
+            let ops = plan::delete(&stale, &self.observed)?;
+            for tunnel in &stale {
+                info!(
+                    tunnel = tunnel.link.name,
+                    "removing a tunnel whose process is gone"
+                );
+            }
+            self.kernel.execute(&ops).await?;
+        }
+        Ok(!stale.is_empty() || !self.links.half_made.is_empty())
+    }
+
+    /// What the kernel should have of these tunnels. All paths are asked for at once.
+    pub(super) async fn states(&self, specs: &[TunnelSpec], owner: &Owner) -> Vec<TunnelState> {
+        let states = specs.iter().map(|spec| async {
+            let mtu = match spec.mtu {
+                Some(mtu) => mtu,
+                None => self.mtu(spec).await,
+            };
+            spec.state(mtu, owner.to_string())
+        });
+        join_all(states).await
+    }
+
+    async fn mtu(&self, spec: &TunnelSpec) -> u32 {
+        if let Some(dev) = &spec.dev
+            && let Some(&mtu) = self
+                .links
+                .indices
+                .get(dev)
+                .and_then(|index| self.links.mtus.get(index))
+        {
+            return spec.mtu_over(mtu);
+        }
+        match self.route(spec.local, spec.remote).await {
+            // The route to the far end leads through this very tunnel now, which says nothing about the path.
+            Some((device, _)) if self.links.indices.get(&spec.name) == Some(&device) => self
+                .observed
+                .tunnel(&spec.name)
+                .map_or(spec.mtu_over(UNKNOWN_PATH), |tunnel| tunnel.link.mtu),
+            Some((device, route_mtu)) => {
+                let mtu = self.links.mtus.get(&device).copied();
+                let mtu = mtu.into_iter().chain(route_mtu).min();
+                spec.mtu_over(mtu.unwrap_or(UNKNOWN_PATH))
+            }
+            None => {
+                warn!(
+                    tunnel = spec.name,
+                    remote = %spec.remote,
+                    "no route to the far end: assuming a path of {UNKNOWN_PATH} bytes; --mtu says otherwise"
+                );
+                spec.mtu_over(UNKNOWN_PATH)
+            }
+        }
+    }
+
+    /// The device and the MTU of the route; the kernel knows none from an address that the host does not have yet.
+    async fn route(&self, local: Option<IpAddr>, remote: IpAddr) -> Option<(u32, Option<u32>)> {
+        if local.is_some()
+            && let Ok(route) = self.kernel.route_device(local, remote).await
+        {
+            return Some(route);
+        }
+        self.kernel.route_device(None, remote).await.ok()
+    }
+
+    /// Carries the plan out, or only shows it.
+    pub(super) async fn carry_out(
+        &self,
+        ops: &[KernelOp],
+        dry_run: bool,
+        context: Context,
+    ) -> Result<(), Report> {
+        if dry_run {
+            print_dry_run(ops, context);
+            return Ok(());
+        }
+        if !ops.is_empty() && ops.len() > 100 && std::io::stderr().is_terminal() {
+            eprintln!("{} changes ...", ops.len());
+        }
+        self.kernel.execute(ops).await?;
+        if context.json {
+            println!("{}", json!({"changes": texts(ops)}));
+        } else if ops.is_empty() {
+            println!("nothing to change");
+        } else {
+            ops.iter().for_each(|op| println!("{op}"));
+        }
+        Ok(())
+    }
+}
+
+fn texts(ops: &[KernelOp]) -> Vec<String> {
+    ops.iter().map(ToString::to_string).collect()
+}
+
+fn print_dry_run(ops: &[KernelOp], context: Context) {
+    let commands: Vec<String> = ops.iter().flat_map(KernelOp::commands).collect();
+    if context.json {
+        println!("{}", json!({"changes": texts(ops), "commands": commands}));
+        return;
+    }
+    if ops.is_empty() {
+        println!("nothing to change");
+        return;
+    }
+    println!("Would:");
+    ops.iter().for_each(|op| println!("  {op}"));
+    println!("As commands:");
+    commands.iter().for_each(|command| println!("  {command}"));
+}

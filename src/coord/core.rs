@@ -1,0 +1,311 @@
+//! The rules of the API, joined: who may do what, and what it changes. Pure; the caller passes the time in, stores what
+//! is to be stored before it is applied, and answers.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::clock::Now;
+use super::enrol::{KeyRecord, KeyRing};
+use super::limit::{Bucket, Rate};
+use super::name::PeerName;
+use super::pool::Pool;
+use super::refusal::Refusal;
+use super::registry::{NodeRecord, Registry, Terms, Wanted};
+use super::replay::ReplayCache;
+use super::signals::SignalQueues;
+use crate::proto::api::{
+    Endpoint, MAX_ENDPOINTS, MAX_ROUTES, MAX_SEALED, RegisterRequest, Signal, SignalRequest,
+    SignedHeaders,
+};
+use crate::proto::keys::NodePublic;
+
+/// How fast one node may make requests. A node that joins signals every peer at once: 500 is room for a full /24 twice.
+const NODE_RATE: Rate = Rate {
+    per_second: 50.0,
+    burst: 500.0,
+};
+
+/// The longest version text, bytes.
+const MAX_VERSION: usize = 64;
+
+/// What must survive a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Add or replace a node.
+    PutNode(NodeRecord),
+    /// Remove a node.
+    RemoveNode(NodePublic),
+    /// Add or replace an enrolment key.
+    PutKey(KeyRecord),
+    /// Remove an enrolment key.
+    RemoveKey(String),
+}
+
+/// What was stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// All nodes.
+    pub nodes: Vec<NodeRecord>,
+    /// All enrolment keys.
+    pub keys: Vec<KeyRecord>,
+}
+
+/// What time alone changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Peers see a difference.
+    pub peers_changed: bool,
+    /// Signals that became too old.
+    pub signals_dropped: usize,
+    /// To be stored, then applied with [`Core::apply`].
+    pub lapsed: Vec<Change>,
+}
+
+/// All state of the coordinator.
+#[derive(Debug)]
+pub struct Core {
+    registry: Registry,
+    keys: KeyRing,
+    signals: SignalQueues,
+    replay: ReplayCache,
+    rates: HashMap<NodePublic, Bucket>,
+    open: bool,
+}
+
+impl Core {
+    /// The coordinator as it was stored, on these pools; and the changes that the pools make necessary, to be stored.
+    pub fn load(
+        pools: Vec<Pool>,
+        open: bool,
+        stored: Snapshot,
+        now: Now,
+    ) -> Result<(Core, Vec<Change>), Refusal> {
+        let mut keys = KeyRing::default();
+        stored.keys.into_iter().for_each(|key| keys.put(key));
+        // Later runs start at a later time, so a generation never comes back.
+        let (registry, moved) = Registry::load(pools, stored.nodes, now.unix_ms, now)?;
+        let core = Core {
+            registry,
+            keys,
+            signals: SignalQueues::default(),
+            replay: ReplayCache::new(now),
+            rates: HashMap::new(),
+            open,
+        };
+        Ok((core, moved.into_iter().map(Change::PutNode).collect()))
+    }
+
+    /// The nodes.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The enrolment keys.
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// Whether anybody is let in.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Whether a request whose signature holds was neither seen before nor made at another time. Remembers nothing.
+    pub fn check_unseen(&self, headers: &SignedHeaders, now: Now) -> Result<(), Refusal> {
+        Ok(self
+            .replay
+            .check(headers.node, headers.time_ms, headers.nonce, now)?)
+    }
+
+    /// [`Core::check_unseen`], and whether a registered node keeps to its rate.
+    pub fn check_fresh(&mut self, headers: &SignedHeaders, now: Now) -> Result<(), Refusal> {
+        self.check_unseen(headers, now)?;
+        if self.registry.get(&headers.node).is_none() {
+            return Ok(());
+        }
+        let full = || Bucket::new(NODE_RATE, now.uptime);
+        let bucket = self.rates.entry(headers.node).or_insert_with(full);
+        let taken = bucket.take(NODE_RATE, now.uptime);
+        taken.map_err(|retry_after| Refusal::TooFast { retry_after })
+    }
+
+    /// Whether a request of anything but to register is accepted; if so it is remembered. Strangers' requests never
+    /// are, for there are any number of strangers. Says whether the request brought its node online.
+    pub fn admit(&mut self, headers: &SignedHeaders, now: Now) -> Result<bool, Refusal> {
+        self.check_fresh(headers, now)?;
+        if self.registry.get(&headers.node).is_none() {
+            return Err(Refusal::NotRegistered);
+        }
+        self.remember(headers, now);
+        Ok(self.registry.touch(&headers.node, now))
+    }
+
+    /// Remembers that a request was accepted.
+    pub fn remember(&mut self, headers: &SignedHeaders, now: Now) {
+        self.replay.remember(headers.node, headers.nonce, now);
+    }
+
+    /// What registering `node` would change. The first change is its record; when that is all there is and it equals
+    /// the one that is stored, nothing needs to be stored.
+    pub fn plan_registration(
+        &self,
+        node: NodePublic,
+        request: RegisterRequest,
+        now: Now,
+    ) -> Result<Vec<Change>, Refusal> {
+        let name = PeerName::parse(&request.name)?;
+        check_endpoints(&request.endpoints)?;
+        if request.routes.len() > MAX_ROUTES {
+            return Err(Refusal::TooManyRoutes {
+                count: request.routes.len(),
+            });
+        }
+        if request.version.len() > MAX_VERSION {
+            return Err(Refusal::FieldTooLong {
+                field: "version",
+                max: MAX_VERSION,
+            });
+        }
+        let key = match (self.registry.get(&node), request.auth_key) {
+            (Some(_), _) => None,
+            (None, Some(text)) => {
+                Some(self.keys.admit(&text, now))
+                    .transpose()
+                    .or_else(|error| {
+                        // An open coordinator takes a valid key's terms, and needs none.
+                        if self.open { Ok(None) } else { Err(error) }
+                    })?
+            }
+            (None, None) if self.open => None,
+            (None, None) => return Err(Refusal::KeyNeeded),
+        };
+        let terms = key.as_ref().map_or_else(Terms::default, |key| Terms {
+            enrolled_with: Some(key.id.clone()),
+            ephemeral: key.policy.ephemeral,
+            tags: key.policy.tags.clone(),
+        });
+        let wanted = Wanted {
+            name,
+            disco_key: request.disco_key,
+            endpoints: request.endpoints,
+            routes: request.routes,
+            version: request.version,
+        };
+        let record = self.registry.plan(node, wanted, terms, now)?;
+        let mut changes = vec![Change::PutNode(record)];
+        changes.extend(key.map(Change::PutKey));
+        Ok(changes)
+    }
+
+    /// Whether a change is stored already, as far as can be told from here.
+    pub fn is_stored(&self, change: &Change) -> bool {
+        matches!(change, Change::PutNode(record) if self.registry.get(&record.node_key) == Some(record))
+    }
+
+    /// Makes changes that are stored. Says whether peers see a difference.
+    pub fn apply(&mut self, changes: Vec<Change>, now: Now) -> bool {
+        let mut peers_changed = false;
+        for change in changes {
+            match change {
+                Change::PutNode(record) => peers_changed |= self.registry.put(record, now),
+                Change::RemoveNode(node) => {
+                    self.signals.forget(&node);
+                    peers_changed |= self.registry.remove(&node);
+                }
+                Change::PutKey(key) => self.keys.put(key),
+                Change::RemoveKey(id) => self.keys.remove(&id),
+            }
+        }
+        peers_changed
+    }
+
+    /// Replaces a node's endpoints. Says whether peers see a difference.
+    pub fn set_endpoints(
+        &mut self,
+        node: &NodePublic,
+        endpoints: Vec<Endpoint>,
+    ) -> Result<bool, Refusal> {
+        check_endpoints(&endpoints)?;
+        Ok(self.registry.set_endpoints(node, endpoints))
+    }
+
+    /// The records whose endpoints changed since they were stored, to be stored.
+    pub fn take_unsaved(&mut self) -> Vec<Change> {
+        self.registry
+            .take_unsaved()
+            .into_iter()
+            .map(Change::PutNode)
+            .collect()
+    }
+
+    /// Queues a signal; says how many older ones it pushed out.
+    pub fn push_signal(
+        &mut self,
+        from: NodePublic,
+        request: SignalRequest,
+        now: Now,
+    ) -> Result<usize, Refusal> {
+        let length = request.envelope().map_or(0, |envelope| envelope.len());
+        if !(1..=MAX_SEALED).contains(&length) {
+            return Err(Refusal::Sealed);
+        }
+        if self.registry.get(&request.to).is_none() {
+            return Err(Refusal::NoRecipient { to: request.to });
+        }
+        let signal = Signal {
+            from,
+            sealed: request.sealed,
+        };
+        Ok(self.signals.push(request.to, signal, now))
+    }
+
+    /// Hands out what waits for `node`.
+    pub fn take_signals(&mut self, node: &NodePublic, now: Now) -> Vec<Signal> {
+        self.signals.take(node, now)
+    }
+
+    /// Lets time pass: to be called about every second or more often.
+    pub fn pass(&mut self, now: Now) -> Passed {
+        self.replay.expire(now);
+        self.rates
+            .retain(|_, bucket| !bucket.is_full(NODE_RATE, now.uptime));
+        Passed {
+            peers_changed: self.registry.mark_offline(now),
+            signals_dropped: self.signals.expire(now),
+            lapsed: self
+                .registry
+                .lapsed(now)
+                .into_iter()
+                .map(Change::RemoveNode)
+                .collect(),
+        }
+    }
+}
+
+fn check_endpoints(endpoints: &[Endpoint]) -> Result<(), Refusal> {
+    if endpoints.len() > MAX_ENDPOINTS {
+        return Err(Refusal::TooManyEndpoints {
+            count: endpoints.len(),
+        });
+    }
+    match endpoints
+        .iter()
+        .find(|endpoint| !is_sendable(endpoint.addr))
+    {
+        Some(endpoint) => Err(Refusal::Endpoint {
+            addr: endpoint.addr,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Peers will send to whatever a node publishes: nothing that reaches more than one host.
+fn is_sendable(addr: SocketAddr) -> bool {
+    let ip = addr.ip().to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -1,0 +1,246 @@
+//! Why a request is refused: every answer of the API that is not a success, with its status and its hint.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::enrol::KeyError;
+use super::name::NameError;
+use super::replay::NotFresh;
+use crate::cli::report::Explain;
+use crate::proto::api::{AuthError, ErrorBody, MAX_BODY, MAX_ENDPOINTS, MAX_ROUTES, MAX_SEALED};
+use crate::proto::keys::NodePublic;
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The signature does not count.
+    #[error(transparent)]
+    Unsigned(#[from] AuthError),
+    /// The signature counts, but not now, or not again.
+    #[error(transparent)]
+    NotFresh(#[from] NotFresh),
+    /// The signer is not registered.
+    #[error("this node is not registered here")]
+    NotRegistered,
+    /// A new node brought no enrolment key.
+    #[error("an enrolment key is needed to join")]
+    KeyNeeded,
+    /// The enrolment key admits nobody.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Another node has this disco key.
+    #[error("another node has this disco key")]
+    DiscoKeyTaken,
+    /// All addresses are taken.
+    #[error("no address is free in {network}")]
+    PoolExhausted {
+        /// The pool.
+        network: IpNet,
+    },
+    /// The name is no DNS label.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// An endpoint that nobody can send to.
+    #[error("{addr} is no endpoint that a peer can send to")]
+    Endpoint {
+        /// Which.
+        addr: SocketAddr,
+    },
+    /// Too many endpoints.
+    #[error("{count} endpoints; at most {MAX_ENDPOINTS} are taken")]
+    TooManyEndpoints {
+        /// How many.
+        count: usize,
+    },
+    /// Too many networks.
+    #[error("{count} routes; at most {MAX_ROUTES} are taken")]
+    TooManyRoutes {
+        /// How many.
+        count: usize,
+    },
+    /// A text field is too long.
+    #[error("`{field}` is longer than {max} bytes")]
+    FieldTooLong {
+        /// Which.
+        field: &'static str,
+        /// The limit, bytes.
+        max: usize,
+    },
+    /// The body is not what the path takes.
+    #[error("the body is not valid: {reason}")]
+    Body {
+        /// The decoder's words.
+        reason: String,
+    },
+    /// A query parameter cannot be read.
+    #[error("the query parameter `{name}` is not a number")]
+    Query {
+        /// Which.
+        name: &'static str,
+    },
+    /// The body is too large.
+    #[error("the body is larger than {MAX_BODY} bytes")]
+    TooLarge,
+    /// A signal whose envelope is not base64, empty or too large.
+    #[error("`sealed` is not base64 of 1 to {MAX_SEALED} bytes")]
+    Sealed,
+    /// A signal to nobody.
+    #[error("no node {to} is registered")]
+    NoRecipient {
+        /// The recipient.
+        to: NodePublic,
+    },
+    /// Too many requests of this node.
+    #[error("too many requests")]
+    TooFast {
+        /// When the next one is taken.
+        retry_after: Duration,
+    },
+    /// No such path.
+    #[error("no such path")]
+    NoSuchPath,
+    /// The path exists, with another method.
+    #[error("this path takes {allowed}")]
+    Method {
+        /// Which.
+        allowed: &'static str,
+    },
+    /// Too many registrations wait for the disk.
+    #[error("too many peers register at once")]
+    Busy,
+    /// The store cannot be written.
+    #[error("the coordinator cannot store the change")]
+    Store,
+}
+
+impl Refusal {
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        match self {
+            Refusal::Unsigned(_) | Refusal::NotFresh(_) => 401,
+            Refusal::NotRegistered | Refusal::KeyNeeded | Refusal::Key(_) => 403,
+            Refusal::NoRecipient { .. } | Refusal::NoSuchPath => 404,
+            Refusal::Method { .. } => 405,
+            Refusal::DiscoKeyTaken | Refusal::PoolExhausted { .. } => 409,
+            Refusal::TooLarge => 413,
+            Refusal::TooFast { .. } => 429,
+            Refusal::Busy | Refusal::Store => 503,
+            Refusal::Name(_)
+            | Refusal::Endpoint { .. }
+            | Refusal::TooManyEndpoints { .. }
+            | Refusal::TooManyRoutes { .. }
+            | Refusal::FieldTooLong { .. }
+            | Refusal::Body { .. }
+            | Refusal::Query { .. }
+            | Refusal::Sealed => 400,
+        }
+    }
+
+    /// A short name without blanks, for a metric's label and the log.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Refusal::Unsigned(AuthError::BadSignature) => "bad_signature",
+            Refusal::Unsigned(_) => "not_signed",
+            Refusal::NotFresh(NotFresh::Skew { .. }) => "clock_skew",
+            Refusal::NotFresh(NotFresh::BeforeStart) => "before_start",
+            Refusal::NotFresh(NotFresh::Repeated) => "repeated",
+            Refusal::NotRegistered => "not_registered",
+            Refusal::KeyNeeded => "key_needed",
+            Refusal::Key(KeyError::Unknown) => "key_unknown",
+            Refusal::Key(KeyError::Used) => "key_used",
+            Refusal::Key(KeyError::Expired) => "key_expired",
+            Refusal::DiscoKeyTaken => "disco_key_taken",
+            Refusal::PoolExhausted { .. } => "pool_exhausted",
+            Refusal::NoRecipient { .. } => "no_recipient",
+            Refusal::TooFast { .. } => "too_fast",
+            Refusal::NoSuchPath => "no_such_path",
+            Refusal::Method { .. } => "method",
+            Refusal::TooLarge => "too_large",
+            Refusal::Busy => "busy",
+            Refusal::Store => "store",
+            Refusal::Name(_)
+            | Refusal::Endpoint { .. }
+            | Refusal::TooManyEndpoints { .. }
+            | Refusal::TooManyRoutes { .. }
+            | Refusal::FieldTooLong { .. }
+            | Refusal::Body { .. }
+            | Refusal::Query { .. }
+            | Refusal::Sealed => "invalid",
+        }
+    }
+
+    /// When to try again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Refusal::TooFast { retry_after } => Some(*retry_after),
+            Refusal::Busy => Some(Duration::ZERO),
+            _ => None,
+        }
+    }
+
+    /// The answer's body.
+    pub fn body(&self) -> ErrorBody {
+        ErrorBody {
+            error: self.to_string(),
+            hint: self.hint(),
+        }
+    }
+}
+
+impl Explain for Refusal {
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Refusal::Unsigned(auth) => return auth.hint(),
+            Refusal::NotFresh(NotFresh::Skew { .. }) => {
+                "clock skew: set the clocks of this host and of the coordinator (`timedatectl set-ntp true`)"
+            }
+            Refusal::NotFresh(NotFresh::BeforeStart) => {
+                "try again; if it stays, clock skew: this host's clock is behind the coordinator's (`timedatectl`)"
+            }
+            Refusal::NotFresh(NotFresh::Repeated) => "every request needs a new random nonce",
+            Refusal::NotRegistered => {
+                "register first, with an enrolment key (`gretun up --auth-key-file FILE`)"
+            }
+            Refusal::KeyNeeded => {
+                "make one on the coordinator with `gretun-coord keys create`, and pass it to `gretun up --auth-key-file FILE`"
+            }
+            Refusal::Key(KeyError::Unknown) => {
+                "see `gretun-coord keys list` on the coordinator; revoked keys are not listed"
+            }
+            Refusal::Key(KeyError::Used) => {
+                "make another with `gretun-coord keys create`, or one for several nodes with `--reusable`"
+            }
+            Refusal::Key(KeyError::Expired) => "make another with `gretun-coord keys create`",
+            Refusal::DiscoKeyTaken => {
+                "was the state directory copied from another host? remove it there or here, and start again"
+            }
+            Refusal::PoolExhausted { .. } => {
+                "remove peers that are gone (`gretun-coord peers list`, `peers remove NAME`), or start the coordinator with a larger --pool"
+            }
+            Refusal::Name(name) => {
+                return name
+                    .suggestion
+                    .as_ref()
+                    .map(|it| format!("use `{it}` (--node-name)"));
+            }
+            Refusal::NoRecipient { .. } => "fetch the list of peers again",
+            Refusal::TooFast { .. } | Refusal::Busy => {
+                "wait as long as the header Retry-After says"
+            }
+            Refusal::Store => "see the coordinator's log; is its disk full?",
+            Refusal::Endpoint { .. }
+            | Refusal::TooManyEndpoints { .. }
+            | Refusal::TooManyRoutes { .. }
+            | Refusal::FieldTooLong { .. }
+            | Refusal::Body { .. }
+            | Refusal::Query { .. }
+            | Refusal::TooLarge
+            | Refusal::Sealed
+            | Refusal::NoSuchPath
+            | Refusal::Method { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}

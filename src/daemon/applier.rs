@@ -1,0 +1,450 @@
+//! The kernel applier: one task that makes the kernel's tunnels match the wanted ones. It is fed the latest wanted state,
+//! so that slow kernel writes never stall the protocol, and reports every result as an event. It also repairs what
+//! others changed, and removes tunnels of ours that nobody wants any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use super::mark::Mark;
+use crate::cli::report::{Explain, Kind, chain};
+use crate::kernel::execute::StepError;
+use crate::kernel::lock::{Lock, LockError};
+use crate::kernel::observe::{Links, ObservedTunnel};
+use crate::kernel::{Kernel, KernelError};
+use crate::node::Path;
+use crate::proto::keys::NodePublic;
+use crate::tunnel::encap::{Encap, Udp};
+use crate::tunnel::mode::Mode;
+use crate::tunnel::mtu;
+use crate::tunnel::op::KernelOp;
+use crate::tunnel::plan::{self, PlanError};
+use crate::tunnel::state::{LinkConfig, TunnelAddress, TunnelRoute, TunnelState};
+use crate::tunnel::value::Outer;
+
+/// How soon a failed operation is tried again, without anything having changed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What one peer's tunnel should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Where the outer packets go.
+    pub path: Path,
+    /// GRE key of the pair.
+    pub gre_key: u32,
+    /// Interface name.
+    pub name: String,
+    /// The peer's name, as alternative name of the interface.
+    pub alt_name: String,
+    /// Networks behind the peer to reach through the tunnel.
+    pub routes: Vec<IpNet>,
+    /// Networks behind us towards which the tunnel's packets are masqueraded.
+    pub snat: Vec<IpNet>,
+    /// Our addresses inside the tunnel.
+    pub own_ips: Vec<IpAddr>,
+    /// The peer's addresses inside the tunnel.
+    pub peer_ips: Vec<IpAddr>,
+}
+
+/// What all tunnels should be.
+pub type WantedTunnels = BTreeMap<NodePublic, Wanted>;
+
+/// One of our links, as it is in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// MTU, bytes.
+    pub mtu: u32,
+}
+
+/// What became of a tunnel.
+#[derive(Debug)]
+pub enum Applied {
+    /// The kernel's link is as wanted.
+    Done {
+        /// Whose.
+        peer: NodePublic,
+        /// The path that it uses.
+        path: Path,
+        /// The link.
+        link: Link,
+    },
+    /// It could not be made so.
+    Failed {
+        /// Whose.
+        peer: NodePublic,
+        /// The path that was wanted.
+        path: Path,
+        /// What failed, and the kernel's words.
+        error: String,
+    },
+    /// It is gone, as wanted.
+    Removed {
+        /// Whose.
+        peer: NodePublic,
+    },
+}
+
+/// The applier's task.
+pub struct Applier {
+    kernel: Kernel,
+    own: NodePublic,
+    port: u16,
+    wanted: watch::Receiver<WantedTunnels>,
+    link_changed: watch::Receiver<()>,
+    results: mpsc::Sender<Applied>,
+    /// What was last reported as done, so that nothing is reported twice.
+    reported: BTreeMap<NodePublic, (Path, Link)>,
+    /// Steps that the kernel refused and that tunnels do without, so that each is said once.
+    left_out: BTreeSet<String>,
+    /// Whether some tunnel may have routes or address translation.
+    has_routes: bool,
+}
+
+impl Applier {
+    /// An applier for the tunnels of `own` that leave from UDP port `port`. `link_changed` tells that some link changed.
+    pub fn new(
+        kernel: Kernel,
+        own: NodePublic,
+        port: u16,
+        wanted: watch::Receiver<WantedTunnels>,
+        link_changed: watch::Receiver<()>,
+        results: mpsc::Sender<Applied>,
+    ) -> Self {
+        Applier {
+            kernel,
+            own,
+            port,
+            wanted,
+            link_changed,
+            results,
+            reported: BTreeMap::new(),
+            left_out: BTreeSet::new(),
+            // The daemon before this one may have made some.
+            has_routes: true,
+        }
+    }
+
+    /// Runs until the daemon goes away.
+    pub async fn run(mut self) {
+        loop {
+            let settled = match self.reconcile().await {
+                Ok(settled) => settled,
+                Err(error) => {
+                    warn!(error = %chain(&error), "the kernel's tunnels cannot be read");
+                    false
+                }
+            };
+            tokio::select! {
+                changed = self.wanted.changed() => if changed.is_err() { return },
+                changed = self.link_changed.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY), if !settled => {}
+                () = self.results.closed() => return,
+            }
+        }
+    }
+
+    /// Brings the kernel to what is wanted; false when something failed and is to be tried again.
+    async fn reconcile(&mut self) -> Result<bool, ApplyError> {
+        let wanted = self.wanted.borrow_and_update().clone();
+        self.link_changed.mark_unchanged();
+        let links = self.observe(&wanted).await?;
+        let ours = links.tunnels.iter();
+        let mut ours: BTreeMap<NodePublic, &ObservedTunnel> = ours
+            .filter_map(|tunnel| Some((self.peer_of(tunnel)?, tunnel)))
+            .collect();
+        let mut settled = true;
+        for (&peer, tunnel) in &wanted {
+            match self.apply(peer, tunnel, ours.remove(&peer), &links).await {
+                Ok(link) => self.report_done(peer, tunnel.path, link).await,
+                Err(error) => {
+                    settled = false;
+                    self.reported.remove(&peer);
+                    let error = chain(&error);
+                    let path = tunnel.path;
+                    self.report(Applied::Failed { peer, path, error }).await;
+                }
+            }
+        }
+        for (peer, tunnel) in ours {
+            info!(interface = tunnel.state.link.name, "removing tunnel");
+            let ops = plan::overlay(Some(&tunnel.state), None, &links.others)?;
+            self.kernel.execute(&ops).await?;
+            self.reported.remove(&peer);
+            self.report(Applied::Removed { peer }).await;
+        }
+        Ok(settled)
+    }
+
+    /// What there is. Routes and address translation are looked at where some are wanted, or were a moment ago: on a
+    /// router with a million routes that is not cheap.
+    async fn observe(&mut self, wanted: &WantedTunnels) -> Result<Links, KernelError> {
+        let wants_routes = wanted
+            .values()
+            .any(|tunnel| !tunnel.routes.is_empty() || !tunnel.snat.is_empty());
+        let had_routes = std::mem::replace(&mut self.has_routes, wants_routes);
+        if !wants_routes && !had_routes {
+            return self.kernel.links_without_routes().await;
+        }
+        let mut links = self.kernel.links().await?;
+        self.kernel.add_snat(&mut links).await;
+        Ok(links)
+    }
+
+    async fn apply(
+        &mut self,
+        peer: NodePublic,
+        wanted: &Wanted,
+        observed: Option<&ObservedTunnel>,
+        links: &Links,
+    ) -> Result<Link, ApplyError> {
+        let Path { local, remote } = wanted.path;
+        let route = self.kernel.route_to(local, remote.ip()).await?;
+        let alias = Mark::new(self.own, peer).to_string();
+        let mut state = tunnel_state(wanted, self.port, alias, route.mtu);
+        if let Some(observed) = observed {
+            // A link that a person renamed keeps its new name.
+            state.link.name.clone_from(&observed.state.link.name);
+        }
+        let before = observed.map(|tunnel| &tunnel.state);
+        let mut ops = plan::overlay(before, Some(&state), &links.others)?;
+        let makes_link = ops.iter().any(|op| matches!(op, KernelOp::AddLink(_)));
+        let _lock = if makes_link {
+            // Commands that see a link before it is marked take it for one that was never finished.
+            let lock = Lock::take().await?;
+            self.remove_half_made(&state.link.name, links).await?;
+            Some(lock)
+        } else {
+            None
+        };
+        self.execute(&mut ops).await?;
+        let index = match observed.filter(|_| !makes_link) {
+            Some(observed) => observed.index,
+            None => self.kernel.link_index(&state.link.name).await?,
+        };
+        debug!(interface = state.link.name, path = %wanted.path, steps = ops.len(), "tunnel is as wanted");
+        Ok(Link {
+            index,
+            name: state.link.name,
+            mtu: state.link.mtu,
+        })
+    }
+
+    /// Carries a plan out. What a tunnel can do without is left out where the kernel refuses it: an alternative name that
+    /// another link has, a route that the host has elsewhere, address translation without `nft`.
+    async fn execute(&mut self, ops: &mut Vec<KernelOp>) -> Result<(), StepError> {
+        while let Err(error) = self.kernel.execute(ops).await {
+            let is_extra = |op: &KernelOp| {
+                matches!(
+                    op,
+                    KernelOp::AddAltName { .. }
+                        | KernelOp::AddRoute { .. }
+                        | KernelOp::AddSnat { .. }
+                )
+            };
+            let failed = ops
+                .iter()
+                .position(|op| is_extra(op) && op.to_string() == error.step);
+            let Some(failed) = failed else {
+                return Err(error);
+            };
+            if self.left_out.insert(error.step.clone()) {
+                warn!(step = error.step, error = %chain(&error), "the tunnel does without");
+            }
+            ops.remove(failed);
+        }
+        Ok(())
+    }
+
+    /// Removes what a process that was killed while making this link left behind.
+    async fn remove_half_made(&self, name: &str, links: &Links) -> Result<(), KernelError> {
+        for (index, half_made) in &links.half_made {
+            if half_made == name {
+                self.kernel.delete_link(*index, name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whose tunnel this is, if it is one of ours.
+    fn peer_of(&self, tunnel: &ObservedTunnel) -> Option<NodePublic> {
+        let mark = Mark::of(tunnel)?;
+        mark.is_of(self.own).then_some(mark.peer)
+    }
+
+    async fn report_done(&mut self, peer: NodePublic, path: Path, link: Link) {
+        let done = (path, link.clone());
+        if self.reported.get(&peer) != Some(&done) {
+            self.reported.insert(peer, done);
+            self.report(Applied::Done { peer, path, link }).await;
+        }
+    }
+
+    async fn report(&self, applied: Applied) {
+        if self.results.send(applied).await.is_err() {
+            debug!("nobody waits for the applier any more");
+        }
+    }
+}
+
+/// What the kernel should have for a wanted tunnel, over a path that carries outer packets of `path_mtu` bytes.
+fn tunnel_state(wanted: &Wanted, port: u16, alias: String, path_mtu: u32) -> TunnelState {
+    let Path { local, remote } = wanted.path;
+    let mode = if remote.is_ipv4() {
+        Mode::Gre
+    } else {
+        Mode::Ip6gre
+    };
+    let encap = Encap::Fou(Udp {
+        sport: port,
+        dport: remote.port(),
+        csum: true,
+    });
+    let mtu = mtu::inner(path_mtu, mode, encap, true);
+    TunnelState {
+        link: LinkConfig {
+            name: wanted.name.clone(),
+            alias: Some(alias),
+            mode,
+            local: Some(local),
+            remote: Some(remote.ip()),
+            dev: None,
+            ikey: Some(wanted.gre_key),
+            okey: Some(wanted.gre_key),
+            ttl: Outer::TTL,
+            tos: Outer::TOS,
+            pmtudisc: true,
+            encap,
+            mtu,
+        },
+        alt_names: Some(&wanted.alt_name)
+            .filter(|name| !name.is_empty())
+            .cloned()
+            .into_iter()
+            .collect(),
+        addresses: inner_addresses(&wanted.own_ips, &wanted.peer_ips, mtu),
+        routes: wanted
+            .routes
+            .iter()
+            .map(|&network| TunnelRoute { network, via: None })
+            .collect(),
+        snat: wanted.snat.clone(),
+    }
+}
+
+/// Our addresses, each with the peer's of the same family as the far end. A link too narrow for IPv6 gets none of it.
+fn inner_addresses(own: &[IpAddr], peer: &[IpAddr], mtu: u32) -> Vec<TunnelAddress> {
+    let fits = |ip: &&IpAddr| ip.is_ipv4() || mtu >= mtu::MIN_IPV6;
+    own.iter()
+        .filter(fits)
+        .map(|&own| TunnelAddress {
+            net: IpNet::from(own),
+            peer: peer
+                .iter()
+                .copied()
+                .find(|peer| peer.is_ipv4() == own.is_ipv4()),
+        })
+        .collect()
+}
+
+/// Why the kernel's tunnels are not as wanted.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// The kernel cannot be asked.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The kernel refused a step.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// The tunnel cannot be had.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Another process changes tunnels.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+impl Explain for ApplyError {
+    fn kind(&self) -> Kind {
+        match self {
+            ApplyError::Kernel(error) => error.kind(),
+            ApplyError::Step(error) => error.kind(),
+            ApplyError::Plan(error) => error.kind(),
+            ApplyError::Lock(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            ApplyError::Kernel(error) => error.hint(),
+            ApplyError::Step(error) => error.hint(),
+            ApplyError::Plan(error) => error.hint(),
+            ApplyError::Lock(error) => error.hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            path: Path {
+                local: "192.0.2.1".parse().unwrap(),
+                remote: "198.51.100.7:50360".parse().unwrap(),
+            },
+            gre_key: 5,
+            name: "gretun0".to_owned(),
+            alt_name: "bob".to_owned(),
+            routes: Vec::new(),
+            snat: Vec::new(),
+            own_ips: vec!["100.64.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            peer_ips: vec!["fd00::2".parse().unwrap(), "100.64.0.2".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn addresses_are_paired_by_family_and_the_mtu_is_what_is_left() {
+        let state = tunnel_state(&wanted(), 7777, "mark".to_owned(), 1500);
+        assert_eq!(state.link.mtu, 1464);
+        let shown: Vec<String> = state.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            ["100.64.0.1 peer 100.64.0.2/32", "fd00::1 peer fd00::2/128"]
+        );
+    }
+
+    #[test]
+    fn a_link_too_narrow_for_ipv6_has_only_ipv4() {
+        let state = tunnel_state(&wanted(), 7777, "mark".to_owned(), 1280);
+        assert_eq!(state.link.mtu, 1244);
+        assert_eq!(state.addresses.len(), 1);
+    }
+
+    #[test]
+    fn another_path_is_a_change_in_place_and_the_same_path_is_nothing() {
+        let before = tunnel_state(&wanted(), 7777, "mark".to_owned(), 1500);
+        let mut other = wanted();
+        other.path.remote = "203.0.113.9:7777".parse().unwrap();
+        let after = tunnel_state(&other, 7777, "mark".to_owned(), 1500);
+        assert!(
+            plan::overlay(Some(&before), Some(&before), &[])
+                .unwrap()
+                .is_empty()
+        );
+        let ops = plan::overlay(Some(&before), Some(&after), &[]).unwrap();
+        assert!(matches!(ops[..], [KernelOp::ChangeLink { .. }]), "{ops:?}");
+        // The FOU port is the daemon's own business.
+        let ops = plan::overlay(Some(&before), None, &[]).unwrap();
+        assert!(matches!(ops[..], [KernelOp::DeleteLink(_)]), "{ops:?}");
+    }
+}

@@ -1,0 +1,527 @@
+//! The coordinator's client: keeps this node registered, its endpoints published and two long polls open (peers and
+//! signals), and delivers signals. Runs as one task; the loss of the coordinator is an event, never an error: data goes
+//! on without it, and the client comes back by itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use reqwest::{Client, Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, error, info, warn};
+
+use super::settings::CoordinatorUrl;
+use crate::cli::report::{Explain, chain};
+use crate::proto::api::{
+    self, Endpoint, EndpointsRequest, ErrorBody, PeerList, RegisterRequest, RegisterResponse,
+    SignalList, SignalRequest,
+};
+use crate::proto::keys::{DiscoPublic, NodePublic, NodeSecret};
+
+/// A TCP connection that takes longer than this to open is not coming.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an ordinary request may take in all.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the coordinator is asked to hold a long poll: short enough for NATs that forget idle TCP connections.
+const POLL_WAIT: Duration = Duration::from_secs(25);
+
+/// First pause after a failure; doubles with each further one.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+
+/// Longest pause between two attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+
+/// A signal that could not be sent for this long is out of date: the peer machine sends a new one.
+const SIGNAL_MAX_AGE: Duration = Duration::from_secs(10);
+
+/// Connections opened beside the one that registers: the two long polls take them at once, and the first signal has the
+/// other for itself. Each would cost a round trip in the middle of joining.
+const SPARE_CONNECTIONS: usize = 2;
+
+/// Answers without looking at who asks.
+const HEALTH_PATH: &str = "/healthz";
+
+/// Signals on their way at the same time.
+const SIGNALS_IN_FLIGHT: usize = 8;
+
+/// The largest answer that is read, in bytes.
+const ANSWER_MAX: usize = 4 << 20;
+
+/// What the client tells the daemon.
+#[derive(Debug)]
+pub enum Event {
+    /// The coordinator knows us; the whole state of the network.
+    Registered(RegisterResponse),
+    /// The list of peers changed.
+    Peers(PeerList),
+    /// A peer sent us a sealed envelope.
+    Signal {
+        /// Who, by the coordinator's word; the envelope's seal decides.
+        from: NodePublic,
+        /// The disco envelope.
+        sealed: Vec<u8>,
+    },
+    /// The coordinator cannot be reached or refuses us; attempts go on.
+    Lost,
+}
+
+/// What this node is to the coordinator.
+#[derive(Debug)]
+pub struct Registration {
+    /// Where the coordinator is.
+    pub url: CoordinatorUrl,
+    /// Signs every request.
+    pub node: Arc<NodeSecret>,
+    /// Told to peers, so that they can seal to us.
+    pub disco: DiscoPublic,
+    /// The name that we ask for.
+    pub name: String,
+    /// The networks that we offer to carry packets to.
+    pub routes: Vec<IpNet>,
+    /// Where the enrolment key is, read when the coordinator asks for one.
+    pub auth_key_file: Option<PathBuf>,
+}
+
+/// The daemon's side of the client.
+#[derive(Debug)]
+pub struct Handle {
+    endpoints: watch::Sender<Vec<Endpoint>>,
+    signals: mpsc::Sender<Outgoing>,
+    reconnect: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    queued: Instant,
+    request: SignalRequest,
+}
+
+impl Handle {
+    /// Publishes our endpoints; the latest value is what the coordinator gets.
+    pub fn publish(&self, endpoints: Vec<Endpoint>) {
+        self.endpoints.send_if_modified(|current| {
+            let changed = *current != endpoints;
+            *current = endpoints;
+            changed
+        });
+    }
+
+    /// Sends a sealed envelope to a peer. When the queue is full it is dropped: signals repeat.
+    pub fn signal(&self, to: NodePublic, sealed: &[u8]) {
+        let request = SignalRequest::new(to, sealed);
+        let outgoing = Outgoing {
+            queued: Instant::now(),
+            request,
+        };
+        if self.signals.try_send(outgoing).is_err() {
+            debug!(%to, "signal dropped: the queue to the coordinator is full");
+        }
+    }
+
+    /// Opens new connections: the old ones belong to addresses that we may no longer have.
+    pub fn reconnect(&self) {
+        self.reconnect.send_modify(|count| *count += 1);
+    }
+}
+
+/// Starts the client on the current runtime.
+///
+/// # Errors
+/// When no TLS client can be set up, such as on a host without any trusted certificate.
+pub fn start(
+    registration: Registration,
+    events: mpsc::Sender<Event>,
+) -> Result<Handle, ClientError> {
+    let (endpoints_tx, endpoints) = watch::channel(Vec::new());
+    let (signals_tx, signals) = mpsc::channel(256);
+    let (reconnect_tx, reconnect) = watch::channel(0);
+    let client = Coordinator {
+        http: http_client(&registration.url)?,
+        registration,
+        events,
+        endpoints,
+        reconnect,
+        send_auth_key: false,
+    };
+    tokio::spawn(client.run(signals));
+    Ok(Handle {
+        endpoints: endpoints_tx,
+        signals: signals_tx,
+        reconnect: reconnect_tx,
+    })
+}
+
+struct Coordinator {
+    http: Client,
+    registration: Registration,
+    events: mpsc::Sender<Event>,
+    endpoints: watch::Receiver<Vec<Endpoint>>,
+    reconnect: watch::Receiver<u64>,
+    /// The enrolment key travels only when the coordinator has asked for it.
+    send_auth_key: bool,
+}
+
+impl Coordinator {
+    async fn run(mut self, mut signals: mpsc::Receiver<Outgoing>) {
+        let mut failures = 0;
+        let mut reconnect = self.reconnect.clone();
+        loop {
+            reconnect.mark_unchanged();
+            let ended = tokio::select! {
+                ended = self.session(&mut signals, &mut failures) => ended,
+                _ = reconnect.changed() => Ok(()),
+            };
+            match ended {
+                Ok(()) => debug!("new connections to the coordinator"),
+                Err(ClientError::Closed) => return,
+                Err(ClientError::Refused { status, body }) if self.wants_auth_key(status) => {
+                    debug!(error = %body.error, "the coordinator asks for an enrolment key");
+                    self.send_auth_key = true;
+                    continue;
+                }
+                Err(error) => {
+                    self.report(&error);
+                    if self.events.send(Event::Lost).await.is_err() {
+                        return;
+                    }
+                    let pause = backoff(failures);
+                    failures = failures.saturating_add(1);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        _ = reconnect.changed() => {}
+                    }
+                }
+            }
+            match http_client(&self.registration.url) {
+                Ok(client) => self.http = client,
+                Err(error) => self.report(&error),
+            }
+        }
+    }
+
+    /// A refusal that an enrolment key can turn, if we have one and have not tried it.
+    fn wants_auth_key(&self, status: StatusCode) -> bool {
+        status == StatusCode::FORBIDDEN
+            && !self.send_auth_key
+            && self.registration.auth_key_file.is_some()
+    }
+
+    fn report(&self, error: &ClientError) {
+        let url = self.registration.url.base();
+        match error {
+            ClientError::Refused { status, body } => error!(
+                url,
+                status = status.as_u16(),
+                error = %body.error,
+                hint = body.hint.as_deref().unwrap_or_default(),
+                "the coordinator refuses us"
+            ),
+            _ => {
+                warn!(url, error = %chain(error), "the coordinator cannot be reached; tunnels go on without it")
+            }
+        }
+    }
+
+    /// Registers, then polls and sends until something fails.
+    async fn session(
+        &mut self,
+        signals: &mut mpsc::Receiver<Outgoing>,
+        failures: &mut u32,
+    ) -> Result<(), ClientError> {
+        let mut endpoints = self.endpoints.clone();
+        let published = endpoints.borrow_and_update().clone();
+        for _ in 0..SPARE_CONNECTIONS {
+            tokio::spawn(self.requester().warm_up());
+        }
+        let registered = self.register(published).await?;
+        let since = registered.peers.generation;
+        info!(
+            url = self.registration.url.base(),
+            name = registered.name,
+            tunnel_ips = ?registered.tunnel_ips,
+            peers = registered.peers.peers.len(),
+            "registered with the coordinator"
+        );
+        *failures = 0;
+        self.send_auth_key = false;
+        self.emit(Event::Registered(registered)).await?;
+        let this = &*self;
+        tokio::select! {
+            ended = this.poll_peers(since) => ended,
+            ended = this.poll_signals() => ended,
+            ended = this.publish_changes(&mut endpoints) => ended,
+            ended = this.deliver(signals) => ended,
+        }
+    }
+
+    async fn register(&self, endpoints: Vec<Endpoint>) -> Result<RegisterResponse, ClientError> {
+        let auth_key = match &self.registration.auth_key_file {
+            Some(path) if self.send_auth_key => {
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| ClientError::AuthKey {
+                        path: path.clone(),
+                        source,
+                    })?;
+                Some(text.trim().to_owned())
+            }
+            _ => None,
+        };
+        let request = RegisterRequest {
+            name: self.registration.name.clone(),
+            disco_key: self.registration.disco,
+            endpoints,
+            routes: self.registration.routes.clone(),
+            auth_key,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        self.requester().post(api::PATH_REGISTER, &request).await
+    }
+
+    async fn poll_peers(&self, mut since: u64) -> Result<(), ClientError> {
+        let requester = self.requester();
+        loop {
+            let path = format!(
+                "{}?since={since}&wait={}",
+                api::PATH_PEERS,
+                POLL_WAIT.as_secs()
+            );
+            let list: PeerList = requester.poll(&path).await?;
+            if list.generation != since {
+                since = list.generation;
+                self.emit(Event::Peers(list)).await?;
+            }
+        }
+    }
+
+    async fn poll_signals(&self) -> Result<(), ClientError> {
+        let requester = self.requester();
+        let path = format!("{}?wait={}", api::PATH_SIGNAL, POLL_WAIT.as_secs());
+        loop {
+            let list: SignalList = requester.poll(&path).await?;
+            for signal in list.signals {
+                let from = signal.from;
+                match signal.envelope() {
+                    Some(sealed) => self.emit(Event::Signal { from, sealed }).await?,
+                    None => debug!(%from, "signal dropped: not base64"),
+                }
+            }
+        }
+    }
+
+    async fn publish_changes(
+        &self,
+        endpoints: &mut watch::Receiver<Vec<Endpoint>>,
+    ) -> Result<(), ClientError> {
+        let requester = self.requester();
+        loop {
+            endpoints.changed().await.map_err(|_| ClientError::Closed)?;
+            let request = EndpointsRequest {
+                endpoints: endpoints.borrow_and_update().clone(),
+            };
+            let _: serde_json::Value = requester.post(api::PATH_ENDPOINTS, &request).await?;
+        }
+    }
+
+    async fn deliver(&self, signals: &mut mpsc::Receiver<Outgoing>) -> Result<(), ClientError> {
+        let mut in_flight = JoinSet::new();
+        loop {
+            if in_flight.len() >= SIGNALS_IN_FLIGHT {
+                in_flight.join_next().await;
+            }
+            let outgoing = signals.recv().await.ok_or(ClientError::Closed)?;
+            if outgoing.queued.elapsed() > SIGNAL_MAX_AGE {
+                continue;
+            }
+            let requester = self.requester();
+            in_flight.spawn(async move {
+                let sent: Result<serde_json::Value, _> = requester.post(api::PATH_SIGNAL, &outgoing.request).await;
+                if let Err(error) = sent {
+                    debug!(to = %outgoing.request.to, error = %chain(&error), "signal not delivered");
+                }
+            });
+            while in_flight.try_join_next().is_some() {}
+        }
+    }
+
+    async fn emit(&self, event: Event) -> Result<(), ClientError> {
+        self.events
+            .send(event)
+            .await
+            .map_err(|_| ClientError::Closed)
+    }
+
+    fn requester(&self) -> Requester {
+        Requester {
+            http: self.http.clone(),
+            base: self.registration.url.base().to_owned(),
+            node: Arc::clone(&self.registration.node),
+        }
+    }
+}
+
+/// Sends one signed request at a time.
+struct Requester {
+    http: Client,
+    base: String,
+    node: Arc<NodeSecret>,
+}
+
+impl Requester {
+    /// Opens a connection and leaves it to the pool.
+    async fn warm_up(self) {
+        let request = self
+            .http
+            .get(format!("{}{}", self.base, HEALTH_PATH))
+            .timeout(REQUEST_TIMEOUT);
+        if let Err(error) = request.send().await {
+            debug!(error = %chain(&error), "no spare connection to the coordinator");
+        }
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(ClientError::Encode)?;
+        self.request(Method::POST, path, body, REQUEST_TIMEOUT)
+            .await
+    }
+
+    async fn poll<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.request(Method::GET, path, Vec::new(), POLL_WAIT + REQUEST_TIMEOUT)
+            .await
+    }
+
+    async fn request<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<T, ClientError> {
+        let time_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            });
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(|_| ClientError::Randomness)?;
+        let signed = api::sign_request(&self.node, method.as_str(), path, &body, time_ms, nonce);
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.base))
+            .timeout(timeout)
+            .header("content-type", "application/json");
+        for (name, value) in signed.pairs() {
+            request = request.header(name, value);
+        }
+        let mut response = request.body(body).send().await?;
+        let status = response.status();
+        let mut answer = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if answer.len() + chunk.len() > ANSWER_MAX {
+                return Err(ClientError::TooLong);
+            }
+            answer.extend_from_slice(&chunk);
+        }
+        if status.is_success() {
+            serde_json::from_slice(&answer).map_err(ClientError::Decode)
+        } else {
+            let body = serde_json::from_slice(&answer).unwrap_or_else(|_| ErrorBody {
+                error: format!("status {status}"),
+                hint: Some("check that the URL leads to a gretun coordinator".to_owned()),
+            });
+            Err(ClientError::Refused { status, body })
+        }
+    }
+}
+
+fn http_client(url: &CoordinatorUrl) -> Result<Client, ClientError> {
+    let builder = Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .no_proxy();
+    let builder = if url.is_tls() {
+        // One provider serves the whole process; that it is there already is no error.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        builder.https_only(true)
+    } else {
+        // No certificate is looked at over plain HTTP, so a host without any must not fail here.
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(ClientError::Tls)?
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        builder.tls_backend_preconfigured(tls)
+    };
+    Ok(builder.build()?)
+}
+
+/// The pause after this many failures in a row, between half and all of the doubled base, so that the peers of a
+/// restarted coordinator do not come back in step.
+fn backoff(failures: u32) -> Duration {
+    let full = BACKOFF_FIRST
+        .saturating_mul(1 << failures.min(10))
+        .min(BACKOFF_MAX);
+    let mut byte = [0];
+    // Without randomness the pause is only less spread.
+    let _ = getrandom::fill(&mut byte);
+    full / 2 + full.mul_f64(f64::from(byte[0]) / 510.0)
+}
+
+/// Why a request or a session ended.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Connecting, sending or receiving failed.
+    #[error("request failed")]
+    Http(#[from] reqwest::Error),
+    /// The coordinator answered with an error.
+    #[error("the coordinator answered {status}: {}", body.error)]
+    Refused {
+        /// The HTTP status.
+        status: StatusCode,
+        /// What it said.
+        body: ErrorBody,
+    },
+    /// The request cannot be written as JSON.
+    #[error("the request cannot be encoded")]
+    Encode(#[source] serde_json::Error),
+    /// The answer is not what the API promises.
+    #[error("the answer cannot be understood")]
+    Decode(#[source] serde_json::Error),
+    /// The answer is larger than any honest one.
+    #[error("the answer is longer than {ANSWER_MAX} bytes")]
+    TooLong,
+    /// The file of the enrolment key cannot be read.
+    #[error("cannot read the enrolment key {}", path.display())]
+    AuthKey {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// No TLS client can be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Randomness,
+    /// The daemon is going away.
+    #[error("the daemon is stopping")]
+    Closed,
+}
+
+impl Explain for ClientError {}
+
+#[cfg(test)]
+#[path = "coordinator_tests.rs"]
+mod tests;

@@ -1,0 +1,498 @@
+//! The settings of `gretun up`: one set of names for flags, environment and the TOML file; flags win over the file.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use thiserror::Error;
+use url::Url;
+
+use crate::cli::report::{Explain, Kind};
+
+/// Default UDP port for discovery and data.
+pub const DEFAULT_PORT: u16 = 7777;
+
+/// Default place of the local API socket.
+pub const DEFAULT_SOCKET: &str = "/run/gretun/gretun.sock";
+
+const DEFAULT_STATE_DIR: &str = "/var/lib/gretun";
+const DEFAULT_IFACE: &str = "gretun%d";
+
+/// The largest link index that an interface template must have room for.
+const MAX_LINK_INDEX: u16 = 9999;
+
+/// What a person can set, each with the same name as flag (`--fou-port`), variable (`GRETUN_FOU_PORT`) and TOML key
+/// (`fou-port`). Everything is optional here; [`Settings::resolve`] fills in the defaults and checks.
+#[derive(Clone, Debug, Default, Deserialize, clap::Args)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Settings {
+    /// Coordinator to join, such as https://gretun.example.org:8443
+    #[arg(long, env = "GRETUN_COORDINATOR", value_name = "URL")]
+    pub coordinator: Option<String>,
+    /// Name of this host among its peers [default: the host name]
+    #[arg(long, env = "GRETUN_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Directory of the keys and of what must survive a restart [default: /var/lib/gretun]
+    #[arg(long, env = "GRETUN_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// File with the enrolment key that the coordinator gave for this host
+    #[arg(long, env = "GRETUN_AUTH_KEY_FILE", value_name = "FILE")]
+    pub auth_key_file: Option<PathBuf>,
+    /// Name of the tunnel interfaces; %d becomes the index of the peer [default: gretun%d]
+    #[arg(long, env = "GRETUN_IFACE", value_name = "TEMPLATE")]
+    pub iface: Option<String>,
+    /// UDP port of discovery and data [default: 7777]
+    #[arg(long, env = "GRETUN_FOU_PORT", value_name = "PORT")]
+    pub fou_port: Option<u16>,
+    /// STUN server, host:port; repeatable [default: the coordinator's own]
+    #[arg(
+        long,
+        env = "GRETUN_STUN_SERVER",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub stun_server: Vec<String>,
+    /// Networks behind this host to offer to peers, comma separated; this host must forward IP
+    #[arg(
+        long,
+        env = "GRETUN_ADVERTISE_ROUTES",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub advertise_routes: Vec<IpNet>,
+    /// Reach the networks that peers offer through their tunnels
+    #[arg(long, env = "GRETUN_ACCEPT_ROUTES")]
+    pub accept_routes: bool,
+    /// Masquerade what peers send to the offered networks, so that the hosts there need no route back
+    #[arg(long, env = "GRETUN_SNAT_ROUTES")]
+    pub snat_routes: bool,
+    /// Serve Prometheus metrics on this address, such as 127.0.0.1:9477
+    #[arg(long, env = "GRETUN_METRICS_ADDR", value_name = "ADDR:PORT")]
+    pub metrics_addr: Option<SocketAddr>,
+    /// Unix socket on which the other commands reach the daemon [default: /run/gretun/gretun.sock]
+    #[arg(long, env = "GRETUN_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// Settings with every default filled in and every value checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the coordinator is.
+    pub coordinator: CoordinatorUrl,
+    /// Name that this host asks for.
+    pub node_name: String,
+    /// Directory of the keys, the peer cache and the link indices.
+    pub state_dir: PathBuf,
+    /// File with the enrolment key, read at registration.
+    pub auth_key_file: Option<PathBuf>,
+    /// How tunnel interfaces are named.
+    pub iface: IfaceTemplate,
+    /// UDP port of discovery and data.
+    pub port: u16,
+    /// STUN servers in place of the coordinator's.
+    pub stun_servers: Vec<String>,
+    /// Networks to offer to peers.
+    pub advertise_routes: Vec<IpNet>,
+    /// Whether to take the networks that peers offer.
+    pub accept_routes: bool,
+    /// Whether to masquerade what peers send to the offered networks.
+    pub snat_routes: bool,
+    /// Where to serve metrics.
+    pub metrics_addr: Option<SocketAddr>,
+    /// Path of the local API socket.
+    pub socket: PathBuf,
+}
+
+impl Settings {
+    /// Reads a TOML file of settings.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not TOML, or has a key that does not exist.
+    pub fn from_file(path: &Path) -> Result<Self, SettingsError> {
+        let text = fs::read_to_string(path).map_err(|source| SettingsError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| SettingsError::Parse {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// These settings, and where they are silent those of `below`.
+    pub fn over(self, below: Settings) -> Settings {
+        Settings {
+            coordinator: self.coordinator.or(below.coordinator),
+            node_name: self.node_name.or(below.node_name),
+            state_dir: self.state_dir.or(below.state_dir),
+            auth_key_file: self.auth_key_file.or(below.auth_key_file),
+            iface: self.iface.or(below.iface),
+            fou_port: self.fou_port.or(below.fou_port),
+            stun_server: if self.stun_server.is_empty() {
+                below.stun_server
+            } else {
+                self.stun_server
+            },
+            advertise_routes: if self.advertise_routes.is_empty() {
+                below.advertise_routes
+            } else {
+                self.advertise_routes
+            },
+            accept_routes: self.accept_routes || below.accept_routes,
+            snat_routes: self.snat_routes || below.snat_routes,
+            metrics_addr: self.metrics_addr.or(below.metrics_addr),
+            socket: self.socket.or(below.socket),
+        }
+    }
+
+    /// The state directory that these settings lead to: their own, systemd's `STATE_DIRECTORY`, or the default.
+    pub fn state_dir(&self) -> PathBuf {
+        self.state_dir
+            .clone()
+            .or_else(|| std::env::var_os("STATE_DIRECTORY").map(PathBuf::from))
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR))
+    }
+
+    /// The socket path that these settings lead to.
+    pub fn socket(&self) -> PathBuf {
+        self.socket
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET))
+    }
+
+    /// Fills in the defaults and checks every value.
+    ///
+    /// # Errors
+    /// Names the first setting that is missing or wrong.
+    pub fn resolve(self) -> Result<Config, SettingsError> {
+        let state_dir = self.state_dir();
+        let socket = self.socket();
+        let coordinator = self
+            .coordinator
+            .as_deref()
+            .ok_or(SettingsError::NoCoordinator)?
+            .parse()?;
+        let iface = self.iface.as_deref().unwrap_or(DEFAULT_IFACE).parse()?;
+        let node_name = match self.node_name {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        check_node_name(&node_name)?;
+        let port = self.fou_port.unwrap_or(DEFAULT_PORT);
+        if port == 0 {
+            return Err(SettingsError::PortZero);
+        }
+        for server in &self.stun_server {
+            check_host_port(server)?;
+        }
+        for &network in &self.advertise_routes {
+            check_route(network)?;
+        }
+        if self.snat_routes && self.advertise_routes.is_empty() {
+            return Err(SettingsError::NothingToSnat);
+        }
+        Ok(Config {
+            coordinator,
+            node_name,
+            state_dir,
+            auth_key_file: self.auth_key_file,
+            iface,
+            port,
+            stun_servers: self.stun_server,
+            advertise_routes: self.advertise_routes,
+            accept_routes: self.accept_routes,
+            snat_routes: self.snat_routes,
+            metrics_addr: self.metrics_addr,
+            socket,
+        })
+    }
+}
+
+/// The coordinator's URL: `http` or `https`, a host, no query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoordinatorUrl {
+    base: String,
+    host: String,
+}
+
+impl CoordinatorUrl {
+    /// The URL without a trailing slash, ready for an API path to follow. What comes before the API path (a reverse
+    /// proxy's prefix) is not part of what is signed.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The host, a name or an address; IPv6 addresses without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether requests travel inside TLS.
+    pub fn is_tls(&self) -> bool {
+        self.base.starts_with("https:")
+    }
+}
+
+impl FromStr for CoordinatorUrl {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = |why| SettingsError::Coordinator {
+            url: text.to_owned(),
+            why,
+        };
+        let url = Url::parse(text).map_err(|_| wrong("it is not a URL"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(wrong("it must begin with http:// or https://"));
+        }
+        let host = url
+            .host_str()
+            .filter(|host| !host.is_empty())
+            .ok_or_else(|| wrong("it names no host"))?;
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(wrong("it must not have a query or a fragment"));
+        }
+        Ok(CoordinatorUrl {
+            host: host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned(),
+            base: url.as_str().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+/// The pattern of tunnel interface names, with `%d` where the index goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IfaceTemplate {
+    before: String,
+    after: String,
+}
+
+impl IfaceTemplate {
+    /// The interface name of the peer with this index.
+    pub fn name(&self, index: u16) -> String {
+        format!("{}{index}{}", self.before, self.after)
+    }
+
+    /// The index that is in this interface name, where the template could have made it.
+    pub fn index(&self, name: &str) -> Option<u16> {
+        name.strip_prefix(&self.before)?
+            .strip_suffix(&self.after)?
+            .parse()
+            .ok()
+    }
+}
+
+impl FromStr for IfaceTemplate {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (before, after) = text
+            .split_once("%d")
+            .ok_or_else(|| SettingsError::IfaceNoIndex {
+                iface: text.to_owned(),
+            })?;
+        let template = IfaceTemplate {
+            before: before.to_owned(),
+            after: after.to_owned(),
+        };
+        if is_interface_name(&template.name(MAX_LINK_INDEX)) {
+            Ok(template)
+        } else {
+            Err(SettingsError::Iface {
+                iface: text.to_owned(),
+            })
+        }
+    }
+}
+
+/// The kernel's rule for interface names (`dev_valid_name`, net/core/dev.c).
+fn is_interface_name(name: &str) -> bool {
+    const IFNAMSIZ: usize = 16;
+    let forbidden =
+        |c: char| c == '/' || c == ':' || c.is_ascii_whitespace() || c.is_ascii_control();
+    !name.is_empty()
+        && name.len() < IFNAMSIZ
+        && name != "."
+        && name != ".."
+        && !name.contains(forbidden)
+}
+
+/// The host's own name, up to the first dot, in the form that peers accept.
+fn host_name() -> Result<String, SettingsError> {
+    let raw =
+        fs::read_to_string("/proc/sys/kernel/hostname").map_err(|_| SettingsError::NoHostName)?;
+    let label: String = raw
+        .trim()
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(63)
+        .collect();
+    let label = label.trim_matches('-');
+    if label.is_empty() || label == "localhost" {
+        return Err(SettingsError::NoHostName);
+    }
+    Ok(label.to_owned())
+}
+
+/// A node name is one DNS label (RFC 1123 section 2.1).
+fn check_node_name(name: &str) -> Result<(), SettingsError> {
+    let characters = name
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if characters
+        && !name.is_empty()
+        && name.len() <= 63
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+    {
+        Ok(())
+    } else {
+        Err(SettingsError::NodeName {
+            name: name.to_owned(),
+        })
+    }
+}
+
+fn check_host_port(server: &str) -> Result<(), SettingsError> {
+    let valid = server.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if valid {
+        Ok(())
+    } else {
+        Err(SettingsError::StunServer {
+            server: server.to_owned(),
+        })
+    }
+}
+
+/// A network that can be offered: without host bits, and not everything.
+fn check_route(network: IpNet) -> Result<(), SettingsError> {
+    if network.addr() == network.network() && network.prefix_len() > 0 {
+        Ok(())
+    } else {
+        Err(SettingsError::Route { network })
+    }
+}
+
+/// What can be wrong with settings.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// The configuration file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration file is not TOML, or has an unknown key or a value of the wrong type.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: toml::de::Error,
+    },
+    /// No coordinator was named.
+    #[error("no coordinator is named")]
+    NoCoordinator,
+    /// The coordinator's URL cannot be used.
+    #[error("coordinator {url:?}: {why}")]
+    Coordinator {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The interface template has no place for the index.
+    #[error("iface {iface:?} has no %d")]
+    IfaceNoIndex {
+        /// What was given.
+        iface: String,
+    },
+    /// The names made from the interface template would not be valid.
+    #[error("iface {iface:?} does not give a valid interface name")]
+    Iface {
+        /// What was given.
+        iface: String,
+    },
+    /// The node name is not a DNS label.
+    #[error("node-name {name:?} is not a DNS label")]
+    NodeName {
+        /// What was given.
+        name: String,
+    },
+    /// The host has no name of its own that could serve as node name.
+    #[error("this host has no name")]
+    NoHostName,
+    /// A network to offer has host bits, or is the whole internet.
+    #[error("advertise-routes: {network} is not a network that can be offered")]
+    Route {
+        /// What was given.
+        network: IpNet,
+    },
+    /// Masquerading without a network to masquerade towards.
+    #[error("snat-routes does nothing without advertise-routes")]
+    NothingToSnat,
+    /// Port 0 cannot be used: the port must be known to the peers' NATs.
+    #[error("fou-port must not be 0")]
+    PortZero,
+    /// A STUN server is not of the form host:port.
+    #[error("stun-server {server:?} is not of the form host:port")]
+    StunServer {
+        /// What was given.
+        server: String,
+    },
+}
+
+impl Explain for SettingsError {
+    fn kind(&self) -> Kind {
+        Kind::Usage
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            SettingsError::Read { .. } => "check the path given with --config",
+            SettingsError::Parse { .. } => {
+                "`gretun up --help` lists the names; a key is the flag without its dashes"
+            }
+            SettingsError::NoCoordinator => {
+                "give --coordinator URL, or `coordinator = \"URL\"` in the file named by --config"
+            }
+            SettingsError::Coordinator { .. } => {
+                "give a URL such as https://gretun.example.org:8443"
+            }
+            SettingsError::IfaceNoIndex { .. } | SettingsError::Iface { .. } => {
+                "give a template such as gretun%d, at most 13 bytes long with its %d"
+            }
+            SettingsError::NodeName { .. } => {
+                "use lower-case letters, digits and inner hyphens, at most 63 of them"
+            }
+            SettingsError::NoHostName => "give --node-name NAME",
+            SettingsError::Route { network } => {
+                return Some(format!(
+                    "write the network itself, such as {}; a default route cannot be offered",
+                    network.trunc()
+                ));
+            }
+            SettingsError::NothingToSnat => "name the networks with --advertise-routes",
+            SettingsError::PortZero => "choose a fixed port, such as 7777",
+            SettingsError::StunServer { .. } => "give it as stun.example.org:3478",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

@@ -1,0 +1,314 @@
+//! The start of the daemon: everything that can fail, in an order in which a failure leaves nothing behind.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt as _;
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use super::applier::{Applier, ApplyError, Wanted, WantedTunnels};
+use super::coordinator::{self, ClientError, Registration};
+use super::event_loop::{Daemon, source_addresses};
+use super::local_api::{LocalApiError, Server};
+use super::mark::Mark;
+use super::metrics::{Metrics, MetricsError};
+use super::metrics_server::{self, MetricsServerError};
+use super::settings::Config;
+use super::state_dir::{StateDir, StateError};
+use super::stun_servers;
+use crate::cli::report::{Explain, Kind};
+use crate::kernel::fou::{Added, Family};
+use crate::kernel::observe::ObservedTunnel;
+use crate::kernel::preflight::{self, PreflightError};
+use crate::kernel::probe_socket::ProbeSocket;
+use crate::kernel::raw_port::RawPort;
+use crate::kernel::{Kernel, KernelError, NetChange};
+use crate::node::{Node, NodeConfig, Path};
+use crate::proto::keys::NodePublic;
+use crate::tunnel::state::TunnelState;
+
+/// Events waiting for the event loop, of any one kind, before their senders wait.
+const QUEUE: usize = 64;
+
+/// Opens everything. The FOU ports, the only thing that would outlive a failure, are taken back in one.
+pub async fn start(config: Config) -> Result<Daemon, DaemonError> {
+    preflight::check(&preflight::OVERLAY)?;
+    let has_ipv6 = preflight::check(&preflight::OVERLAY_IPV6);
+    if let Err(error) = &has_ipv6 {
+        info!(%error, "no tunnels over IPv6");
+    }
+    let state = StateDir::open(&config.state_dir)?;
+    let kernel = Kernel::open().await?;
+    let mut made = Vec::new();
+    let families = [Some(Family::V4), has_ipv6.is_ok().then_some(Family::V6)];
+    for family in families.into_iter().flatten() {
+        match kernel.add_fou(config.port, family).await {
+            Ok(Added::Made) => made.push(family),
+            Ok(Added::Found) => {
+                debug!(port = config.port, ?family, "the FOU port is there already")
+            }
+            Err(error) => {
+                take_back(&kernel, config.port, &made).await;
+                return Err(DaemonError::FouPort {
+                    port: config.port,
+                    source: error,
+                });
+            }
+        }
+    }
+    let port = config.port;
+    match open(config, state, kernel.clone()).await {
+        Ok(daemon) => Ok(daemon),
+        Err(error) => {
+            take_back(&kernel, port, &made).await;
+            Err(error)
+        }
+    }
+}
+
+async fn take_back(kernel: &Kernel, port: u16, made: &[Family]) {
+    for &family in made {
+        if let Err(error) = kernel.delete_fou(port, family).await {
+            warn!(%error, "the FOU port stays");
+        }
+    }
+}
+
+async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon, DaemonError> {
+    let identity = state.identity()?;
+    let own = identity.node.public();
+    let (queries_tx, queries) = mpsc::channel(QUEUE);
+    let socket = Server::start(&config.socket, queries_tx.clone())?;
+    if let Some(address) = config.metrics_addr {
+        metrics_server::start(address, queries_tx)?;
+    }
+    let port = RawPort::open(config.port).map_err(DaemonError::Port)?;
+    let probes = ProbeSocket::open().map_err(DaemonError::Probes)?;
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|_| StateError::Randomness)?;
+    let now = Instant::now();
+    let mut node = Node::new(NodeConfig {
+        node_key: own,
+        disco: identity.disco.clone(),
+        port: config.port,
+        seed,
+    });
+    let network = state.network();
+    let mut links = state.links();
+    let addresses = source_addresses(&kernel).await?;
+    info!(node = %own, ?addresses, port = config.port, "starting");
+    node.handle_local_addresses(now, addresses.clone());
+    let mut wanted = WantedTunnels::new();
+    let mut links_there = kernel.links().await?;
+    kernel.add_snat(&mut links_there).await;
+    for tunnel in links_there.tunnels {
+        let Some((peer, adopted)) = adopt(&tunnel, own, config.port) else {
+            continue;
+        };
+        info!(interface = adopted.name, path = %adopted.path, "adopting tunnel");
+        if let Some(index) = config.iface.index(&adopted.name) {
+            links.keep(peer, index);
+        }
+        node.handle_adopted(now, peer, adopted.path);
+        wanted.insert(peer, adopted);
+    }
+    // Without a list from last time nothing is known of the peers, least of all that they are gone.
+    if !network.peers.is_empty() {
+        node.handle_peers(now, &network.peers);
+    }
+    let names = if config.stun_servers.is_empty() {
+        let ports = if network.stun_ports.is_empty() {
+            stun_servers::DEFAULT_PORTS.to_vec()
+        } else {
+            network.stun_ports.clone()
+        };
+        stun_servers::at_host(config.coordinator.host(), &ports)
+    } else {
+        config.stun_servers.clone()
+    };
+    let (stun_names, names) = watch::channel(names);
+    let (stun_found, stun_servers) = mpsc::channel(QUEUE);
+    tokio::spawn(stun_servers::resolve(names, stun_found));
+    let (coordinator_tx, coordinator_events) = mpsc::channel(QUEUE);
+    let registration = Registration {
+        url: config.coordinator.clone(),
+        node: Arc::new(identity.node),
+        disco: identity.disco.public(),
+        name: config.node_name.clone(),
+        routes: config.advertise_routes.clone(),
+        auth_key_file: config.auth_key_file.clone(),
+    };
+    let coordinator = coordinator::start(registration, coordinator_tx)?;
+    let (wanted, wanted_rx) = watch::channel(wanted);
+    let (applied_tx, applied) = mpsc::channel(QUEUE);
+    let (link_changes, link_changed) = watch::channel(());
+    let changes = Kernel::watch()?.inspect(move |change| {
+        if matches!(change, NetChange::Link { .. }) {
+            link_changes.send_replace(());
+        }
+    });
+    tokio::spawn(
+        Applier::new(
+            kernel.clone(),
+            own,
+            config.port,
+            wanted_rx,
+            link_changed,
+            applied_tx,
+        )
+        .run(),
+    );
+    Ok(Daemon {
+        state,
+        own,
+        node,
+        kernel,
+        port,
+        probes,
+        coordinator,
+        coordinator_events,
+        stun_names,
+        stun_servers,
+        changes: changes.boxed(),
+        queries,
+        wanted,
+        applied,
+        network,
+        links,
+        metrics: Metrics::new()?,
+        terminate: signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?,
+        interrupt: signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?,
+        _socket: socket,
+        tunnels: BTreeMap::new(),
+        peer_of_link: HashMap::new(),
+        addresses,
+        look_at_network: None,
+        coordinator_up: false,
+        kernel_failures: 0,
+        config,
+    })
+}
+
+/// What a tunnel of ours leads to, so that the applier leaves it exactly as it is until the node knows better.
+fn adopt(tunnel: &ObservedTunnel, own: NodePublic, port: u16) -> Option<(NodePublic, Wanted)> {
+    let mark = Mark::of(tunnel).filter(|mark| mark.is_of(own))?;
+    let TunnelState {
+        link,
+        alt_names,
+        addresses,
+        routes,
+        snat,
+    } = &tunnel.state;
+    let udp = link.encap.udp().filter(|udp| udp.sport == port)?;
+    let path = Path {
+        local: link.local?,
+        remote: (link.remote?, udp.dport).into(),
+    };
+    let wanted = Wanted {
+        path,
+        gre_key: link.ikey?,
+        name: link.name.clone(),
+        alt_name: alt_names.first().cloned().unwrap_or_default(),
+        routes: routes.iter().map(|route| route.network).collect(),
+        snat: snat.clone(),
+        own_ips: addresses.iter().map(|address| address.net.addr()).collect(),
+        peer_ips: addresses
+            .iter()
+            .filter_map(|address| address.peer)
+            .collect(),
+    };
+    Some((mark.peer, wanted))
+}
+
+/// Why the daemon did not start, or ended.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// A capability or a module is missing.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The tunnels cannot be removed.
+    #[error(transparent)]
+    Teardown(#[from] ApplyError),
+    /// The FOU port cannot be had.
+    #[error("UDP port {port} cannot carry the tunnels")]
+    FouPort {
+        /// The port.
+        port: u16,
+        /// The kernel's answer.
+        source: KernelError,
+    },
+    /// The raw sockets of the data port.
+    #[error("the data port cannot be used for discovery")]
+    Port(#[source] io::Error),
+    /// The packet socket of the probes.
+    #[error("no probes can be sent through tunnels")]
+    Probes(#[source] io::Error),
+    /// The local API socket.
+    #[error(transparent)]
+    LocalApi(#[from] LocalApiError),
+    /// The metrics address.
+    #[error(transparent)]
+    MetricsServer(#[from] MetricsServerError),
+    /// The metrics library.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// The coordinator's client.
+    #[error(transparent)]
+    Coordinator(#[from] ClientError),
+    /// The process cannot get what every daemon needs.
+    #[error("the daemon cannot run")]
+    Runtime(#[source] io::Error),
+}
+
+impl Explain for DaemonError {
+    fn kind(&self) -> Kind {
+        match self {
+            DaemonError::Preflight(error) => error.kind(),
+            DaemonError::State(error) => error.kind(),
+            DaemonError::Kernel(error) => error.kind(),
+            DaemonError::Teardown(error) => error.kind(),
+            DaemonError::FouPort { source, .. } => source.kind(),
+            DaemonError::LocalApi(error) => error.kind(),
+            DaemonError::MetricsServer(error) => error.kind(),
+            DaemonError::Port(error) | DaemonError::Probes(error)
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Kind::Environment
+            }
+            _ => Kind::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            DaemonError::Preflight(error) => error.hint(),
+            DaemonError::State(error) => error.hint(),
+            DaemonError::Kernel(error) => error.hint(),
+            DaemonError::Teardown(error) => error.hint(),
+            DaemonError::FouPort { port, source } if source.errno() == Some(libc::EADDRINUSE) => {
+                Some(format!(
+                    "`ss -ulpn 'sport = :{port}'` shows who has it; choose another with --fou-port"
+                ))
+            }
+            DaemonError::FouPort { source, .. } => source.hint(),
+            DaemonError::LocalApi(error) => error.hint(),
+            DaemonError::MetricsServer(error) => error.hint(),
+            DaemonError::Port(_) | DaemonError::Probes(_) => Some(
+                "raw and packet sockets need CAP_NET_RAW and must not be denied by a sandbox"
+                    .to_owned(),
+            ),
+            DaemonError::Metrics(_) | DaemonError::Coordinator(_) | DaemonError::Runtime(_) => None,
+        }
+    }
+}

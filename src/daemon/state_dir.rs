@@ -1,0 +1,298 @@
+//! The state directory: the node's keys, the last known peers and the link indices. One daemon at a time owns it. Every
+//! file is written whole (temporary file, sync, rename), so that a crash leaves the old or the new content, never half.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+use thiserror::Error;
+use tracing::warn;
+
+use crate::cli::report::{Explain, Kind};
+use crate::proto::api::PeerRecord;
+use crate::proto::keys::{DiscoSecret, NodePublic, NodeSecret};
+
+const NODE_KEY: &str = "node.key";
+const DISCO_KEY: &str = "disco.key";
+const NETWORK: &str = "network.json";
+const LINKS: &str = "links.json";
+const LOCK: &str = "lock";
+
+/// An open, locked state directory.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    /// Held for its lock, which ends with the process however it ends.
+    _lock: File,
+}
+
+/// Who this node is.
+#[derive(Debug)]
+pub struct Identity {
+    /// Ed25519: who we are to the coordinator.
+    pub node: NodeSecret,
+    /// Curve25519: who we are to peers.
+    pub disco: DiscoSecret,
+}
+
+/// What the coordinator last said: enough to run without it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Network {
+    /// Our own tunnel addresses.
+    pub tunnel_ips: Vec<std::net::IpAddr>,
+    /// The STUN ports at the coordinator's host.
+    pub stun_ports: Vec<u16>,
+    /// All peers.
+    pub peers: Vec<PeerRecord>,
+}
+
+/// Which link index each peer has; stable across restarts, so that interface names are.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct LinkIndices(BTreeMap<NodePublic, u16>);
+
+impl LinkIndices {
+    /// The index of this peer, and whether it was given out just now.
+    pub fn index(&mut self, peer: NodePublic) -> (u16, bool) {
+        if let Some(&index) = self.0.get(&peer) {
+            return (index, false);
+        }
+        let taken: std::collections::BTreeSet<u16> = self.0.values().copied().collect();
+        let free = (0..=u16::MAX)
+            .find(|index| !taken.contains(index))
+            .unwrap_or(u16::MAX);
+        self.0.insert(peer, free);
+        (free, true)
+    }
+
+    /// Notes the index that a link in the kernel has, unless another peer has it by now.
+    pub fn keep(&mut self, peer: NodePublic, index: u16) {
+        if !self.0.values().any(|&taken| taken == index) {
+            self.0.entry(peer).or_insert(index);
+        }
+    }
+
+    /// Forgets peers that are gone, so that their indices can be used again.
+    pub fn retain(&mut self, keep: impl Fn(&NodePublic) -> bool) {
+        self.0.retain(|peer, _| keep(peer));
+    }
+}
+
+impl StateDir {
+    /// Opens the directory, making it (mode 0700) where it does not exist, and takes its lock.
+    ///
+    /// # Errors
+    /// When it cannot be made, or another daemon holds it.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let at = |source| StateError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(at)?;
+        let lock = File::create(path.join(LOCK)).map_err(at)?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => StateError::Locked {
+                path: path.to_owned(),
+            },
+            fs::TryLockError::Error(source) => at(source),
+        })?;
+        Ok(StateDir {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Our keys, made now if this is the first start.
+    ///
+    /// # Errors
+    /// When a key file exists and does not hold a key, or a new one cannot be written.
+    pub fn identity(&self) -> Result<Identity, StateError> {
+        Ok(Identity {
+            node: NodeSecret::from_bytes(self.key(NODE_KEY)?),
+            disco: DiscoSecret::from_bytes(self.key(DISCO_KEY)?),
+        })
+    }
+
+    /// What the coordinator last said; nothing where that was lost, since the coordinator will say it again.
+    pub fn network(&self) -> Network {
+        self.cached(NETWORK)
+    }
+
+    /// Keeps what the coordinator said.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_network(&self, network: &Network) -> Result<(), StateError> {
+        self.save_json(NETWORK, network)
+    }
+
+    /// The link indices given out so far.
+    pub fn links(&self) -> LinkIndices {
+        self.cached(LINKS)
+    }
+
+    /// Keeps the link indices.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_links(&self, links: &LinkIndices) -> Result<(), StateError> {
+        self.save_json(LINKS, links)
+    }
+
+    fn key(&self, name: &str) -> Result<[u8; 32], StateError> {
+        let path = self.path.join(name);
+        match fs::read(&path) {
+            Ok(text) => {
+                let mut key = [0; 32];
+                data_encoding::HEXLOWER
+                    .decode(text.trim_ascii())
+                    .ok()
+                    .filter(|bytes| bytes.len() == key.len())
+                    .map(|bytes| {
+                        key.copy_from_slice(&bytes);
+                        key
+                    })
+                    .ok_or(StateError::Key { path })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut key = [0; 32];
+                getrandom::fill(&mut key).map_err(|_| StateError::Randomness)?;
+                let text = data_encoding::HEXLOWER.encode(&key);
+                write_whole(&path, format!("{text}\n").as_bytes())?;
+                Ok(key)
+            }
+            Err(source) => Err(StateError::Open { path, source }),
+        }
+    }
+
+    /// Reads a file whose loss costs nothing lasting: what cannot be read is put aside, and said.
+    fn cached<T: DeserializeOwned + Default>(&self, name: &str) -> T {
+        let path = self.path.join(name);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    warn!(path = %path.display(), %error, "state file cannot be read; going on without it");
+                }
+                return T::default();
+            }
+        };
+        serde_json::from_str(&text).unwrap_or_else(|error| {
+            let aside = path.with_extension("corrupt");
+            warn!(path = %path.display(), aside = %aside.display(), %error, "state file is corrupt; put aside");
+            if let Err(error) = fs::rename(&path, &aside) {
+                warn!(path = %path.display(), %error, "corrupt state file cannot be put aside");
+            }
+            T::default()
+        })
+    }
+
+    fn save_json(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        let text = serde_json::to_vec_pretty(value).map_err(|error| StateError::Write {
+            path: path.clone(),
+            source: error.into(),
+        })?;
+        write_whole(&path, &text)
+    }
+}
+
+/// Replaces a file as a whole, with mode 0600.
+fn write_whole(path: &Path, content: &[u8]) -> Result<(), StateError> {
+    let at = |source| StateError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut file = NamedTempFile::new_in(directory).map_err(at)?;
+    file.as_file()
+        .set_permissions(Permissions::from_mode(0o600))
+        .map_err(at)?;
+    file.write_all(content).map_err(at)?;
+    file.as_file().sync_all().map_err(at)?;
+    file.persist(path).map_err(|error| at(error.error))?;
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(at)
+}
+
+/// What can be wrong with the state directory.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The directory or a file in it cannot be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// What was opened.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another daemon runs on the same directory.
+    #[error("another gretun daemon uses {}", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A key file holds something else than a key.
+    #[error("{} does not hold a key (64 hexadecimal digits)", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes for a new key")]
+    Randomness,
+}
+
+impl Explain for StateError {
+    fn kind(&self) -> Kind {
+        match self {
+            StateError::Open { source, .. } | StateError::Write { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Kind::Environment
+            }
+            _ => Kind::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            StateError::Open { .. } | StateError::Write { .. } => {
+                "check the directory's owner and free space, or choose another with --state-dir"
+                    .to_owned()
+            }
+            StateError::Locked { .. } => {
+                "give each daemon on a host its own --state-dir, --socket, --fou-port and --iface"
+                    .to_owned()
+            }
+            StateError::Key { path } => format!(
+                "restore it from a backup, or remove {} to become a new node (which must be enrolled again)",
+                path.display()
+            ),
+            StateError::Randomness => {
+                "check that getrandom(2) is not denied by a sandbox".to_owned()
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "state_dir_tests.rs"]
+mod tests;

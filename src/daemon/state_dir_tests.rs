@@ -1,0 +1,74 @@
+use super::*;
+
+#[test]
+fn keys_are_made_once_private_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/state");
+    let first = StateDir::open(&path).unwrap().identity().unwrap();
+    for name in [NODE_KEY, DISCO_KEY] {
+        let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let again = StateDir::open(&path).unwrap().identity().unwrap();
+    assert_eq!(first.node.public(), again.node.public());
+    assert_eq!(first.disco.public(), again.disco.public());
+}
+
+#[test]
+fn a_second_daemon_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = StateDir::open(dir.path()).unwrap();
+    assert!(matches!(
+        StateDir::open(dir.path()),
+        Err(StateError::Locked { .. })
+    ));
+    drop(held);
+    StateDir::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_corrupt_key_is_an_error_and_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::open(dir.path()).unwrap();
+    for content in [&b""[..], b"zz", &[b'a'; 63], &[0xff; 64]] {
+        fs::write(dir.path().join(NODE_KEY), content).unwrap();
+        let error = state.identity().unwrap_err();
+        assert!(
+            matches!(error, StateError::Key { .. }),
+            "{content:?}: {error}"
+        );
+        assert!(error.hint().unwrap().contains("node.key"));
+        assert_eq!(fs::read(dir.path().join(NODE_KEY)).unwrap(), content);
+    }
+}
+
+#[test]
+fn a_corrupt_cache_is_put_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::open(dir.path()).unwrap();
+    fs::write(dir.path().join(NETWORK), "{\"tunnel_ips\": [").unwrap();
+    assert!(state.network().peers.is_empty());
+    assert!(dir.path().join("network.corrupt").exists());
+    state
+        .save_network(&Network {
+            stun_ports: vec![3478],
+            ..Network::default()
+        })
+        .unwrap();
+    assert_eq!(state.network().stun_ports, [3478]);
+}
+
+#[test]
+fn link_indices_are_stable_and_reused_only_when_free() {
+    let peer = |byte| NodePublic::from_bytes([byte; 32]);
+    let mut links = LinkIndices::default();
+    assert_eq!(links.index(peer(1)), (0, true));
+    assert_eq!(links.index(peer(2)), (1, true));
+    assert_eq!(links.index(peer(1)), (0, false));
+    links.retain(|key| *key != peer(1));
+    assert_eq!(links.index(peer(3)), (0, true));
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::open(dir.path()).unwrap();
+    state.save_links(&links).unwrap();
+    assert_eq!(state.links().index(peer(2)), (1, false));
+}

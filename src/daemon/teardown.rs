@@ -1,0 +1,59 @@
+//! Taking everything of one node out of the kernel: for `gretun down`, with or without a daemon.
+
+use std::path::Path;
+
+use tracing::info;
+
+use super::DaemonError;
+use super::applier::ApplyError;
+use super::mark::Mark;
+use super::state_dir::StateDir;
+use crate::kernel::Kernel;
+use crate::kernel::fou::Family;
+use crate::kernel::preflight::{self, Need};
+use crate::proto::keys::NodePublic;
+use crate::tunnel::plan;
+
+/// Removes every tunnel that the node of this state directory made, then the FOU port unless others use it; blocks.
+///
+/// # Errors
+/// When a daemon still runs on the state directory, or the kernel refuses.
+pub fn run(state_dir: &Path, port: u16) -> Result<(), DaemonError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DaemonError::Runtime)?;
+    runtime.block_on(async {
+        preflight::check(&[Need::NetAdmin])?;
+        let own = StateDir::open(state_dir)?.identity()?.node.public();
+        Ok(remove_all(&Kernel::open().await?, own, port).await?)
+    })
+}
+
+/// Removes every tunnel that `own` made, then the FOU port unless another link sends from it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub async fn remove_all(kernel: &Kernel, own: NodePublic, port: u16) -> Result<(), ApplyError> {
+    let mut port_in_use = false;
+    let mut links = kernel.links_without_routes().await?;
+    kernel.add_snat(&mut links).await;
+    for tunnel in &links.tunnels {
+        let link = &tunnel.state.link;
+        if Mark::of(tunnel).is_some_and(|mark| mark.is_of(own)) {
+            info!(interface = link.name, "removing tunnel");
+            let ops = plan::overlay(Some(&tunnel.state), None, &links.others)?;
+            kernel.execute(&ops).await?;
+        } else {
+            port_in_use |= link
+                .listener()
+                .is_some_and(|listener| listener.port == port);
+        }
+    }
+    if port_in_use {
+        info!(port, "the FOU port stays: other tunnels use it");
+        return Ok(());
+    }
+    kernel.delete_fou(port, Family::V4).await?;
+    Ok(kernel.delete_fou(port, Family::V6).await?)
+}

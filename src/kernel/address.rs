@@ -1,0 +1,189 @@
+//! Addresses and routes of the host, as far as tunnels need them.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::address::{AddressAttribute, AddressScope};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
+use netlink_packet_route::route::{RouteAttribute, RouteMetric};
+use rtnetlink::RouteMessageBuilder;
+
+use super::{Kernel, KernelError};
+
+/// An address that packets can leave from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// Index of its device.
+    pub device: u32,
+}
+
+/// How packets get to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteTo {
+    /// Index of the device that they leave through.
+    pub device: u32,
+    /// The largest packet that fits: the device's MTU, or the route's where it is smaller. Bytes.
+    pub mtu: u32,
+}
+
+impl Kernel {
+    /// The addresses of global scope on links that are up and are not tunnels themselves.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn local_addresses(&self) -> Result<Vec<LocalAddress>, KernelError> {
+        let _listing = self.listing.lock().await;
+        let failed = |error| KernelError::route("list addresses", error);
+        let links: Vec<_> = self
+            .route
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed)?;
+        let usable: HashSet<u32> = links
+            .iter()
+            .filter(|link| {
+                link.header.flags.contains(LinkFlags::Up)
+                    && !link.header.flags.contains(LinkFlags::Loopback)
+            })
+            .filter(|link| !link.attributes.iter().any(is_tunnel))
+            .map(|link| link.header.index)
+            .collect();
+        let addresses: Vec<_> = self
+            .route
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed)?;
+        Ok(addresses
+            .iter()
+            .filter(|address| {
+                address.header.scope == AddressScope::Universe
+                    && usable.contains(&address.header.index)
+            })
+            .filter_map(|address| {
+                let local = address
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        AddressAttribute::Local(ip) => Some(*ip),
+                        _ => None,
+                    });
+                let ip = local.or_else(|| {
+                    address
+                        .attributes
+                        .iter()
+                        .find_map(|attribute| match attribute {
+                            AddressAttribute::Address(ip) => Some(*ip),
+                            _ => None,
+                        })
+                })?;
+                Some(LocalAddress {
+                    ip,
+                    device: address.header.index,
+                })
+            })
+            .collect())
+    }
+
+    /// The way that packets from `source` to `remote` take.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn route_to(&self, source: IpAddr, remote: IpAddr) -> Result<RouteTo, KernelError> {
+        let (device, route_mtu) = self.route_device(Some(source), remote).await?;
+        let mtu = self.device_mtu(device).await?;
+        Ok(RouteTo {
+            device,
+            mtu: route_mtu.map_or(mtu, |route| route.min(mtu)),
+        })
+    }
+
+    /// The device that packets from `source`, or from wherever the kernel chooses, to `remote` leave through; and the
+    /// route's own MTU, where it has one.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn route_device(
+        &self,
+        source: Option<IpAddr>,
+        remote: IpAddr,
+    ) -> Result<(u32, Option<u32>), KernelError> {
+        let operation = format!("find the route to {remote}");
+        let unexpected = |reason: &str| KernelError::netlink(operation.clone(), reason);
+        let whole = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
+        let mut builder = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(remote, whole(remote))
+            .map_err(|error| unexpected(&error.to_string()))?;
+        if let Some(source) = source {
+            builder = builder
+                .source_prefix(source, whole(source))
+                .map_err(|error| unexpected(&error.to_string()))?;
+        }
+        let route = self
+            .route
+            .route()
+            .get(builder.build())
+            .execute()
+            .try_next()
+            .await
+            .map_err(|error| KernelError::route(operation.clone(), error))?
+            .ok_or_else(|| unexpected("the kernel gave no route"))?;
+        let mut device = None;
+        let mut route_mtu = None;
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => device = Some(*index),
+                RouteAttribute::Metrics(metrics) => {
+                    route_mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        let device = device.ok_or_else(|| unexpected("the kernel's route has no device"))?;
+        Ok((device, route_mtu))
+    }
+
+    async fn device_mtu(&self, device: u32) -> Result<u32, KernelError> {
+        let operation = format!("read the MTU of device {device}");
+        let link = self
+            .route
+            .link()
+            .get()
+            .match_index(device)
+            .execute()
+            .try_next()
+            .await
+            .map_err(|error| KernelError::route(operation.clone(), error))?;
+        link.and_then(|link| {
+            link.attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    LinkAttribute::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                })
+        })
+        .ok_or_else(|| KernelError::netlink(operation, "the kernel gave none"))
+    }
+}
+
+/// Whether the link is of the kinds that the overlay makes: addresses inside it are no way to reach a peer.
+fn is_tunnel(attribute: &LinkAttribute) -> bool {
+    const KINDS: [InfoKind; 2] = [InfoKind::GreTun, InfoKind::GreTun6];
+    let LinkAttribute::LinkInfo(infos) = attribute else {
+        return false;
+    };
+    infos
+        .iter()
+        .any(|info| matches!(info, LinkInfo::Kind(kind) if KINDS.contains(kind)))
+}

@@ -1,0 +1,158 @@
+//! What the kernel says when it refuses: the operation, the errno, and the kernel's own words (extended ack).
+
+use std::io;
+
+use netlink_packet_core::ErrorMessage;
+use thiserror::Error;
+
+use crate::cli::report::{Explain, Kind};
+
+/// A netlink operation that failed.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// The kernel answered with an error.
+    #[error("cannot {operation}: {}{}", source, said.as_deref().map(|said| format!(" ({said})")).unwrap_or_default())]
+    Refused {
+        /// What was tried, such as `create link gretun0`.
+        operation: String,
+        /// The errno.
+        source: io::Error,
+        /// The kernel's own words, where it gave any.
+        said: Option<String>,
+    },
+    /// Netlink itself failed: no socket, no answer, an answer that cannot be read.
+    #[error("cannot {operation}: netlink: {reason}")]
+    Netlink {
+        /// What was tried.
+        operation: String,
+        /// What netlink said.
+        reason: String,
+    },
+    /// A program that does part of the work failed.
+    #[error("cannot {operation}: {name}: {said}")]
+    Program {
+        /// What was tried.
+        operation: String,
+        /// The program.
+        name: &'static str,
+        /// What it said.
+        said: String,
+    },
+}
+
+impl KernelError {
+    /// The errno, where the kernel gave one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            KernelError::Refused { source, .. } => source.raw_os_error(),
+            KernelError::Netlink { .. } | KernelError::Program { .. } => None,
+        }
+    }
+
+    /// A device that an operation needs is not there.
+    pub(super) fn no_device(operation: impl Into<String>, name: &str) -> Self {
+        KernelError::Refused {
+            operation: operation.into(),
+            source: io::Error::from_raw_os_error(libc::ENODEV),
+            said: Some(name.to_owned()),
+        }
+    }
+
+    /// A program that does part of the work failed.
+    pub(super) fn program(operation: impl Into<String>, name: &'static str, said: &str) -> Self {
+        KernelError::Program {
+            operation: operation.into(),
+            name,
+            said: said.to_owned(),
+        }
+    }
+
+    /// From what rtnetlink returns.
+    pub(super) fn route(operation: impl Into<String>, error: rtnetlink::Error) -> Self {
+        match error {
+            rtnetlink::Error::NetlinkError(message) => Self::refused(operation, &message),
+            other => Self::netlink(operation, other),
+        }
+    }
+
+    /// From the error message of any netlink family.
+    pub(super) fn refused(operation: impl Into<String>, message: &ErrorMessage) -> Self {
+        KernelError::Refused {
+            operation: operation.into(),
+            source: message.to_io(),
+            said: extended_ack(&message.header),
+        }
+    }
+
+    pub(super) fn netlink(operation: impl Into<String>, reason: impl ToString) -> Self {
+        KernelError::Netlink {
+            operation: operation.into(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+impl Explain for KernelError {
+    fn kind(&self) -> Kind {
+        match self.errno() {
+            Some(libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {
+                Kind::Environment
+            }
+            _ => Kind::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        if let KernelError::Program { name, .. } = self {
+            return Some(format!(
+                "is `{name}` installed, and does the kernel have nf_tables? `{name} list ruleset` tells"
+            ));
+        }
+        let hint = match self.errno()? {
+            libc::EPERM | libc::EACCES => {
+                "run as root, or give the process CAP_NET_ADMIN and CAP_NET_RAW"
+            }
+            libc::EOPNOTSUPP => "load the kernel's tunnel modules: `modprobe -a fou ip_gre`",
+            libc::EEXIST => "`ip -d link` shows what is there already",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// The message attribute of an extended ack (`NLMSGERR_ATTR_MSG`). The socket has `NETLINK_CAP_ACK` set, so that the
+/// attributes follow the 16 bytes of the request's header directly.
+fn extended_ack(payload: &[u8]) -> Option<String> {
+    const REQUEST_HEADER: usize = 16;
+    const NLMSGERR_ATTR_MSG: u16 = 1;
+    const HEADER: usize = 4;
+    let mut rest = payload.get(REQUEST_HEADER..)?;
+    while let [a, b, c, d, ..] = *rest {
+        let length = usize::from(u16::from_ne_bytes([a, b]));
+        let value = rest.get(HEADER..length)?;
+        if u16::from_ne_bytes([c, d]) == NLMSGERR_ATTR_MSG {
+            let text = value.split(|&byte| byte == 0).next()?;
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_are_found_behind_other_attributes() {
+        let mut payload = vec![0; 16];
+        payload.extend([8, 0, 2, 0, 1, 2, 3, 4]);
+        payload.extend([9, 0, 1, 0, b'm', b't', b'u', b'!', 0, 0, 0, 0]);
+        assert_eq!(extended_ack(&payload).as_deref(), Some("mtu!"));
+        for length in 0..payload.len() {
+            // No truncation panics.
+            let _ = extended_ack(&payload[..length]);
+        }
+        assert_eq!(extended_ack(&[0; 40]), None);
+    }
+}

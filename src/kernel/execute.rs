@@ -1,0 +1,118 @@
+//! Carries a plan out, and takes it back when a step fails: what succeeded is undone in reverse, so that the kernel is as
+//! it was. Neighbouring steps of one stage do not depend on each other and go to the kernel together.
+
+use std::fmt;
+
+use thiserror::Error;
+use tracing::{debug, warn};
+
+use super::{Kernel, KernelError};
+use crate::cli::report::{Explain, Kind};
+use crate::tunnel::op::KernelOp;
+
+/// What carries operations out.
+pub trait Backend {
+    /// Does these operations, all of one stage, and says how each went. Those behind one that failed may still be done.
+    fn apply(&self, ops: &[KernelOp]) -> impl Future<Output = Vec<Result<(), KernelError>>>;
+}
+
+impl Backend for Kernel {
+    fn apply(&self, ops: &[KernelOp]) -> impl Future<Output = Vec<Result<(), KernelError>>> {
+        self.apply_stage(ops)
+    }
+}
+
+impl Kernel {
+    /// Carries out a plan, or nothing.
+    ///
+    /// # Errors
+    /// The step that failed, with the kernel's words, and what could not be undone.
+    pub async fn execute(&self, ops: &[KernelOp]) -> Result<(), StepError> {
+        execute(self, ops).await
+    }
+}
+
+/// Carries out a plan on any backend, or nothing.
+///
+/// # Errors
+/// The step that failed, with the kernel's words, and what could not be undone.
+pub async fn execute(backend: &impl Backend, ops: &[KernelOp]) -> Result<(), StepError> {
+    let mut done: Vec<&KernelOp> = Vec::new();
+    for stage in ops.chunk_by(|a, b| a.stage() == b.stage()) {
+        let mut failed = None;
+        for (op, result) in stage.iter().zip(backend.apply(stage).await) {
+            match result {
+                Ok(()) => {
+                    debug!(%op, "done");
+                    done.push(op);
+                }
+                Err(error) if failed.is_none() => failed = Some((op, error)),
+                Err(error) => debug!(%op, %error, "failed too"),
+            }
+        }
+        if let Some((op, source)) = failed {
+            return Err(StepError {
+                step: op.to_string(),
+                source,
+                left: undo(backend, &done).await,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Undoes operations, the last one first; gives what stays.
+async fn undo(backend: &impl Backend, done: &[&KernelOp]) -> Vec<Left> {
+    let undoing: Vec<KernelOp> = done.iter().rev().flat_map(|op| op.undo()).collect();
+    let mut left = Vec::new();
+    for stage in undoing.chunk_by(|a, b| a.stage() == b.stage()) {
+        for (op, result) in stage.iter().zip(backend.apply(stage).await) {
+            if let Err(error) = result {
+                warn!(%op, %error, "cannot be undone");
+                left.push(Left {
+                    step: op.to_string(),
+                    error: error.to_string(),
+                });
+            }
+        }
+    }
+    left
+}
+
+/// A step back that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// What was tried.
+    pub step: String,
+    /// Why it did not work.
+    pub error: String,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "; could not {} again: {}", self.step, self.error)
+    }
+}
+
+/// A plan that could not be carried out. The kernel is as it was before, but for what is `left`.
+#[derive(Debug, Error)]
+#[error("{source}{}", left.iter().map(ToString::to_string).collect::<String>())]
+pub struct StepError {
+    /// The step, in words; what the kernel said names it too.
+    pub step: String,
+    /// What the kernel said.
+    #[source]
+    pub source: KernelError,
+    /// What could not be undone.
+    pub left: Vec<Left>,
+}
+
+impl Explain for StepError {
+    fn kind(&self) -> Kind {
+        self.source.kind()
+    }
+
+    fn hint(&self) -> Option<String> {
+        self.source.hint()
+    }
+}

@@ -1,0 +1,58 @@
+//! Everything that talks to the Linux kernel: rtnetlink, FOU generic netlink, packet sockets, capabilities, modules.
+
+mod address;
+mod apply;
+mod error;
+pub mod execute;
+pub mod fou;
+mod link_codec;
+pub mod lock;
+pub mod netns;
+mod nft;
+pub mod observe;
+mod packet;
+pub mod preflight;
+pub mod probe_socket;
+pub mod process;
+pub mod raw_port;
+mod watch;
+
+pub use address::{LocalAddress, RouteTo};
+pub use error::KernelError;
+pub use watch::NetChange;
+
+use std::sync::Arc;
+
+use rtnetlink::sys::AsyncSocket as _;
+use tokio::sync::Mutex;
+
+/// The kernel's networking in the current network namespace.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    route: rtnetlink::Handle,
+    generic: genetlink::GenetlinkHandle,
+    /// Held while the kernel lists something: it refuses a second list on the same socket (`EBUSY`).
+    listing: Arc<Mutex<()>>,
+}
+
+impl Kernel {
+    /// Opens the netlink sockets; needs a tokio runtime, in which the connections run as tasks.
+    ///
+    /// # Errors
+    /// When no netlink socket can be had.
+    pub async fn open() -> Result<Self, KernelError> {
+        let failed = |error| KernelError::netlink("open a netlink socket", error);
+        let (mut connection, route, _) = rtnetlink::new_connection().map_err(failed)?;
+        let socket = connection.socket_mut().socket_ref();
+        socket.set_ext_ack(true).map_err(failed)?;
+        socket.set_cap_ack(true).map_err(failed)?;
+        tokio::spawn(connection);
+        let (connection, generic, _) = genetlink::new_connection().map_err(failed)?;
+        tokio::spawn(connection);
+        Ok(Kernel {
+            route,
+            generic,
+            listing: Arc::default(),
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! Address translation through the `nft` program: one transaction for all pairs at once. The table and its sets are
+//! described in [`crate::tunnel::snat`].
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::{Kernel, KernelError};
+use crate::tunnel::op::KernelOp;
+use crate::tunnel::snat::{CHAIN, SCRIPT, SETS, TABLE, element};
+
+/// A tunnel and a network towards which its traffic is masqueraded.
+pub type SnatPair = (String, IpNet);
+
+impl Kernel {
+    /// All pairs; none where there is no table of ours, or no `nft`.
+    pub async fn snat_pairs(&self) -> Vec<SnatPair> {
+        let listed = nft(&["-j", "list", "table", "inet", TABLE], "");
+        match listed {
+            Ok(text) => parse(&text),
+            Err(error) => {
+                tracing::debug!(%error, "no address translation of ours");
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) async fn apply_snat(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
+        let before = self.snat_pairs().await;
+        let adds = ops.iter().any(|op| matches!(op, KernelOp::AddSnat { .. }));
+        let mut script = String::new();
+        if adds {
+            script.push_str(SCRIPT);
+            script.push('\n');
+        }
+        let mut after = before.clone();
+        for op in ops {
+            let line = match op {
+                KernelOp::AddSnat { link, network } => {
+                    after.push((link.clone(), *network));
+                    element("add", link, *network)
+                }
+                KernelOp::DeleteSnat { link, network } => {
+                    let pair = (link.clone(), *network);
+                    if !after.contains(&pair) {
+                        continue;
+                    }
+                    after.retain(|other| *other != pair);
+                    element("delete", link, *network)
+                }
+                _ => continue,
+            };
+            script.push_str(&line);
+            script.push('\n');
+        }
+        if after.is_empty() && !before.is_empty() {
+            // Nothing of ours stays behind; another part of gretun may still use the table.
+            script.push_str(&format!("delete chain inet {TABLE} {CHAIN}\n"));
+            for set in SETS {
+                script.push_str(&format!("delete set inet {TABLE} {set}\n"));
+            }
+        }
+        let done = nft(&["-f", "-"], &script).map(drop);
+        if done.is_ok() && after.is_empty() {
+            remove_empty_table();
+        }
+        let Err(reason) = done else {
+            return ops.iter().map(|_| Ok(())).collect();
+        };
+        ops.iter()
+            .map(|op| Err(KernelError::program(op.to_string(), "nft", &reason)))
+            .collect()
+    }
+}
+
+fn remove_empty_table() {
+    let Ok(text) = nft(&["-j", "list", "table", "inet", TABLE], "") else {
+        return;
+    };
+    let root: Value = serde_json::from_str(&text).unwrap_or_default();
+    let uses = |object: &Value| {
+        ["chain", "set", "map"]
+            .iter()
+            .any(|key| object[key].is_object())
+    };
+    let is_used = root["nftables"]
+        .as_array()
+        .is_none_or(|objects| objects.iter().any(uses));
+    if !is_used && let Err(error) = nft(&["delete", "table", "inet", TABLE], "") {
+        tracing::debug!(%error, "the empty table stays");
+    }
+}
+
+/// Runs nft with a script; gives its output, or what it complained about.
+fn nft(arguments: &[&str], script: &str) -> Result<String, String> {
+    let mut child = Command::new("nft")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    if let Some(mut stdin) = child.stdin.take()
+        && let Err(error) = stdin.write_all(script.as_bytes())
+    {
+        tracing::debug!(%error, "nft does not read");
+    }
+    let output = child
+        .wait_with_output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let first = said.lines().next().unwrap_or_default();
+    Err(first
+        .strip_prefix("/dev/stdin:")
+        .unwrap_or(first)
+        .to_owned())
+}
+
+/// The elements of our sets in what `nft -j list table` prints.
+fn parse(text: &str) -> Vec<SnatPair> {
+    let root: Value = serde_json::from_str(text).unwrap_or_default();
+    let objects = root["nftables"].as_array().cloned().unwrap_or_default();
+    objects
+        .iter()
+        .map(|object| &object["set"])
+        .filter(|set| SETS.iter().any(|name| set["name"] == *name))
+        .filter_map(|set| set["elem"].as_array())
+        .flatten()
+        .filter_map(|element| {
+            let [name, network] = element["concat"].as_array()?.as_slice() else {
+                return None;
+            };
+            Some((name.as_str()?.to_owned(), parse_network(network)?))
+        })
+        .collect()
+}
+
+/// `{"prefix": {"addr": "192.0.2.0", "len": 24}}`, or an address alone.
+fn parse_network(value: &Value) -> Option<IpNet> {
+    if let Some(address) = value.as_str() {
+        return Some(IpNet::from(address.parse::<std::net::IpAddr>().ok()?));
+    }
+    let prefix = &value["prefix"];
+    let length = u8::try_from(prefix["len"].as_u64()?).ok()?;
+    IpNet::new(prefix["addr"].as_str()?.parse().ok()?, length).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_read_from_what_nft_prints() {
+        let text = r#"{"nftables": [{"metainfo": {"json_schema_version": 1}},
+            {"table": {"family": "inet", "name": "gretun", "handle": 1}},
+            {"set": {"family": "inet", "name": "tunnels_snat4", "table": "gretun", "type": ["ifname", "ipv4_addr"],
+              "elem": [{"concat": ["tun0", {"prefix": {"addr": "10.0.0.0", "len": 8}}]}, {"concat": ["tun1", "192.0.2.1"]}]}},
+            {"set": {"family": "inet", "name": "someone_elses", "elem": [{"concat": ["x", "192.0.2.1"]}]}}]}"#;
+        assert_eq!(
+            parse(text),
+            [
+                ("tun0".to_owned(), "10.0.0.0/8".parse().unwrap()),
+                ("tun1".to_owned(), "192.0.2.1/32".parse().unwrap())
+            ]
+        );
+        assert_eq!(parse("no json"), []);
+    }
+}

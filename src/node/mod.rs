@@ -1,0 +1,390 @@
+//! All peers of one node, its STUN client and its endpoints, behind one queue of outputs.
+//!
+//! Pure: time and randomness come in, nothing is sent. The driver calls a `handle_*`, then takes [`Node::poll_output`] until
+//! it is empty, then sleeps until [`Node::poll_timeout`] or the next input, whichever comes first.
+
+mod stun;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng as _;
+use tracing::{info, trace, warn};
+
+use crate::peer::{Channel, Context, Host, Peer, is_usable};
+use crate::proto::api::{Endpoint, EndpointKind, PeerRecord};
+use crate::proto::disco::Envelope;
+use crate::proto::{DiscoPublic, DiscoSecret, NodePublic};
+
+use stun::StunClient;
+
+pub use crate::peer::{
+    Counters, DropReason, MAX_PACKETS_PER_SECOND, Output, Path, PeerStatus, State, TunnelReport,
+    Via,
+};
+
+/// What a node is made of.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This node's identity.
+    pub node_key: NodePublic,
+    /// This node's disco key.
+    pub disco: DiscoSecret,
+    /// The data port.
+    pub port: u16,
+    /// Fresh random bytes: all nonces and transaction ids are drawn from them.
+    pub seed: [u8; 32],
+}
+
+/// What STUN told of the NAT in front of this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NatMapping {
+    /// Fewer than two servers answered.
+    #[default]
+    Unknown,
+    /// The public address is one of the host's own.
+    None,
+    /// Every server saw the same public address and port.
+    Independent,
+    /// Servers saw different public addresses or ports: a peer cannot be told where to send.
+    Dependent,
+}
+
+impl NatMapping {
+    /// The name in JSON and metrics; stable.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NatMapping::Unknown => "unknown",
+            NatMapping::None => "none",
+            NatMapping::Independent => "independent",
+            NatMapping::Dependent => "dependent",
+        }
+    }
+}
+
+/// Most endpoints published: more than any host needs, fewer than a peer takes from a record.
+const MAX_ENDPOINTS: usize = 16;
+
+/// The node.
+#[derive(Debug)]
+pub struct Node {
+    disco: DiscoSecret,
+    host: Host,
+    endpoints: Vec<Endpoint>,
+    rng: ChaCha20Rng,
+    stun: StunClient,
+    peers: BTreeMap<NodePublic, Peer>,
+    by_disco: BTreeMap<DiscoPublic, NodePublic>,
+    /// Tunnels found at start whose peers are not known yet.
+    adopted: BTreeMap<NodePublic, Path>,
+    out: VecDeque<Output>,
+    counters: Counters,
+}
+
+impl Node {
+    /// A node that knows nobody yet.
+    pub fn new(config: NodeConfig) -> Self {
+        Node {
+            host: Host {
+                node_key: config.node_key,
+                disco_key: config.disco.public(),
+                port: config.port,
+                locals: Vec::new(),
+                endpoints: Vec::new(),
+            },
+            disco: config.disco,
+            endpoints: Vec::new(),
+            rng: ChaCha20Rng::from_seed(config.seed),
+            stun: StunClient::default(),
+            peers: BTreeMap::new(),
+            by_disco: BTreeMap::new(),
+            adopted: BTreeMap::new(),
+            out: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// A datagram came to the data port: disco or STUN, `local` being the address it was sent to.
+    pub fn handle_datagram(&mut self, now: Instant, local: IpAddr, from: SocketAddr, data: &[u8]) {
+        if crate::proto::stun::is_stun(data) {
+            let handled = self.stun.handle_datagram(now, from, data, &mut self.rng);
+            match handled {
+                Ok(()) => {
+                    self.counters.stun_answers_received += 1;
+                    self.endpoints_changed(now, false);
+                }
+                Err(reason) => self.drop_input(reason),
+            }
+            return;
+        }
+        let Ok(envelope) = Envelope::parse(data) else {
+            return self.drop_input(DropReason::Malformed);
+        };
+        let Some(peer) = self.by_disco.get(&envelope.sender).copied() else {
+            return self.drop_input(DropReason::UnknownSender);
+        };
+        let channel = Channel::Udp(Path {
+            local,
+            remote: from,
+        });
+        self.with_peer(now, peer, |peer, cx| {
+            peer.handle_envelope(cx, channel, &envelope);
+        });
+    }
+
+    /// A frame of EtherType 0x88B5 came through `peer`'s kernel tunnel.
+    pub fn handle_data_probe(&mut self, now: Instant, peer: NodePublic, data: &[u8]) {
+        self.handle_from(now, peer, Channel::Tunnel, data);
+    }
+
+    /// The coordinator handed over an envelope that it says is `from`'s.
+    pub fn handle_signal(&mut self, now: Instant, from: NodePublic, sealed: &[u8]) {
+        self.handle_from(now, from, Channel::Coordinator, sealed);
+    }
+
+    /// The host's usable source addresses: all of them, at start and whenever they change. Addresses on tunnel links are
+    /// not usable: a tunnel's own path would lead through it.
+    pub fn handle_local_addresses(&mut self, now: Instant, mut locals: Vec<IpAddr>) {
+        locals.retain(|it| is_usable(SocketAddr::new(*it, self.host.port)));
+        locals.sort_unstable();
+        locals.dedup();
+        if locals == self.host.locals {
+            return;
+        }
+        info!(?locals, "local addresses");
+        self.host.locals = locals;
+        self.stun.restart(now);
+        self.endpoints_changed(now, true);
+        self.send_stun(now);
+    }
+
+    /// The STUN servers to ask, resolved.
+    pub fn handle_stun_servers(&mut self, now: Instant, servers: Vec<SocketAddr>) {
+        self.stun.set_servers(now, servers);
+        self.send_stun(now);
+        self.endpoints_changed(now, false);
+    }
+
+    /// The whole list of peers: from the coordinator, or at start the one kept from last time. Tunnels that are to be
+    /// adopted must be told before it: those of peers not in the list are removed.
+    pub fn handle_peers(&mut self, now: Instant, records: &[PeerRecord]) {
+        let listed = |key: &NodePublic| records.iter().any(|it| it.node_key == *key);
+        let unlisted_peers = self.peers.keys().filter(|key| !listed(key));
+        let unlisted_tunnels = self.adopted.keys().filter(|key| !listed(key));
+        let gone: Vec<NodePublic> = unlisted_peers.chain(unlisted_tunnels).copied().collect();
+        for peer in gone {
+            self.peers.remove(&peer);
+            self.adopted.remove(&peer);
+            self.by_disco.retain(|_, owner| *owner != peer);
+            self.out.push_back(Output::RemoveTunnel { peer });
+        }
+        for record in records {
+            if record.node_key != self.host.node_key && self.claim_disco_key(record) {
+                self.handle_record(now, record);
+            }
+        }
+    }
+
+    /// A tunnel of `peer` was found in the kernel at start. It is kept, tested, and counts as direct once data crossed it.
+    pub fn handle_adopted(&mut self, now: Instant, peer: NodePublic, path: Path) {
+        if self.peers.contains_key(&peer) {
+            self.with_peer(now, peer, |peer, cx| peer.handle_adopted(cx, path));
+        } else {
+            self.adopted.insert(peer, path);
+        }
+    }
+
+    /// What became of an [`Output::SetTunnel`].
+    pub fn handle_tunnel(&mut self, now: Instant, peer: NodePublic, report: TunnelReport) {
+        self.with_peer(now, peer, |peer, cx| peer.handle_tunnel(cx, report));
+    }
+
+    /// The time of [`Node::poll_timeout`] has come. Harmless at any other time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.stun.poll_timeout().is_some_and(|at| at <= now) {
+            self.send_stun(now);
+            // An address that no server confirmed may have been given up.
+            self.endpoints_changed(now, false);
+        }
+        let due: Vec<NodePublic> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| {
+                let next = peer.poll_timeout(&self.host);
+                next.is_some_and(|(at, _)| at <= now)
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        for peer in due {
+            self.with_peer(now, peer, |peer, cx| peer.handle_timeout(cx));
+        }
+    }
+
+    /// The next thing to do, until there is none.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// When [`Node::handle_timeout`] must be called, and why.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let stun = self.stun.poll_timeout().map(|at| (at, "stun"));
+        let peers = self.peers.values();
+        peers
+            .filter_map(|peer| peer.poll_timeout(&self.host))
+            .chain(stun)
+            .min_by_key(|(at, _)| *at)
+    }
+
+    /// Every peer, by node key.
+    pub fn status(&self) -> Vec<PeerStatus> {
+        self.peers.values().map(Peer::status).collect()
+    }
+
+    /// Totals since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Where this node can perhaps be reached, as last published.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Each STUN server that has answered, and where it saw the data port of this node.
+    pub fn stun_answers(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+        self.stun.answers()
+    }
+
+    /// What STUN told of the NAT in front of this node.
+    pub fn nat_mapping(&self) -> NatMapping {
+        self.stun.nat(&self.host.locals)
+    }
+
+    fn handle_from(&mut self, now: Instant, from: NodePublic, channel: Channel, data: &[u8]) {
+        let Ok(envelope) = Envelope::parse(data) else {
+            return self.drop_input(DropReason::Malformed);
+        };
+        // The channel says whose it is, and the envelope must agree.
+        if self.by_disco.get(&envelope.sender) != Some(&from) {
+            return self.drop_input(DropReason::UnknownSender);
+        }
+        self.with_peer(now, from, |peer, cx| {
+            peer.handle_envelope(cx, channel, &envelope);
+        });
+    }
+
+    fn handle_record(&mut self, now: Instant, record: &PeerRecord) {
+        let key = record.node_key;
+        match self.peers.get(&key).map(Peer::disco_key) {
+            None => {
+                let shared = self.disco.shared(&record.disco_key);
+                let peer = Peer::new(now, &self.host, record, shared);
+                self.peers.insert(key, peer);
+                if let Some(path) = self.adopted.remove(&key) {
+                    self.with_peer(now, key, |peer, cx| peer.handle_adopted(cx, path));
+                }
+            }
+            Some(known) if known != record.disco_key => {
+                let shared = self.disco.shared(&record.disco_key);
+                let disco_key = record.disco_key;
+                self.with_peer(now, key, |peer, cx| peer.rekey(cx, disco_key, shared));
+            }
+            Some(_) => {}
+        }
+        self.with_peer(now, key, |peer, cx| peer.update(cx, record));
+    }
+
+    /// Enters the record's disco key into the index, unless another peer holds it: whoever copies a peer's key must not
+    /// get its packets.
+    fn claim_disco_key(&mut self, record: &PeerRecord) -> bool {
+        let owner = *self
+            .by_disco
+            .entry(record.disco_key)
+            .or_insert(record.node_key);
+        if owner != record.node_key {
+            warn!(name = %record.name, key = %record.disco_key, "ignored: another peer has this disco key");
+            return false;
+        }
+        self.by_disco
+            .retain(|disco, owner| *owner != record.node_key || *disco == record.disco_key);
+        true
+    }
+
+    fn endpoints_changed(&mut self, now: Instant, locals_changed: bool) {
+        let local = self.host.locals.iter().map(|ip| Endpoint {
+            addr: SocketAddr::new(*ip, self.host.port),
+            kind: EndpointKind::Local,
+        });
+        let mut endpoints: Vec<Endpoint> = local.collect();
+        for addr in self.stun.mapped() {
+            if endpoints.iter().all(|it| it.addr != addr) {
+                endpoints.push(Endpoint {
+                    addr,
+                    kind: EndpointKind::Reflexive,
+                });
+            }
+        }
+        endpoints.truncate(MAX_ENDPOINTS);
+        let changed = endpoints != self.endpoints;
+        if changed {
+            info!(?endpoints, "endpoints");
+            self.host.endpoints = endpoints.iter().map(|it| it.addr).collect();
+            self.endpoints = endpoints;
+            self.out
+                .push_back(Output::PublishEndpoints(self.endpoints.clone()));
+        }
+        if changed || locals_changed {
+            let peers: Vec<NodePublic> = self.peers.keys().copied().collect();
+            for peer in peers {
+                self.with_peer(now, peer, |peer, cx| {
+                    peer.handle_host_change(cx, locals_changed);
+                });
+            }
+        }
+    }
+
+    fn send_stun(&mut self, now: Instant) {
+        self.stun.handle_timeout(
+            now,
+            &self.host.locals,
+            &mut self.rng,
+            &mut self.out,
+            &mut self.counters,
+        );
+    }
+
+    fn with_peer(
+        &mut self,
+        now: Instant,
+        peer: NodePublic,
+        step: impl FnOnce(&mut Peer, &mut Context<'_>),
+    ) {
+        let Some(peer) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let mut ask_stun = false;
+        let mut cx = Context {
+            now,
+            host: &self.host,
+            rng: &mut self.rng,
+            out: &mut self.out,
+            counters: &mut self.counters,
+            ask_stun: &mut ask_stun,
+        };
+        step(peer, &mut cx);
+        if ask_stun {
+            self.stun.refresh(now);
+            self.send_stun(now);
+        }
+    }
+
+    fn drop_input(&mut self, reason: DropReason) {
+        trace!(%reason, "dropped");
+        self.counters.count_drop(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! What a node does in one situation or another.
+
+use super::*;
+
+#[test]
+fn a_state_change_says_how_long_and_why() {
+    let mut bench = Bench::with_peer(Role::Controlling);
+    bench.pass(6 * SECOND);
+    let last = bench.outputs.iter().rev().find_map(|it| match it {
+        Output::StateChange {
+            from,
+            to,
+            after,
+            reason,
+            ..
+        } => Some((*from, *to, *after, reason.clone())),
+        _ => None,
+    });
+    let (from, to, after, reason) = last.unwrap();
+    assert_eq!((from, to), (State::Punching, State::Unreachable));
+    assert_eq!(after, 5 * SECOND);
+    assert_eq!(reason, format!("no answer from {REMOTE}"));
+}
+
+#[test]
+fn a_ping_is_answered_from_where_it_came_to() {
+    let mut bench = Bench::with_peer(Role::Controlled);
+    bench.sent();
+    bench.ping_from(ELSEWHERE);
+    let sent = bench.sent();
+    let (tx_id, src) = (PING, addr(ELSEWHERE));
+    assert!(sent.contains(&(src, Message::Pong { tx_id, src })));
+    let pinged =
+        |(to, it): &(SocketAddr, Message)| *to == src && matches!(it, Message::Ping { .. });
+    assert!(sent.iter().any(pinged), "a new address is pinged at once");
+}
+
+#[test]
+fn a_lost_nomination_is_repeated_with_its_number() {
+    let mut bench = Bench::with_peer(Role::Controlling);
+    bench.ping_from(REMOTE);
+    bench.pass(400 * MS);
+    let sent = bench.sent();
+    let nominations: Vec<&Message> = sent
+        .iter()
+        .filter_map(|(_, it)| matches!(it, Message::Nominate { .. }).then_some(it))
+        .collect();
+    assert!(nominations.len() >= 3);
+    assert!(nominations.iter().all(|it| *it == nominations[0]));
+}
+
+#[test]
+fn a_stale_nomination_is_answered_with_the_number_in_force() {
+    let mut bench = Bench::with_peer(Role::Controlled);
+    bench.nominate(5, REMOTE);
+    bench.sent();
+    bench.nominate(4, ELSEWHERE);
+    assert_eq!(bench.dropped(DropReason::StaleNomination), 1);
+    assert_eq!(bench.wanted_path().unwrap().remote, addr(REMOTE));
+    let answered = bench.sent().into_iter().find_map(|(_, it)| match it {
+        Message::Nominated { seq, .. } => Some(seq),
+        _ => None,
+    });
+    assert_eq!(answered, Some(5));
+}
+
+#[test]
+fn a_controlling_side_that_started_anew_goes_on_from_the_number_in_force() {
+    let mut bench = Bench::with_peer(Role::Controlling);
+    bench.ping_from(REMOTE);
+    let nominated = bench.sent().into_iter().find_map(|(_, it)| match it {
+        Message::Nominate { tx_id, .. } => Some(tx_id),
+        _ => None,
+    });
+    let tx_id = nominated.unwrap();
+    bench.receive(REMOTE, &Message::Nominated { seq: 41, tx_id });
+    let again = bench.sent().into_iter().find_map(|(_, it)| match it {
+        Message::Nominate { seq, .. } => Some(seq),
+        _ => None,
+    });
+    assert_eq!(again, Some(42));
+}
+
+#[test]
+fn the_same_tunnel_is_asked_for_once() {
+    let mut bench = Bench::direct(Role::Controlled);
+    bench.outputs.clear();
+    bench.nominate(2, REMOTE);
+    bench.nominate(3, REMOTE);
+    let asked = |it: &Output| matches!(it, Output::SetTunnel { .. });
+    assert!(!bench.outputs.iter().any(asked));
+    bench.nominate(4, ELSEWHERE);
+    assert_eq!(bench.outputs.iter().filter(|it| asked(it)).count(), 1);
+}
+
+#[test]
+fn probes_that_were_lost_before_one_was_answered_are_forgotten() {
+    let mut bench = Bench::direct(Role::Controlled);
+    bench.pass(1600 * MS);
+    // Of several late probes one in the middle is answered, the later ones never are.
+    let probes = bench.sent_through_tunnel();
+    assert!(probes.len() >= 4);
+    let Message::DataPing { tx_id, .. } = probes[1] else {
+        panic!("no probe");
+    };
+    bench.receive_through_tunnel(&Message::DataPong { tx_id });
+    bench.pass(1700 * MS);
+    assert_eq!(bench.state(), State::Direct);
+    bench.pass(200 * MS);
+    assert_eq!(bench.state(), State::Punching);
+}
+
+#[test]
+fn a_peer_that_calls_is_told_of_the_path_that_works() {
+    let mut bench = Bench::direct(Role::Controlling);
+    bench.sent();
+    bench.outputs.clear();
+    bench.receive_signal(&Message::CallMeMaybe { endpoints: vec![] });
+    let nominated = |(to, it): &(SocketAddr, Message)| {
+        *to == addr(REMOTE) && matches!(it, Message::Nominate { .. })
+    };
+    assert!(bench.sent().iter().any(nominated));
+    let asked = |it: &Output| matches!(it, Output::SetTunnel { .. });
+    assert!(!bench.outputs.iter().any(asked), "it is there already");
+}
+
+#[test]
+fn a_removed_peer_loses_its_tunnel_and_its_voice() {
+    let mut bench = Bench::direct(Role::Controlling);
+    bench.outputs.clear();
+    bench.node.handle_peers(bench.now, &[]);
+    bench.collect();
+    let peer = bench.peer;
+    assert_eq!(bench.outputs, [Output::RemoveTunnel { peer }]);
+    assert!(bench.node.status().is_empty());
+    bench.ping_from(REMOTE);
+    assert_eq!(bench.dropped(DropReason::UnknownSender), 1);
+}
+
+#[test]
+fn an_adopted_tunnel_of_nobody_is_removed() {
+    let mut bench = Bench::new(Role::Controlling);
+    let peer = NodePublic::from_bytes([77; 32]);
+    let path = Path {
+        local: ip(LOCAL),
+        remote: addr(REMOTE),
+    };
+    bench.node.handle_adopted(bench.now, peer, path);
+    bench.outputs.clear();
+    bench.tell(&[REMOTE], true);
+    assert!(bench.outputs.contains(&Output::RemoveTunnel { peer }));
+}
+
+#[test]
+fn an_adopted_tunnel_counts_once_data_crossed_it() {
+    for role in [Role::Controlling, Role::Controlled] {
+        let mut bench = Bench::new(role);
+        let path = Path {
+            local: ip(LOCAL),
+            remote: addr(REMOTE),
+        };
+        bench.node.handle_adopted(bench.now, bench.peer, path);
+        bench.tell(&[REMOTE], true);
+        assert_eq!(bench.state(), State::Punching);
+        bench.answer_probes();
+        assert_eq!(bench.state(), State::Direct);
+        let asked = |it: &Output| matches!(it, Output::SetTunnel { .. });
+        assert!(!bench.outputs.iter().any(asked));
+    }
+}
+
+#[test]
+fn whoever_copies_a_disco_key_is_ignored() {
+    let mut bench = Bench::direct(Role::Controlling);
+    let record = bench.record(&[REMOTE], true);
+    let copy = PeerRecord {
+        name: "copy".to_owned(),
+        node_key: NodePublic::from_bytes([0; 32]),
+        ..record.clone()
+    };
+    bench.node.handle_peers(bench.now, &[copy, record]);
+    assert_eq!(bench.node.status().len(), 1);
+    assert_eq!(bench.state(), State::Direct);
+}

@@ -1,0 +1,351 @@
+//! Where the peer can perhaps be reached, and what is known of each place.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::path::{self, Path};
+use super::tuning::{
+    BLOCK_MAX, BLOCK_MIN, BURST_GAPS, FRESH, IDLE_GAP, MAX_ADVERTISED, MAX_LEARNED, MOVE_BLOCK,
+    UPGRADE_SAMPLES,
+};
+
+/// A smoothed round trip, as in RFC 6298 section 2: each new measurement counts for an eighth.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RoundTrip {
+    smoothed: Option<Duration>,
+    samples: u32,
+}
+
+impl RoundTrip {
+    pub(crate) fn measured(&mut self, sample: Duration) {
+        self.smoothed = Some(match self.smoothed {
+            None => sample,
+            Some(smoothed) => (smoothed * 7 + sample) / 8,
+        });
+        self.samples = self.samples.saturating_add(1);
+    }
+
+    pub(crate) fn get(&self) -> Option<Duration> {
+        self.smoothed
+    }
+
+    /// The round trip, once enough were measured to compare it with another.
+    pub(crate) fn settled(&self) -> Option<Duration> {
+        self.smoothed.filter(|_| self.samples >= UPGRADE_SAMPLES)
+    }
+}
+
+/// Who says that the peer can be reached there. A candidate goes when nobody says so any more.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sources {
+    /// The coordinator's record of the peer.
+    record: bool,
+    /// The peer's latest call.
+    called: bool,
+    /// A packet of the peer came from there, or a tunnel to there was found at start.
+    learned: bool,
+}
+
+impl Sources {
+    fn any(self) -> bool {
+        self.record || self.called || self.learned
+    }
+}
+
+/// Which list of endpoints is being told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// By the coordinator's record.
+    ByRecord,
+    /// By the peer's call.
+    ByCall,
+}
+
+/// One place.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) remote: SocketAddr,
+    sources: Sources,
+    /// This host's address that the peer's packets from there came to.
+    pub(crate) local: Option<IpAddr>,
+    /// When a packet of the peer last came from there.
+    pub(crate) heard: Option<Instant>,
+    /// When a ping to there, or a nomination, was last answered.
+    pub(crate) answered: Option<Instant>,
+    /// Whether the answer came from the very port that was pinged. When not, a NAT gives each direction its own
+    /// mapping; that works, but only one of them is kept open by traffic.
+    pub(crate) symmetric: bool,
+    pub(crate) round_trip: RoundTrip,
+    /// How often in a row it did not carry data, or let a nomination go unanswered.
+    pub(crate) failures: u32,
+    blocked_until: Option<Instant>,
+    no_move_until: Option<Instant>,
+    next_ping: Option<Instant>,
+    /// Index into [`BURST_GAPS`]; at its end the candidate is idle.
+    step: usize,
+}
+
+impl Candidate {
+    fn new(remote: SocketAddr, now: Instant) -> Self {
+        Candidate {
+            remote,
+            sources: Sources::default(),
+            local: None,
+            heard: None,
+            answered: None,
+            symmetric: true,
+            round_trip: RoundTrip::default(),
+            failures: 0,
+            blocked_until: None,
+            no_move_until: None,
+            next_ping: Some(now),
+            step: 0,
+        }
+    }
+
+    /// Where to send from: the address that packets came to, as long as that is fresh; else the route decides.
+    pub(crate) fn source(&self, now: Instant) -> Option<IpAddr> {
+        let fresh = self.heard.is_some_and(|heard| now < heard + FRESH);
+        self.local.filter(|_| fresh)
+    }
+
+    /// The path over this candidate, once a packet from there showed which of this host's addresses it leads to.
+    pub(crate) fn path(&self) -> Option<Path> {
+        Some(Path {
+            local: self.local?,
+            remote: self.remote,
+        })
+    }
+
+    pub(crate) fn is_lan(&self) -> bool {
+        path::is_private(self.remote.ip())
+    }
+
+    pub(crate) fn answered_since(&self, start: Instant) -> bool {
+        self.answered.is_some_and(|at| at >= start)
+    }
+
+    pub(crate) fn heard_since(&self, start: Instant) -> bool {
+        self.heard.is_some_and(|at| at >= start)
+    }
+
+    pub(crate) fn is_blocked(&self, now: Instant) -> bool {
+        self.blocked_until.is_some_and(|until| now < until)
+    }
+
+    /// Leaves the candidate alone for a while that doubles with each failure in a row.
+    pub(crate) fn block(&mut self, now: Instant) {
+        let doubled = BLOCK_MIN * (1 << self.failures.min(4));
+        self.blocked_until = Some(now + doubled.min(BLOCK_MAX));
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// A move to this candidate cost a second of data and failed: no other is tried for long, unless there is no path at all.
+    pub(crate) fn keep_from_moving(&mut self, now: Instant) {
+        self.no_move_until = Some(now + MOVE_BLOCK);
+    }
+
+    /// Whether a path that works may be left for this one.
+    pub(crate) fn may_be_moved_to(&self, now: Instant) -> bool {
+        !self.is_blocked(now) && self.no_move_until.is_none_or(|until| now >= until)
+    }
+
+    /// Data crossed: what failed before is forgiven.
+    pub(crate) fn forgive(&mut self) {
+        self.failures = 0;
+        self.blocked_until = None;
+        self.no_move_until = None;
+    }
+
+    /// Starts a burst of pings at `step` of [`BURST_GAPS`].
+    pub(crate) fn burst(&mut self, now: Instant, step: usize) {
+        self.step = step;
+        self.next_ping = Some(now);
+    }
+
+    /// A ping was sent; `jitter` spreads those of idle candidates.
+    pub(crate) fn pinged(&mut self, now: Instant, jitter: Duration) {
+        let gap = BURST_GAPS
+            .get(self.step)
+            .copied()
+            .unwrap_or(IDLE_GAP + jitter);
+        self.step = (self.step + 1).min(BURST_GAPS.len());
+        self.next_ping = Some(now + gap);
+    }
+
+    /// A ping was answered: once the round trip is settled the rest of the burst is not needed.
+    pub(crate) fn pong(&mut self, now: Instant, round_trip: Duration, jitter: Duration) {
+        self.answered = Some(now);
+        self.round_trip.measured(round_trip);
+        if self.round_trip.settled().is_some() {
+            self.step = BURST_GAPS.len();
+            self.next_ping = Some(now + IDLE_GAP + jitter);
+        }
+    }
+
+    /// Puts the next ping off, for want of room.
+    pub(crate) fn postpone(&mut self, until: Instant) {
+        self.next_ping = Some(until);
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.next_ping.is_some_and(|at| at <= now)
+    }
+}
+
+/// All candidates of a peer, few enough to be searched one by one.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates {
+    list: Vec<Candidate>,
+}
+
+impl Candidates {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Candidate> {
+        self.list.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(crate) fn get(&self, remote: SocketAddr) -> Option<&Candidate> {
+        self.list.iter().find(|it| it.remote == remote)
+    }
+
+    pub(crate) fn get_mut(&mut self, remote: SocketAddr) -> Option<&mut Candidate> {
+        self.list.iter_mut().find(|it| it.remote == remote)
+    }
+
+    /// Takes a whole list of endpoints in place of the earlier one from the same source. Returns whether one is new.
+    pub(crate) fn told(
+        &mut self,
+        now: Instant,
+        by: Told,
+        endpoints: impl Iterator<Item = SocketAddr>,
+    ) -> bool {
+        let known = self.list.len();
+        for candidate in &mut self.list {
+            *candidate.sources.told(by) = false;
+        }
+        for remote in endpoints
+            .filter(|it| path::is_usable(*it))
+            .take(MAX_ADVERTISED)
+        {
+            *self.entry(remote, now).sources.told(by) = true;
+        }
+        let added = self.list.len() > known;
+        // One that the peer was heard from is worth keeping, whatever the lists say.
+        for candidate in &mut self.list {
+            candidate.sources.learned |= !candidate.sources.any() && candidate.heard.is_some();
+        }
+        self.list.retain(|candidate| candidate.sources.any());
+        self.forget_excess(None);
+        added
+    }
+
+    /// A packet of the peer came from `path.remote` to `path.local`. Returns whether the place is new and worth a try: not
+    /// so another port of an address that answered since `start`. Two NATs with a mapping per destination would otherwise
+    /// teach new ports to each other without end.
+    pub(crate) fn heard(&mut self, now: Instant, path: Path, start: Instant) -> bool {
+        let known = self.list.len();
+        let same_address = |it: &&Candidate| it.remote.ip() == path.remote.ip();
+        let mut others = self.list.iter().filter(same_address);
+        if self.get(path.remote).is_none() && others.any(|it| it.answered_since(start)) {
+            return false;
+        }
+        let candidate = self.entry(path.remote, now);
+        candidate.local = Some(path.local);
+        candidate.heard = Some(now);
+        let added = self.list.len() > known;
+        if added {
+            self.learn(path.remote);
+        }
+        added
+    }
+
+    /// A tunnel over `path` was found in the kernel.
+    pub(crate) fn adopt(&mut self, now: Instant, path: Path) {
+        self.entry(path.remote, now).local = Some(path.local);
+        self.learn(path.remote);
+    }
+
+    /// Forgets which of this host's addresses led where, for those that are gone.
+    pub(crate) fn keep_locals(&mut self, locals: &[IpAddr]) {
+        for candidate in &mut self.list {
+            candidate.local = candidate.local.filter(|local| locals.contains(local));
+        }
+    }
+
+    pub(crate) fn burst(&mut self, now: Instant, step: usize) {
+        self.list.iter_mut().for_each(|it| it.burst(now, step));
+    }
+
+    /// The next candidate of those that `reachable` admits whose ping is due.
+    pub(crate) fn due(
+        &mut self,
+        now: Instant,
+        reachable: impl Fn(IpAddr) -> bool,
+    ) -> Option<&mut Candidate> {
+        self.list
+            .iter_mut()
+            .find(|it| it.is_due(now) && reachable(it.remote.ip()))
+    }
+
+    pub(crate) fn next_ping(&self, reachable: impl Fn(IpAddr) -> bool) -> Option<Instant> {
+        self.list
+            .iter()
+            .filter(|it| reachable(it.remote.ip()))
+            .filter_map(|it| it.next_ping)
+            .min()
+    }
+
+    fn entry(&mut self, remote: SocketAddr, now: Instant) -> &mut Candidate {
+        let index = self.list.iter().position(|it| it.remote == remote);
+        let index = index.unwrap_or_else(|| {
+            self.list.push(Candidate::new(remote, now));
+            self.list.len() - 1
+        });
+        &mut self.list[index]
+    }
+
+    fn learn(&mut self, remote: SocketAddr) {
+        if let Some(candidate) = self.get_mut(remote) {
+            candidate.sources.learned = true;
+        }
+        self.forget_excess(Some(remote));
+    }
+
+    /// Forgets what was only learned beyond the bound, the longest unheard first, but not `keep`.
+    fn forget_excess(&mut self, keep: Option<SocketAddr>) {
+        while self.list.iter().filter(|it| it.only_learned()).count() > MAX_LEARNED {
+            let oldest = self
+                .list
+                .iter()
+                .enumerate()
+                .filter(|(_, it)| it.only_learned() && Some(it.remote) != keep)
+                .min_by_key(|(_, it)| it.heard)
+                .map(|(index, _)| index);
+            let Some(oldest) = oldest else { return };
+            self.list.remove(oldest);
+        }
+    }
+}
+
+impl Sources {
+    fn told(&mut self, by: Told) -> &mut bool {
+        match by {
+            Told::ByRecord => &mut self.record,
+            Told::ByCall => &mut self.called,
+        }
+    }
+}
+
+impl Candidate {
+    fn only_learned(&self) -> bool {
+        self.sources.learned && !self.sources.record && !self.sources.called
+    }
+}
+
+#[cfg(test)]
+#[path = "candidates_tests.rs"]
+mod tests;

@@ -1,0 +1,59 @@
+//! The hard cap on packets to one peer.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::tuning::{MAX_PACKETS_PER_SECOND, MAX_PINGS_PER_SECOND};
+
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Who asks for room: pings leave some for the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Budget {
+    /// A ping that can wait.
+    Ping,
+    /// Anything else.
+    Other,
+}
+
+impl Budget {
+    fn limit(self) -> usize {
+        match self {
+            Budget::Ping => MAX_PINGS_PER_SECOND,
+            Budget::Other => MAX_PACKETS_PER_SECOND,
+        }
+    }
+}
+
+/// When the packets of the last second were sent: exact, so that no second holds more than the cap.
+#[derive(Debug, Default)]
+pub(crate) struct Limiter {
+    sent: VecDeque<Instant>,
+}
+
+impl Limiter {
+    /// Takes room for one packet now, if there is any.
+    pub(crate) fn take(&mut self, now: Instant, budget: Budget) -> bool {
+        while self.sent.front().is_some_and(|at| *at + WINDOW <= now) {
+            self.sent.pop_front();
+        }
+        let room = self.sent.len() < budget.limit();
+        if room {
+            self.sent.push_back(now);
+        }
+        room
+    }
+
+    /// When there will be room, after [`Limiter::take`] found none.
+    pub(crate) fn room_at(&self, now: Instant, budget: Budget) -> Instant {
+        let excess = (self.sent.len() + 1).saturating_sub(budget.limit());
+        excess
+            .checked_sub(1)
+            .and_then(|index| self.sent.get(index))
+            .map_or(now, |at| *at + WINDOW)
+    }
+}
+
+#[cfg(test)]
+#[path = "limiter_tests.rs"]
+mod tests;

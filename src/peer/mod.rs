@@ -1,0 +1,393 @@
+//! One peer as a sans-IO state machine: candidates, hole punching, path choice, proof by data, timers.
+//!
+//! `docs/NAT_TRAVERSAL.md` tells the whole story. In short: both sides *search* (`search.rs`): they ping every candidate and
+//! call the peer to do the same. The side with the greater node key is *controlling*: it chooses a path and nominates
+//! it (`nomination.rs`). Both then set their kernel tunnels to it and *prove* it (`proof.rs`) by probes through the tunnel,
+//! and go on doing so once a second.
+//!
+//! Nothing here reads a clock, opens a socket or draws randomness of its own; [`crate::node`] is the only caller.
+
+mod candidates;
+mod counters;
+mod evidence;
+mod limiter;
+mod nomination;
+mod output;
+mod path;
+mod proof;
+mod replay;
+mod search;
+mod state;
+mod timers;
+mod tuning;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::Rng as _;
+use tracing::{debug, trace};
+
+use crate::proto::api::PeerRecord;
+use crate::proto::disco::{self, Envelope, Message};
+use crate::proto::{DiscoPublic, DiscoShared, NodePublic, TxId};
+
+use candidates::{Candidates, Told};
+use limiter::{Budget, Limiter};
+use nomination::Nomination;
+use proof::Tunnel;
+use replay::ReplayWindow;
+use search::{Calls, Pending, Search};
+use timers::{Timer, Timers};
+
+pub use counters::{Counters, DropReason};
+pub use output::Output;
+pub(crate) use path::is_usable;
+pub use path::{Path, Via};
+pub use state::{PeerStatus, State, TunnelReport};
+pub use tuning::MAX_PACKETS_PER_SECOND;
+
+/// What a peer needs to know of the host it runs on.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) node_key: NodePublic,
+    pub(crate) disco_key: DiscoPublic,
+    /// The data port.
+    pub(crate) port: u16,
+    /// Usable source addresses.
+    pub(crate) locals: Vec<IpAddr>,
+    /// Where this node can perhaps be reached.
+    pub(crate) endpoints: Vec<SocketAddr>,
+}
+
+impl Host {
+    /// Whether there is an address to send from at all.
+    pub(crate) fn reaches(&self, remote: IpAddr) -> bool {
+        self.locals
+            .iter()
+            .any(|local| local.is_ipv4() == remote.is_ipv4())
+    }
+}
+
+/// What every step of the machine works with.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    pub(crate) host: &'a Host,
+    pub(crate) rng: &'a mut ChaCha20Rng,
+    pub(crate) out: &'a mut VecDeque<Output>,
+    pub(crate) counters: &'a mut Counters,
+    /// Set when this host's own mapping is in doubt: STUN should be asked now.
+    pub(crate) ask_stun: &'a mut bool,
+}
+
+impl Context<'_> {
+    fn nonce(&mut self) -> [u8; 24] {
+        let mut nonce = [0; 24];
+        self.rng.fill_bytes(&mut nonce);
+        nonce
+    }
+
+    fn tx_id(&mut self) -> TxId {
+        let mut tx_id = [0; TxId::LEN];
+        self.rng.fill_bytes(&mut tx_id);
+        TxId(tx_id)
+    }
+
+    /// Up to `bound`, evenly spread.
+    fn jitter(&mut self, bound: Duration) -> Duration {
+        bound.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX))
+    }
+}
+
+const NO_ENDPOINT: &str = "no endpoint is known";
+const OFFLINE: &str = "the coordinator says that the peer is offline";
+
+/// How an envelope came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Channel {
+    /// To the data port.
+    Udp(Path),
+    /// Handed over by the coordinator.
+    Coordinator,
+    /// Through the peer's tunnel.
+    Tunnel,
+}
+
+/// One peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    name: String,
+    node_key: NodePublic,
+    disco_key: DiscoPublic,
+    tunnel_ips: Vec<IpAddr>,
+    online: bool,
+    /// Whether this side chooses the path (ICE's word, RFC 8445 section 6.1.1).
+    controlling: bool,
+    shared: DiscoShared,
+    state: State,
+    reason: String,
+    since: Instant,
+    timers: Timers,
+    limiter: Limiter,
+    replay: ReplayWindow,
+    candidates: Candidates,
+    pending: VecDeque<Pending>,
+    search: Search,
+    calls: Calls,
+    /// The latest nomination's number: sent by this side when controlling, else in force here.
+    seq: u32,
+    nomination: Option<Nomination>,
+    tunnel: Option<Tunnel>,
+    /// How long probes over the tunnel may go unanswered.
+    loss_timeout: Duration,
+}
+
+impl Peer {
+    /// A peer that was not known before. [`Peer::update`] with the same record sets it going.
+    pub(crate) fn new(now: Instant, host: &Host, record: &PeerRecord, shared: DiscoShared) -> Self {
+        Peer {
+            name: record.name.clone(),
+            node_key: record.node_key,
+            disco_key: record.disco_key,
+            tunnel_ips: record.tunnel_ips.clone(),
+            online: false,
+            controlling: host.node_key > record.node_key,
+            shared,
+            state: State::Unknown,
+            reason: NO_ENDPOINT.to_owned(),
+            since: now,
+            timers: Timers::default(),
+            limiter: Limiter::default(),
+            replay: ReplayWindow::default(),
+            candidates: Candidates::default(),
+            pending: VecDeque::new(),
+            search: Search::new(now),
+            calls: Calls::default(),
+            seq: 0,
+            nomination: None,
+            tunnel: None,
+            loss_timeout: tuning::LOSS_TIMEOUT,
+        }
+    }
+
+    pub(crate) fn disco_key(&self) -> DiscoPublic {
+        self.disco_key
+    }
+
+    /// The peer's disco key changed, as when its state was lost: nothing of before can be opened, and the tunnel has
+    /// another GRE key. The kernel keeps the old tunnel until a new path is nominated.
+    pub(crate) fn rekey(&mut self, cx: &mut Context<'_>, key: DiscoPublic, shared: DiscoShared) {
+        self.disco_key = key;
+        self.shared = shared;
+        self.replay = ReplayWindow::default();
+        self.pending.clear();
+        self.seq = 0;
+        self.nomination = None;
+        self.tunnel = None;
+        self.timers = Timers::default();
+        self.begin_search(cx, "the peer has a new disco key".to_owned());
+    }
+
+    /// The coordinator's record of the peer, new or again.
+    pub(crate) fn update(&mut self, cx: &mut Context<'_>, record: &PeerRecord) {
+        self.name.clone_from(&record.name);
+        self.tunnel_ips.clone_from(&record.tunnel_ips);
+        let came_online = record.online && !self.online;
+        self.online = record.online;
+        let own = &cx.host.endpoints;
+        let endpoints = record.endpoints.iter().map(|it| it.addr);
+        let added = self.candidates.told(
+            cx.now,
+            Told::ByRecord,
+            endpoints.filter(|it| !own.contains(it)),
+        );
+        match self.state {
+            State::Unknown | State::HaveEndpoints if came_online => {
+                self.begin_search(cx, "the peer is online".to_owned());
+            }
+            State::Unknown if added && self.online => {
+                self.begin_search(cx, "the peer has endpoints now".to_owned());
+            }
+            State::Unknown if added => self.wait_for_peer(cx),
+            State::Unreachable if came_online || added => {
+                self.begin_search(cx, "the coordinator has news of the peer".to_owned());
+            }
+            State::Unreachable if !self.online => self.conclude(cx),
+            _ => {}
+        }
+        self.send_due_pings(cx);
+    }
+
+    /// This host's addresses or endpoints changed.
+    pub(crate) fn handle_host_change(&mut self, cx: &mut Context<'_>, locals_changed: bool) {
+        if locals_changed {
+            self.candidates.keep_locals(&cx.host.locals);
+            if let Some(gone) = self.abandon_lost_local(cx) {
+                self.begin_search(cx, format!("this host lost its address {gone}"));
+            } else if self.state == State::Direct {
+                // The new address may lead to the peer's LAN, and the old path may not lead anywhere any more.
+                self.candidates.burst(cx.now, 0);
+                self.probe(cx);
+            }
+        }
+        match self.state {
+            State::Punching | State::Direct => self.call(cx),
+            State::Unreachable => {
+                self.begin_search(cx, "this host can be reached elsewhere now".to_owned());
+            }
+            State::Unknown | State::HaveEndpoints => {}
+        }
+        self.send_due_pings(cx);
+    }
+
+    /// An envelope that names this peer as its sender.
+    pub(crate) fn handle_envelope(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: Channel,
+        envelope: &Envelope<'_>,
+    ) {
+        if let Err(reason) = self.open_and_handle(cx, channel, envelope) {
+            trace!(peer = %self.name, %reason, ?channel, "dropped");
+            cx.counters.count_drop(reason);
+        }
+        self.send_due_pings(cx);
+    }
+
+    fn open_and_handle(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: Channel,
+        envelope: &Envelope<'_>,
+    ) -> Result<(), DropReason> {
+        if self.replay.contains(&envelope.nonce) {
+            return Err(DropReason::Replay);
+        }
+        let message = match envelope.open(&self.shared) {
+            Ok(message) => message,
+            Err(disco::DecodeError::NotForUs) => return Err(DropReason::NotForUs),
+            Err(_) => return Err(DropReason::Malformed),
+        };
+        self.replay.insert(envelope.nonce);
+        trace!(peer = %self.name, ?channel, ?message, "received");
+        if matches!(&message, Message::Ping { node_key, .. } if *node_key != self.node_key) {
+            return Err(DropReason::WrongIdentity);
+        }
+        if let Channel::Udp(path) = channel {
+            self.heard_from(cx, path);
+        }
+        match (channel, message) {
+            (Channel::Udp(path), Message::Ping { tx_id, .. }) => self.handle_ping(cx, path, tx_id),
+            (Channel::Udp(path), Message::Pong { tx_id, .. }) => self.handle_pong(cx, path, tx_id),
+            (Channel::Udp(path), Message::Nominate { seq, tx_id }) => {
+                self.handle_nominate(cx, path, seq, tx_id)
+            }
+            (Channel::Udp(_), Message::Nominated { seq, tx_id }) => {
+                self.handle_nominated(cx, seq, tx_id)
+            }
+            (Channel::Udp(_) | Channel::Coordinator, Message::CallMeMaybe { endpoints }) => {
+                self.handle_call(cx, endpoints);
+                Ok(())
+            }
+            (Channel::Tunnel, Message::DataPing { tx_id, .. }) => self.handle_data_ping(cx, tx_id),
+            (Channel::Tunnel, Message::DataPong { tx_id }) => self.handle_data_pong(cx, tx_id),
+            _ => Err(DropReason::WrongChannel),
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        while let Some(timer) = self.timers.take_due(cx.now) {
+            match timer {
+                Timer::Search => self.search_ended(cx),
+                Timer::Retry => self.retry(cx),
+                Timer::Call => self.call_again(cx),
+                Timer::Nomination => self.repeat_nomination(cx),
+                Timer::Probe => self.probe_due(cx),
+                Timer::Proof => self.proof_due(cx),
+            }
+        }
+        self.send_due_pings(cx);
+    }
+
+    /// When [`Peer::handle_timeout`] has something to do, and what.
+    pub(crate) fn poll_timeout(&self, host: &Host) -> Option<(Instant, &'static str)> {
+        let ping = self.candidates.next_ping(|remote| host.reaches(remote));
+        let ping = ping.map(|at| (at, "ping"));
+        ping.into_iter()
+            .chain(self.timers.next())
+            .min_by_key(|(at, _)| *at)
+    }
+
+    pub(crate) fn status(&self) -> PeerStatus {
+        let path = self.tunnel.as_ref().map(|tunnel| tunnel.path);
+        PeerStatus {
+            name: self.name.clone(),
+            node_key: self.node_key,
+            disco_key: self.disco_key,
+            tunnel_ips: self.tunnel_ips.clone(),
+            online: self.online,
+            state: self.state,
+            reason: self.reason.clone(),
+            since: self.since,
+            path,
+            via: path
+                .filter(|_| self.state == State::Direct)
+                .map(|path| path.via()),
+            rtt: self.round_trip(),
+        }
+    }
+
+    /// Comes into a state, or stays in it for another reason.
+    fn enter(&mut self, cx: &mut Context<'_>, to: State, reason: String) {
+        let from = self.state;
+        if from != to {
+            debug!(peer = %self.name, %from, %to, %reason, "state");
+            cx.out.push_back(Output::StateChange {
+                peer: self.node_key,
+                from,
+                to,
+                after: cx.now - self.since,
+                reason: reason.clone(),
+            });
+            self.state = to;
+            self.since = cx.now;
+        }
+        self.reason = reason;
+    }
+
+    /// Seals and sends, within the cap on packets a second. Returns whether there was room.
+    fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        budget: Budget,
+        local: Option<IpAddr>,
+        to: SocketAddr,
+        message: &Message,
+    ) -> bool {
+        if !self.limiter.take(cx.now, budget) {
+            return false;
+        }
+        let data = self.seal(cx, message);
+        trace!(peer = %self.name, ?local, %to, ?message, "sent");
+        cx.out.push_back(Output::Send { local, to, data });
+        true
+    }
+
+    /// As [`Peer::send`], through the tunnel.
+    fn send_through_tunnel(&mut self, cx: &mut Context<'_>, message: &Message) -> bool {
+        if !self.limiter.take(cx.now, Budget::Other) {
+            return false;
+        }
+        let data = self.seal(cx, message);
+        let peer = self.node_key;
+        trace!(peer = %self.name, ?message, "sent through the tunnel");
+        cx.out.push_back(Output::SendThroughTunnel { peer, data });
+        true
+    }
+
+    fn seal(&self, cx: &mut Context<'_>, message: &Message) -> Vec<u8> {
+        let nonce = cx.nonce();
+        disco::seal(&self.shared, &cx.host.disco_key, nonce, message)
+    }
+}

@@ -1,0 +1,68 @@
+//! What the machines ask of their driver.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::path::Path;
+use super::state::State;
+use crate::proto::NodePublic;
+use crate::proto::api::Endpoint;
+
+/// One thing to do, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send a datagram from the data port.
+    Send {
+        /// Source address; `None` leaves it to the route.
+        local: Option<IpAddr>,
+        /// Destination.
+        to: SocketAddr,
+        /// The UDP payload.
+        data: Vec<u8>,
+    },
+    /// Send a frame through the peer's GRE device with EtherType 0x88B5.
+    SendThroughTunnel {
+        /// Whose device.
+        peer: NodePublic,
+        /// The frame's payload.
+        data: Vec<u8>,
+    },
+    /// Have the coordinator hand an envelope to a peer (`POST /v1/signal`). Worth little after a second: better dropped
+    /// than queued while the coordinator is away.
+    Signal {
+        /// The recipient.
+        to: NodePublic,
+        /// The sealed disco envelope.
+        sealed: Vec<u8>,
+    },
+    /// Tell the coordinator where this node can be reached (`POST /v1/endpoints`). The latest list is the whole truth.
+    PublishEndpoints(Vec<Endpoint>),
+    /// Desired state of the peer's tunnel: the latest value wins. To be answered with a
+    /// [`super::TunnelReport`], also when the link is like this already.
+    SetTunnel {
+        /// Whose tunnel.
+        peer: NodePublic,
+        /// From where to where.
+        path: Path,
+        /// The pair's GRE key, for both directions.
+        gre_key: u32,
+    },
+    /// The peer left the network: remove its tunnel.
+    RemoveTunnel {
+        /// Whose tunnel.
+        peer: NodePublic,
+    },
+    /// A peer changed its state; for the log and the metrics.
+    StateChange {
+        /// Who.
+        peer: NodePublic,
+        /// The state it left.
+        from: State,
+        /// The state it is in.
+        to: State,
+        /// How long it had been in `from`: of `punching` to `direct`, the time that hole punching took.
+        after: Duration,
+        /// Why, with the evidence.
+        reason: String,
+    },
+}

@@ -1,0 +1,74 @@
+//! What a path is, and what makes one better than another.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// A path to a peer as the kernel's tunnel uses it: from the data port on `local` to `remote`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path {
+    /// This host's address: the tunnel's `local`.
+    pub local: IpAddr,
+    /// The peer's address and port as seen from here: the tunnel's `remote` and `encap-dport`.
+    pub remote: SocketAddr,
+}
+
+impl Path {
+    /// What kind of path this is to the people who read `gretun peers`.
+    pub fn via(&self) -> Via {
+        if is_private(self.remote.ip()) {
+            Via::Lan
+        } else {
+            Via::Direct
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.local, self.remote)
+    }
+}
+
+/// How data reaches the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Via {
+    /// Inside one site: the peer's address is a private one, so nothing crosses the internet.
+    Lan,
+    /// From public address to public address, through whatever NATs there are.
+    Direct,
+}
+
+impl Via {
+    /// The name in `gretun --json peers`; stable.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Via::Lan => "lan",
+            Via::Direct => "direct",
+        }
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether an address means something only inside one site: RFC 1918, IPv4 and IPv6 link-local, RFC 4193. The shared
+/// space of carrier NATs (RFC 6598) is not among them: two customers of one carrier share no LAN.
+pub(crate) fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+/// Whether a datagram can be sent there at all, from one host to another.
+pub(crate) fn is_usable(remote: SocketAddr) -> bool {
+    let ip = remote.ip();
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    // A link-local IPv6 address needs a scope, which no candidate carries.
+    let scoped = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    remote.port() != 0
+        && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast || scoped)
+}

@@ -1,0 +1,95 @@
+//! What a peer looks like from outside: its state, and what the kernel answers.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::path::{Path, Via};
+use crate::proto::{DiscoPublic, NodePublic};
+
+/// How far this node got with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// No endpoint of the peer is known.
+    Unknown,
+    /// Endpoints are known, but the coordinator says that the peer is offline; it is tried now and then.
+    HaveEndpoints,
+    /// Paths are being tried.
+    Punching,
+    /// A probe of this node crossed the kernel tunnel and its answer came back through it.
+    Direct,
+    /// Every known path was tried and none carries data; they are tried again now and then.
+    Unreachable,
+}
+
+impl State {
+    /// All states, for metrics with one label value each.
+    pub const ALL: [State; 5] = [
+        State::Unknown,
+        State::HaveEndpoints,
+        State::Punching,
+        State::Direct,
+        State::Unreachable,
+    ];
+
+    /// The name in `gretun --json peers` and in metrics; stable.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Unknown => "unknown",
+            State::HaveEndpoints => "have_endpoints",
+            State::Punching => "punching",
+            State::Direct => "direct",
+            State::Unreachable => "unreachable",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What became of a [`super::Output::SetTunnel`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TunnelReport {
+    /// The kernel's link uses this path now.
+    Applied {
+        /// The path asked for.
+        path: Path,
+    },
+    /// The link could not be made or changed.
+    Failed {
+        /// The path asked for.
+        path: Path,
+        /// The kernel's words, for the log and for `gretun peers`.
+        error: String,
+    },
+}
+
+/// One peer as `gretun peers` and the metrics show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its name in the network.
+    pub name: String,
+    /// Its identity.
+    pub node_key: NodePublic,
+    /// Its key for disco.
+    pub disco_key: DiscoPublic,
+    /// Its addresses inside the network.
+    pub tunnel_ips: Vec<IpAddr>,
+    /// Whether the coordinator heard from it lately.
+    pub online: bool,
+    /// How far this node got.
+    pub state: State,
+    /// Why the peer is in this state, with the evidence: one sentence without a full stop.
+    pub reason: String,
+    /// When it came into this state.
+    pub since: Instant,
+    /// The path its tunnel is set to, proven or not.
+    pub path: Option<Path>,
+    /// What kind of path that is; only while [`State::Direct`].
+    pub via: Option<Via>,
+    /// Smoothed round trip: through the tunnel where data crossed it, else of disco over the path.
+    pub rtt: Option<Duration>,
+}

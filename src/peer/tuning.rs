@@ -1,0 +1,161 @@
+//! Every duration and bound of the peer machine, each with why it has this value.
+
+use std::time::Duration;
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+// Search: pings and calls.
+
+/// Gaps between the pings to one candidate in a burst. Quick at first, because the first ping often dies on a NAT that the
+/// peer has not opened yet, then slower; 4.7 s in all, as long as a search.
+pub(crate) const BURST_GAPS: [Duration; 10] = [
+    ms(50),
+    ms(50),
+    ms(100),
+    ms(100),
+    ms(200),
+    ms(400),
+    ms(800),
+    ms(1000),
+    ms(1000),
+    ms(1000),
+];
+
+/// Where in [`BURST_GAPS`] a retry of an unreachable peer begins: six pings instead of eleven.
+pub(crate) const RETRY_STEP: usize = 5;
+
+/// Where in [`BURST_GAPS`] a try of an offline peer begins: two pings.
+pub(crate) const OFFLINE_STEP: usize = BURST_GAPS.len() - 1;
+
+/// Gap between pings to a candidate that is not in use, give or take [`IDLE_JITTER`]: below the 30 s that Linux keeps an
+/// unanswered mapping, so that a spare path's NAT stays open and a better path is found.
+pub(crate) const IDLE_GAP: Duration = ms(20_000);
+
+/// Keeps many candidates of many peers from being pinged in step.
+pub(crate) const IDLE_JITTER: Duration = ms(2_000);
+
+/// How long after a packet of the peer the local address that it came to is taken for the right one to send from.
+pub(crate) const FRESH: Duration = ms(5_000);
+
+/// How long paths are tried before the verdict `unreachable`: several round trips of the slowest links, a STUN
+/// retransmission and one failed verification fit in.
+pub(crate) const SEARCH_TIMEOUT: Duration = ms(5_000);
+
+/// Gaps between the tries of an unreachable peer; the last repeats. 20 s: below the 30 s that Linux keeps an unanswered
+/// mapping, so that tries of both sides overlap even when no coordinator can bring them together.
+pub(crate) const RETRY_GAPS: [Duration; 3] = [ms(5_000), ms(10_000), IDLE_GAP];
+
+/// Gaps between the calls of one search, after the first: the coordinator carries them reliably, so a few suffice.
+pub(crate) const CALL_GAPS: [Duration; 2] = [ms(1_000), ms(2_000)];
+
+/// The same endpoints are not called again within this, whatever happens.
+pub(crate) const CALL_MIN_GAP: Duration = ms(500);
+
+/// A call restarts the burst, unless one began less than this ago: its quick pings are still going out.
+pub(crate) const RESTART_MIN_GAP: Duration = ms(200);
+
+/// A ping not answered within this is forgotten: longer than any round trip in use.
+pub(crate) const PING_LIFETIME: Duration = ms(5_000);
+
+// Nomination.
+
+/// Gaps between the repetitions of a nomination, each lengthened by the path's round trip; after the last the nomination
+/// has failed. About 1 s, so that a second path can still be tried within the 3 s that a repair may take.
+pub(crate) const NOMINATION_GAPS: [Duration; 6] =
+    [ms(50), ms(100), ms(200), ms(200), ms(200), ms(250)];
+
+/// Another path must be faster by this and by [`UPGRADE_SHARE`]: jitter is no reason to move.
+pub(crate) const UPGRADE_MARGIN: Duration = ms(5);
+
+/// Another path must be faster by this part of the round trip in use: one fifth.
+pub(crate) const UPGRADE_SHARE: u32 = 5;
+
+/// Round trips to be measured before a path is called faster: fewer would be luck.
+pub(crate) const UPGRADE_SAMPLES: u32 = 3;
+
+/// How long a path that failed is left alone; doubles with each failure in a row.
+pub(crate) const BLOCK_MIN: Duration = ms(5_000);
+
+/// Longest time that a path which failed is left alone.
+pub(crate) const BLOCK_MAX: Duration = ms(60_000);
+
+/// How long a path is not moved to after a move to it failed: what worked was cut for a second, for nothing.
+pub(crate) const MOVE_BLOCK: Duration = ms(3_600_000);
+
+// Proof by data.
+
+/// Gaps between the data probes over a new tunnel; the last repeats. The first ones often find the other side's kernel not
+/// ready, which takes it a few milliseconds.
+pub(crate) const PROBE_GAPS: [Duration; 5] = [ms(20), ms(40), ms(80), ms(160), ms(320)];
+
+/// A peer's own data probe brings the next one of this side forward, unless one was sent less than this ago.
+pub(crate) const PROBE_MIN_GAP: Duration = ms(10);
+
+/// How long the kernel may take to set a tunnel up before it counts as failed: generous, for a loaded host.
+pub(crate) const APPLY_TIMEOUT: Duration = ms(5_000);
+
+/// How long data may take to cross a new tunnel, plus [`TEST_ROUND_TRIPS`]: the other side's kernel may be slow to follow.
+pub(crate) const TEST_TIMEOUT: Duration = ms(2_000);
+
+/// How long data may take to cross after a move from a path that worked: shorter, because the old one may still work, and
+/// because the peer is called direct meanwhile.
+pub(crate) const MOVE_TIMEOUT: Duration = ms(1_000);
+
+/// How long a tunnel that is already there gets to prove itself, once its peer is heard again, before another path is
+/// chosen: several probes' worth.
+pub(crate) const GRACE_TIMEOUT: Duration = ms(300);
+
+/// Round trips added to each of these timeouts.
+pub(crate) const TEST_ROUND_TRIPS: u32 = 4;
+
+/// Gap between data probes over a proven path: the resolution at which a loss is noticed, at two small frames a second.
+pub(crate) const PROVEN_GAP: Duration = ms(1_000);
+
+/// Gap between data probes over a path that lost its proof: it costs little, and is how a lifted firewall is noticed.
+pub(crate) const UNPROVEN_GAP: Duration = ms(2_000);
+
+/// A data probe is late after two round trips, but never before this: scheduling delays of a busy host.
+pub(crate) const PROBE_LATE_MIN: Duration = ms(100);
+
+/// A data probe is late after this in any case.
+pub(crate) const PROBE_LATE_MAX: Duration = ms(1_000);
+
+/// Gap between data probes once one is late: eight before the path counts as lost, so that random loss does not look like it.
+pub(crate) const LATE_GAP: Duration = ms(100);
+
+/// So many late probes in a row (200 ms) raise the alarm: candidates are pinged, STUN is asked and the peer is called. One
+/// lost frame alone does none of this.
+pub(crate) const LATE_PROBES: u32 = 3;
+
+/// A path is lost when no probe was answered for this long, or for [`LOSS_ROUND_TRIPS`]. With [`PROVEN_GAP`] this makes at
+/// most 1.8 s, which leaves 1.2 s of the 3 s for the repair.
+pub(crate) const LOSS_TIMEOUT: Duration = ms(800);
+
+/// The same after a call from the peer: it says itself that it is looking for a path.
+pub(crate) const LOSS_TIMEOUT_CALLED: Duration = ms(300);
+
+/// Round trips without an answer before a path counts as lost.
+pub(crate) const LOSS_ROUND_TRIPS: u32 = 3;
+
+// Bounds.
+
+/// Most packets to one peer in any second, of all kinds: a full burst to a handful of candidates, its answers and the
+/// proof fit in; a line of 1 Mbit/s carries it.
+pub const MAX_PACKETS_PER_SECOND: usize = 100;
+
+/// Most pings among these, so that answers, nominations and proofs always find room.
+pub(crate) const MAX_PINGS_PER_SECOND: usize = 60;
+
+/// Most endpoints taken from one record or call: a host with many interfaces has a dozen.
+pub(crate) const MAX_ADVERTISED: usize = 16;
+
+/// Most candidates learned from where packets came from: a symmetric NAT makes a few.
+pub(crate) const MAX_LEARNED: usize = 8;
+
+/// Nonces remembered per peer: more than a second of everything, minutes of an idle path, at 24 bytes each.
+pub(crate) const REPLAY_NONCES: usize = 256;
+
+/// Pings remembered as waiting for their pong.
+pub(crate) const MAX_PENDING: usize = 128;

@@ -1,0 +1,182 @@
+//! Tunnels in the words of other programs: reading what people already have, and writing it again. What one side has no
+//! word for is a [`Loss`], said line by line; nothing is dropped silently.
+
+mod draft;
+mod entry;
+mod error;
+pub mod ifcfg;
+mod ini;
+pub mod ip;
+pub mod live;
+pub mod networkd;
+pub mod networkmanager;
+pub mod nix;
+pub mod toml;
+
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use self::entry::Entry;
+pub use self::error::FormatError;
+use super::spec::TunnelSpec;
+
+/// A way of writing tunnels down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
+pub enum Format {
+    /// Our own file.
+    Toml,
+    /// Commands of iproute2.
+    Ip,
+    /// systemd-networkd's `.netdev` and `.network` files.
+    Networkd,
+    /// Keyfiles of NetworkManager.
+    #[value(name = "networkmanager")]
+    NetworkManager,
+    /// Red Hat's `ifcfg-*` and `route-*` files.
+    Ifcfg,
+    /// Options of the NixOS module.
+    Nix,
+}
+
+/// A file to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its name, also without its directory: some formats say there what the file is about.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+impl Source {
+    /// The name without its directory.
+    fn base(&self) -> &str {
+        let base = Path::new(&self.name).file_name();
+        base.and_then(|base| base.to_str()).unwrap_or(&self.name)
+    }
+}
+
+/// What was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// The tunnels, in the order of the files.
+    pub specs: Vec<TunnelSpec>,
+    /// What gretun cannot carry over.
+    pub losses: Vec<Loss>,
+}
+
+/// What was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// The files.
+    pub files: Vec<OutFile>,
+    /// What the format cannot carry.
+    pub losses: Vec<Loss>,
+}
+
+/// A file to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutFile {
+    /// Its name, without a directory.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Something that is not carried over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Loss {
+    /// File and line that were read, or the tunnel that was written.
+    pub place: String,
+    /// The setting.
+    pub key: String,
+    /// Why not.
+    pub why: String,
+}
+
+impl Loss {
+    fn of_tunnel(spec: &TunnelSpec, key: &str, why: impl Into<String>) -> Self {
+        Loss {
+            place: spec.name.clone(),
+            key: key.to_owned(),
+            why: why.into(),
+        }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.place, self.key, self.why)
+    }
+}
+
+/// Tells a file's format by its name, else by its text.
+pub fn detect(source: &Source) -> Option<Format> {
+    let base = source.base();
+    let prefixed = ["ifcfg-", "route-", "route6-"];
+    if prefixed.iter().any(|prefix| base.starts_with(prefix)) {
+        return Some(Format::Ifcfg);
+    }
+    match Path::new(base).extension().and_then(|end| end.to_str()) {
+        Some("nmconnection") => return Some(Format::NetworkManager),
+        Some("netdev" | "network") => return Some(Format::Networkd),
+        Some("toml" | "json") => return Some(Format::Toml),
+        _ => {}
+    }
+    let lines = source.text.lines().map(str::trim);
+    let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
+    lines.find_map(|line| match line {
+        "[connection]" | "[ip-tunnel]" => Some(Format::NetworkManager),
+        "[NetDev]" | "[Match]" => Some(Format::Networkd),
+        line if line.starts_with("[tunnels") || line.starts_with('{') => Some(Format::Toml),
+        line if line.starts_with("DEVICE=") || line.starts_with("TYPE=") => Some(Format::Ifcfg),
+        line if ip::is_command(line) => Some(Format::Ip),
+        _ => None,
+    })
+}
+
+/// Reads files of one format, which belong together.
+///
+/// # Errors
+/// When a file is not of the format, or describes a tunnel that cannot be.
+pub fn import(format: Format, sources: &[Source]) -> Result<Imported, FormatError> {
+    let imported = match format {
+        Format::Toml => toml::read(sources),
+        Format::Ip => ip::read(sources),
+        Format::Networkd => networkd::read(sources),
+        Format::NetworkManager => networkmanager::read(sources),
+        Format::Ifcfg => ifcfg::read(sources),
+        Format::Nix => Err(FormatError::WriteOnly),
+    }?;
+    for (i, spec) in imported.specs.iter().enumerate() {
+        if imported.specs[..i]
+            .iter()
+            .any(|other| other.name == spec.name)
+        {
+            return Err(FormatError::Twice {
+                name: spec.name.clone(),
+            });
+        }
+    }
+    Ok(imported)
+}
+
+/// Writes tunnels.
+///
+/// # Errors
+/// When no set of commands or no file can make them.
+pub fn export(format: Format, specs: &[TunnelSpec]) -> Result<Exported, FormatError> {
+    match format {
+        Format::Toml => toml::write(specs),
+        Format::Ip => ip::write(specs),
+        Format::Networkd => Ok(networkd::write(specs)),
+        Format::NetworkManager => Ok(networkmanager::write(specs)),
+        Format::Ifcfg => Ok(ifcfg::write(specs)),
+        Format::Nix => Ok(nix::write(specs)),
+    }
+}
+
+#[cfg(test)]
+#[path = "format_tests.rs"]
+mod tests;

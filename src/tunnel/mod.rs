@@ -1,0 +1,18 @@
+//! What a tunnel is and how to get there: validated specifications, MTU arithmetic, plans and their undo. Pure.
+
+mod commands;
+mod diff;
+pub mod encap;
+pub mod file;
+pub mod formats;
+pub mod mode;
+pub mod mtu;
+pub mod name;
+pub mod op;
+pub mod owner;
+pub mod plan;
+pub mod snat;
+pub mod spec;
+pub mod state;
+pub mod table;
+pub mod value;

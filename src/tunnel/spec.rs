@@ -1,0 +1,497 @@
+//! What a tunnel should be. A [`TunnelSpec`] can only be made from [`TunnelOptions`] that hold together, so that whoever
+//! has one need not check anything again.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Deref;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use super::encap::{Encap, Udp};
+use super::mode::{Family, Mode};
+use super::mtu;
+use super::name::{self, NameFlaw};
+use super::state::{LinkConfig, TunnelAddress, TunnelRoute, TunnelState};
+use super::value::Outer;
+
+/// All there is to say about a tunnel, checked or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelOptions {
+    /// Interface name.
+    pub name: String,
+    /// Alternative interface name.
+    pub alt_name: Option<String>,
+    /// Kind.
+    pub mode: Mode,
+    /// Our outer address; the kernel's choice where there is none.
+    pub local: Option<IpAddr>,
+    /// The far end's outer address.
+    pub remote: IpAddr,
+    /// Device that outer packets are bound to.
+    pub dev: Option<String>,
+    /// GRE key of received packets.
+    pub ikey: Option<u32>,
+    /// GRE key of sent packets.
+    pub okey: Option<u32>,
+    /// Time to live of outer packets.
+    pub ttl: Outer,
+    /// Type of service (traffic class) of outer packets.
+    pub tos: Outer,
+    /// Whether outer IPv4 packets may not be fragmented.
+    pub pmtudisc: bool,
+    /// UDP encapsulation.
+    pub encap: Encap,
+    /// Largest inner packet, bytes; worked out from the path where there is none.
+    pub mtu: Option<u32>,
+    /// Inner addresses.
+    pub addresses: Vec<TunnelAddress>,
+    /// Networks behind the far end.
+    pub routes: Vec<IpNet>,
+    /// Networks towards which the tunnel's traffic is masqueraded.
+    pub snat: Vec<IpNet>,
+}
+
+impl TunnelOptions {
+    /// A tunnel with nothing but its ends; the rest at its default.
+    pub fn new(name: impl Into<String>, mode: Mode, remote: IpAddr) -> Self {
+        TunnelOptions {
+            name: name.into(),
+            alt_name: None,
+            mode,
+            local: None,
+            remote,
+            dev: None,
+            ikey: None,
+            okey: None,
+            ttl: Outer::TTL,
+            tos: Outer::TOS,
+            pmtudisc: true,
+            encap: Encap::None,
+            mtu: None,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            snat: Vec::new(),
+        }
+    }
+}
+
+/// A tunnel that can be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelSpec(TunnelOptions);
+
+impl Deref for TunnelSpec {
+    type Target = TunnelOptions;
+
+    fn deref(&self) -> &TunnelOptions {
+        &self.0
+    }
+}
+
+impl TunnelSpec {
+    /// Checks that the options hold together.
+    ///
+    /// # Errors
+    /// Names the option at fault, as its flag is called.
+    pub fn new(options: TunnelOptions) -> Result<Self, SpecError> {
+        check_names(&options)?;
+        check_ends(&options)?;
+        check_header(&options)?;
+        check_addresses(&options)?;
+        check_networks(&options)?;
+        Ok(TunnelSpec(options))
+    }
+
+    /// The MTU over a path that carries outer packets of `path` bytes: the one that was asked for, or what is left.
+    pub fn mtu_over(&self, path: u32) -> u32 {
+        self.mtu
+            .unwrap_or_else(|| mtu::inner(path, self.mode, self.encap, self.okey.is_some()))
+    }
+
+    /// What the kernel should have of it, with this MTU and this ownership mark.
+    pub fn state(&self, mtu: u32, alias: String) -> TunnelState {
+        let far_end = |family| {
+            let addresses = self.addresses.iter();
+            addresses
+                .filter_map(|address| address.peer)
+                .find(|&peer| Family::of(peer) == family)
+        };
+        TunnelState {
+            link: LinkConfig {
+                name: self.name.clone(),
+                alias: Some(alias),
+                mode: self.mode,
+                local: self.local,
+                remote: Some(self.remote),
+                dev: self.dev.clone(),
+                ikey: self.ikey,
+                okey: self.okey,
+                ttl: self.ttl,
+                tos: self.tos,
+                pmtudisc: self.pmtudisc,
+                encap: self.encap,
+                mtu,
+            },
+            alt_names: self.alt_name.iter().cloned().collect(),
+            addresses: self.addresses.clone(),
+            routes: self
+                .routes
+                .iter()
+                .map(|&network| TunnelRoute {
+                    network,
+                    via: far_end(Family::of_net(network)).filter(|_| self.mode.is_ethernet()),
+                })
+                .collect(),
+            snat: self.snat.clone(),
+        }
+    }
+}
+
+fn check_names(options: &TunnelOptions) -> Result<(), SpecError> {
+    let named = |key, value: &str| {
+        name::check(value).map_err(|flaw| {
+            SpecError::new(
+                key,
+                Problem::Name {
+                    name: value.to_owned(),
+                    flaw,
+                },
+            )
+        })
+    };
+    named("name", &options.name)?;
+    if let Some(dev) = &options.dev {
+        named("dev", dev)?;
+        if *dev == options.name {
+            return Err(SpecError::new("dev", Problem::OwnParent));
+        }
+    }
+    Ok(())
+}
+
+fn check_ends(options: &TunnelOptions) -> Result<(), SpecError> {
+    let outer = options.mode.outer();
+    for (key, ip) in [("local", options.local), ("remote", Some(options.remote))] {
+        let Some(ip) = ip else { continue };
+        let flaw = if Family::of(ip) != outer {
+            Some(AddressFlaw::Family { needed: outer })
+        } else if ip.is_loopback() {
+            Some(AddressFlaw::Loopback)
+        } else if ip.is_unspecified() {
+            Some(AddressFlaw::Unspecified)
+        } else if ip.is_multicast() {
+            Some(AddressFlaw::Multicast)
+        } else if ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            Some(AddressFlaw::Broadcast)
+        } else if is_link_local(ip) && options.dev.is_none() {
+            Some(AddressFlaw::LinkLocalWithoutDevice)
+        } else {
+            None
+        };
+        if let Some(flaw) = flaw {
+            return Err(SpecError::new(key, Problem::Address { ip, flaw }));
+        }
+    }
+    if options.local == Some(options.remote) {
+        return Err(SpecError::new(
+            "remote",
+            Problem::Address {
+                ip: options.remote,
+                flaw: AddressFlaw::SameAsLocal,
+            },
+        ));
+    }
+    Ok(())
+}
+
+fn check_header(options: &TunnelOptions) -> Result<(), SpecError> {
+    let mode = options.mode;
+    let not_for_mode = |key| Err(SpecError::new(key, Problem::NotForMode { mode }));
+    if !mode.is_gre() && options.ikey.is_some() {
+        return not_for_mode("ikey");
+    }
+    if !mode.is_gre() && options.okey.is_some() {
+        return not_for_mode("okey");
+    }
+    if !options.pmtudisc && mode.outer() == Family::V6 {
+        return not_for_mode("pmtudisc");
+    }
+    if options.ttl == Outer::Fixed(0) {
+        return Err(SpecError::new("ttl", Problem::range("0", 1, 255)));
+    }
+    if let Some(Udp { dport: 0, .. }) = options.encap.udp() {
+        return Err(SpecError::new(
+            "encap-dport",
+            Problem::range("0", 1, 65_535),
+        ));
+    }
+    let carries_v6 = options
+        .addresses
+        .iter()
+        .any(|address| Family::of(address.net.addr()) == Family::V6)
+        || !mode.carries(Family::V4);
+    let least = if carries_v6 {
+        mtu::MIN_IPV6
+    } else {
+        mtu::MIN_IPV4
+    };
+    match options.mtu {
+        Some(mtu) if !(least..=mtu::MAX).contains(&mtu) => Err(SpecError::new(
+            "mtu",
+            Problem::range(mtu.to_string(), least, mtu::MAX),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_addresses(options: &TunnelOptions) -> Result<(), SpecError> {
+    for (i, address) in options.addresses.iter().enumerate() {
+        let ip = address.net.addr();
+        let bad = |flaw| {
+            let net = address.net;
+            Err(SpecError::new("tunnel-ip", Problem::Network { net, flaw }))
+        };
+        if !options.mode.carries(Family::of(ip)) {
+            return bad(NetworkFlaw::NotCarried { mode: options.mode });
+        }
+        if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+            return bad(NetworkFlaw::NoHost);
+        }
+        let has_hosts_only = address.net.prefix_len() + 1 >= address.net.max_prefix_len();
+        if !has_hosts_only && ip == address.net.network() {
+            return bad(NetworkFlaw::NetworkAddress);
+        }
+        if !has_hosts_only && ip.is_ipv4() && ip == address.net.broadcast() {
+            return bad(NetworkFlaw::BroadcastAddress);
+        }
+        if options.addresses[..i]
+            .iter()
+            .any(|other| other.net.addr() == ip)
+        {
+            return bad(NetworkFlaw::Twice);
+        }
+        if let Some(peer) = address.peer {
+            let flaw = if Family::of(peer) != Family::of(ip) {
+                Some(AddressFlaw::Family {
+                    needed: Family::of(ip),
+                })
+            } else if peer == ip {
+                Some(AddressFlaw::SameAsTunnelIp)
+            } else if peer.is_loopback() || peer.is_unspecified() || peer.is_multicast() {
+                Some(AddressFlaw::NoHost)
+            } else {
+                None
+            };
+            if let Some(flaw) = flaw {
+                return Err(SpecError::new(
+                    "peer-ip",
+                    Problem::Address { ip: peer, flaw },
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_networks(options: &TunnelOptions) -> Result<(), SpecError> {
+    for (key, networks) in [("route", &options.routes), ("snat", &options.snat)] {
+        for (i, &net) in networks.iter().enumerate() {
+            let flaw = if !options.mode.carries(Family::of_net(net)) {
+                Some(NetworkFlaw::NotCarried { mode: options.mode })
+            } else if net.addr() != net.network() {
+                Some(NetworkFlaw::HostBits { meant: net.trunc() })
+            } else if net.addr().is_loopback() || net.addr().is_multicast() {
+                Some(NetworkFlaw::NoHost)
+            } else if networks[..i].contains(&net) {
+                Some(NetworkFlaw::Twice)
+            } else if key == "snat" {
+                // The kernel's set of networks takes no overlapping ones.
+                let mut before = networks[..i].iter();
+                let overlaps = |other: &&IpNet| other.contains(&net) || net.contains(*other);
+                before
+                    .find(overlaps)
+                    .map(|&other| NetworkFlaw::Overlaps { other })
+            } else {
+                None
+            };
+            if let Some(flaw) = flaw {
+                return Err(SpecError::new(key, Problem::Network { net, flaw }));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// An option that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{key}: {problem}")]
+pub struct SpecError {
+    /// The option, as its flag and its key in a file are called.
+    pub key: &'static str,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+impl SpecError {
+    pub(super) fn new(key: &'static str, problem: Problem) -> Self {
+        SpecError { key, problem }
+    }
+}
+
+/// What is wrong with an option.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Problem {
+    /// It has to be given.
+    #[error("is missing")]
+    Missing,
+    /// It cannot be read.
+    #[error("{value:?} is not {expected}")]
+    Malformed {
+        /// What was given.
+        value: String,
+        /// What it should have been.
+        expected: &'static str,
+    },
+    /// A number out of range.
+    #[error("{value} is not within {least} to {most}")]
+    Range {
+        /// What was given.
+        value: String,
+        /// The least that can be.
+        least: u32,
+        /// The most that can be.
+        most: u32,
+    },
+    /// A bad interface name.
+    #[error("{name:?} {flaw}")]
+    Name {
+        /// The name.
+        name: String,
+        /// Why not.
+        flaw: NameFlaw,
+    },
+    /// A bad address.
+    #[error("{ip} {flaw}")]
+    Address {
+        /// The address.
+        ip: IpAddr,
+        /// Why not.
+        flaw: AddressFlaw,
+    },
+    /// A bad network or interface address.
+    #[error("{net} {flaw}")]
+    Network {
+        /// The network.
+        net: IpNet,
+        /// Why not.
+        flaw: NetworkFlaw,
+    },
+    /// The option has no meaning for this kind of tunnel.
+    #[error("not for mode {mode}")]
+    NotForMode {
+        /// The kind.
+        mode: Mode,
+    },
+    /// The option needs another one.
+    #[error("only together with {other}")]
+    Needs {
+        /// The other option.
+        other: &'static str,
+    },
+    /// The option excludes another one.
+    #[error("not together with {other}")]
+    Excludes {
+        /// The other option.
+        other: &'static str,
+    },
+    /// The tunnel would leave through itself.
+    #[error("is the tunnel itself")]
+    OwnParent,
+}
+
+impl Problem {
+    pub(super) fn range(value: impl Into<String>, least: u32, most: u32) -> Self {
+        Problem::Range {
+            value: value.into(),
+            least,
+            most,
+        }
+    }
+}
+
+/// Why an address cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AddressFlaw {
+    /// Of the other IP version.
+    #[error("is not an {needed} address")]
+    Family {
+        /// The version that is needed.
+        needed: Family,
+    },
+    /// 127.0.0.0/8, ::1.
+    #[error("is a loopback address")]
+    Loopback,
+    /// 0.0.0.0, ::.
+    #[error("is the unspecified address")]
+    Unspecified,
+    /// A group.
+    #[error("is a multicast address")]
+    Multicast,
+    /// 255.255.255.255.
+    #[error("is the broadcast address")]
+    Broadcast,
+    /// fe80::/10 means nothing without a device.
+    #[error("is link-local, which needs dev")]
+    LinkLocalWithoutDevice,
+    /// Both ends are the same.
+    #[error("is the local end too")]
+    SameAsLocal,
+    /// Both inner ends are the same.
+    #[error("is the tunnel-ip too")]
+    SameAsTunnelIp,
+    /// Loopback, unspecified or multicast.
+    #[error("is no host's address")]
+    NoHost,
+}
+
+/// Why a network or an interface address cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NetworkFlaw {
+    /// The kind of tunnel does not carry this IP version.
+    #[error("cannot be inside a tunnel of mode {mode}")]
+    NotCarried {
+        /// The kind.
+        mode: Mode,
+    },
+    /// Loopback, unspecified or multicast.
+    #[error("is no host's address")]
+    NoHost,
+    /// The first address of the network.
+    #[error("is the address of the network itself, not of a host in it")]
+    NetworkAddress,
+    /// The last address of the network.
+    #[error("is the broadcast address of its network")]
+    BroadcastAddress,
+    /// Bits behind the prefix.
+    #[error("has bits behind the prefix; the network is {meant}")]
+    HostBits {
+        /// The network without them.
+        meant: IpNet,
+    },
+    /// Given before.
+    #[error("is given twice")]
+    Twice,
+    /// Part of one given before, or the other way round.
+    #[error("overlaps with {other}")]
+    Overlaps {
+        /// The other network.
+        other: IpNet,
+    },
+}
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;

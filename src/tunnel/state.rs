@@ -1,0 +1,136 @@
+//! What the kernel has, or should have, of one tunnel: the link, its addresses, its routes, its address translation.
+//! Desired and observed tunnels meet here, so that telling whether something has to change is a comparison.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::encap::{Encap, FouPort};
+use super::mode::Mode;
+use super::owner::Owner;
+use super::value::Outer;
+
+/// One tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelState {
+    /// The device.
+    pub link: LinkConfig,
+    /// Its alternative names.
+    pub alt_names: Vec<String>,
+    /// Its addresses.
+    pub addresses: Vec<TunnelAddress>,
+    /// Routes through it.
+    pub routes: Vec<TunnelRoute>,
+    /// Networks towards which its traffic is masqueraded.
+    pub snat: Vec<IpNet>,
+}
+
+/// The device of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Interface name.
+    pub name: String,
+    /// Alias, with the ownership mark.
+    pub alias: Option<String>,
+    /// Kind.
+    pub mode: Mode,
+    /// Our outer address; any where there is none.
+    pub local: Option<IpAddr>,
+    /// The far end's outer address; any where there is none, which gretun itself never makes.
+    pub remote: Option<IpAddr>,
+    /// Device that outer packets are bound to.
+    pub dev: Option<String>,
+    /// GRE key of received packets.
+    pub ikey: Option<u32>,
+    /// GRE key of sent packets.
+    pub okey: Option<u32>,
+    /// Time to live of outer packets.
+    pub ttl: Outer,
+    /// Type of service of outer packets.
+    pub tos: Outer,
+    /// Whether outer IPv4 packets may not be fragmented; always true over IPv6.
+    pub pmtudisc: bool,
+    /// UDP encapsulation.
+    pub encap: Encap,
+    /// Largest inner packet, bytes.
+    pub mtu: u32,
+}
+
+impl LinkConfig {
+    /// The FOU port that this end needs.
+    pub fn listener(&self) -> Option<FouPort> {
+        self.encap.listener(self.mode)
+    }
+
+    /// Whether the kernel can turn this device into the other one without making a new one.
+    pub fn can_become(&self, other: &LinkConfig) -> bool {
+        self.name == other.name && self.mode.link_kind() == other.mode.link_kind()
+    }
+}
+
+/// An inner address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelAddress {
+    /// Address and prefix length.
+    pub net: IpNet,
+    /// The far end's address, where the device is point to point; the prefix is the far end's then.
+    pub peer: Option<IpAddr>,
+}
+
+impl fmt::Display for TunnelAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.peer {
+            Some(peer) => write!(
+                f,
+                "{} peer {peer}/{}",
+                self.net.addr(),
+                self.net.prefix_len()
+            ),
+            None => self.net.fmt(f),
+        }
+    }
+}
+
+/// A route through a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelRoute {
+    /// The network behind the far end.
+    pub network: IpNet,
+    /// The far end, on an Ethernet device.
+    pub via: Option<IpAddr>,
+}
+
+impl fmt::Display for TunnelRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.via {
+            Some(via) => write!(f, "{} via {via}", self.network),
+            None => self.network.fmt(f),
+        }
+    }
+}
+
+/// What was found on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The tunnels, whoever made them.
+    pub tunnels: Vec<TunnelState>,
+    /// FOU ports.
+    pub fou_ports: Vec<FouPort>,
+    /// Names of all links that are no tunnels.
+    pub other_links: Vec<String>,
+}
+
+impl Observed {
+    /// The tunnel of this name.
+    pub fn tunnel(&self, name: &str) -> Option<&TunnelState> {
+        self.tunnels.iter().find(|tunnel| tunnel.link.name == name)
+    }
+}
+
+impl TunnelState {
+    /// Who made it.
+    pub fn owner(&self) -> Owner {
+        Owner::of_alias(self.link.alias.as_deref())
+    }
+}

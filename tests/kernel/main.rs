@@ -1,0 +1,15 @@
+//! Tests against a real kernel: root, FOU and GRE are needed. Where they are missing every test says so loudly and passes,
+//! unless `GRETUN_REQUIRE_KERNEL=1`, as in the guest of `scripts/test`, makes that a failure.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "clippy knows functions marked as tests, not their helpers"
+)]
+
+mod fou;
+mod lab;
+mod raw_port;
+mod tunnel_apply;
+mod tunnel_cli;
+mod tunnel_lab;

@@ -1,0 +1,132 @@
+//! `apply`: idempotent, in place, its own set only.
+
+use gretun::kernel::Kernel;
+use gretun::tunnel::file::TunnelFile;
+use gretun::tunnel::op::KernelOp;
+use gretun::tunnel::owner::Owner;
+use gretun::tunnel::plan::{self, PlanError};
+use gretun::tunnel::state::TunnelState;
+
+use crate::lab::Host;
+use crate::tunnel_lab::{is_able, observe};
+
+const FILE: &str = r#"
+    set = "test"
+    [tunnels.one]
+    local = "192.0.2.1"
+    remote = "198.51.100.1"
+    key = 1
+    tunnel-ip = ["10.1.0.1/30", "fd01::1/64"]
+    route = ["10.11.0.0/16", "fd11::/64"]
+    [tunnels.two]
+    local = "192.0.2.1"
+    remote = "198.51.100.1"
+    key = 2
+    ttl = 64
+    encap = "fou"
+    encap-dport = 5555
+    tunnel-ip = "10.2.0.1"
+    peer-ip = "10.2.0.2"
+    snat = "10.12.0.0/16"
+    [tunnels.tap]
+    mode = "gretap"
+    local = "192.0.2.1"
+    remote = "198.51.100.2"
+    tunnel-ip = "10.3.0.1/24"
+    peer-ip = "10.3.0.2"
+    route = "10.13.0.0/16"
+"#;
+
+fn states(text: &str) -> Vec<TunnelState> {
+    let file = TunnelFile::parse(text).unwrap();
+    let owner = Owner::Static {
+        set: file.set().to_owned(),
+    };
+    let specs = file.specs().unwrap();
+    specs
+        .iter()
+        .map(|spec| spec.state(spec.mtu_over(1500), owner.to_string()))
+        .collect()
+}
+
+async fn apply(kernel: &Kernel, wanted: &[TunnelState]) -> Vec<KernelOp> {
+    let ops = plan::apply(wanted, &observe(kernel).await, "test").unwrap();
+    kernel.execute(&ops).await.unwrap();
+    ops
+}
+
+#[test]
+fn applying_twice_changes_nothing_and_a_change_touches_only_what_differs() {
+    if !is_able() {
+        return;
+    }
+    let text = FILE.replace("\"10.2.0.1\"", "\"10.2.0.1/32\"");
+    let (host, _b) = Host::pair();
+    host.block_on(|| async {
+        let kernel = Kernel::open().await.unwrap();
+        let wanted = states(&text);
+        assert!(!apply(&kernel, &wanted).await.is_empty());
+        assert_eq!(apply(&kernel, &wanted).await, []);
+        let before = kernel.links().await.unwrap();
+
+        let changed = states(&text.replace("ttl = 64", "ttl = 32"));
+        let ops = apply(&kernel, &changed).await;
+        assert!(
+            matches!(&ops[..], [KernelOp::ChangeLink { to, .. }] if to.name == "two"),
+            "{ops:?}"
+        );
+        let after = kernel.links().await.unwrap();
+        let index =
+            |links: &gretun::kernel::observe::Links, name| links.tunnel(name).unwrap().index;
+        for name in ["one", "two", "tap"] {
+            assert_eq!(
+                index(&before, name),
+                index(&after, name),
+                "{name} was made again"
+            );
+        }
+
+        let fewer = &changed[..1];
+        let ops = apply(&kernel, fewer).await;
+        assert!(
+            ops.iter().any(|op| matches!(op, KernelOp::DeleteFou(_))),
+            "{ops:?}"
+        );
+        assert_eq!(observe(&kernel).await.tunnels, fewer);
+        assert_eq!(host.run("nft list ruleset"), "");
+    });
+}
+
+#[test]
+fn the_tunnels_of_others_are_left_alone() {
+    if !is_able() {
+        return;
+    }
+    let (host, _b) = Host::pair();
+    host.run("ip link add theirs type ipip local 192.0.2.1 remote 198.51.100.9");
+    host.run("ip link add marked type gre local 192.0.2.1 remote 198.51.100.9 key 9 encap fou encap-sport 5555 encap-dport 1
+              ip link set marked alias \"gretun overlay 0 0\"");
+    host.block_on(|| async {
+        let kernel = Kernel::open().await.unwrap();
+        let text = FILE.replace("\"10.2.0.1\"", "\"10.2.0.1/32\"");
+        apply(&kernel, &states(&text)).await;
+        let ops = apply(&kernel, &[]).await;
+        assert!(
+            !ops.iter().any(|op| matches!(op, KernelOp::DeleteFou(_))),
+            "another tunnel uses the port: {ops:?}"
+        );
+        let left = observe(&kernel).await;
+        let names: Vec<_> = left.tunnels.iter().map(|t| t.link.name.as_str()).collect();
+        assert_eq!(names, ["theirs", "marked"]);
+
+        let taken = states(&text.replace("tunnels.one", "tunnels.theirs"));
+        let refused = plan::apply(&taken, &left, "test").unwrap_err();
+        assert!(matches!(refused, PlanError::Foreign { .. }), "{refused}");
+        let taken = states(&text.replace("tunnels.one", "tunnels.eth0"));
+        let refused = plan::apply(&taken, &left, "test").unwrap_err();
+        assert!(matches!(refused, PlanError::NameTaken { .. }), "{refused}");
+        let overlay = left.tunnel("marked").unwrap();
+        let refused = plan::delete(&[overlay], &left).unwrap_err();
+        assert!(matches!(refused, PlanError::Foreign { .. }), "{refused}");
+    });
+}

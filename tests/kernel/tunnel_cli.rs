@@ -1,0 +1,274 @@
+//! The commands as people run them.
+
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::lab::Host;
+use crate::tunnel_lab::{is_able, traces};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_gretun");
+
+fn gretun(host: &Host, arguments: &str) -> Command {
+    let mut command = Command::new("ip");
+    command
+        .args(["netns", "exec", host.name(), PROGRAM])
+        .args(arguments.split_whitespace());
+    command
+}
+
+fn output(host: &Host, arguments: &str) -> Output {
+    gretun(host, arguments).output().unwrap()
+}
+
+fn good(host: &Host, arguments: &str) -> String {
+    let output = output(host, arguments);
+    assert!(
+        output.status.success(),
+        "{arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs what must fail; gives the exit code and what it said.
+fn bad(host: &Host, arguments: &str) -> (i32, String) {
+    let output = output(host, arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap(), said)
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn has_link(host: &Host, name: &str) -> bool {
+    host.run("ip -o link").contains(&format!(" {name}@"))
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    if !is_able() {
+        return;
+    }
+    let (host, _b) = Host::pair();
+    let before = traces(&host);
+    let text = good(
+        &host,
+        "create t0 --remote 192.0.2.2 --encap fou --encap-dport 5555 --tunnel-ip 10.0.0.1/30 --snat 10.9.0.0/16 --dry-run",
+    );
+    assert!(
+        text.contains("ip link add name t0 mtu 1468 type gre"),
+        "{text}"
+    );
+    assert_eq!(traces(&host), before);
+}
+
+#[test]
+fn refusals_say_why_and_have_their_exit_codes() {
+    if !is_able() {
+        return;
+    }
+    let (host, _b) = Host::pair();
+    let before = traces(&host);
+    let cases = [
+        ("create", 2, "NAME"),
+        ("create t0", 2, "--remote: is missing"),
+        ("create gre0 --remote 192.0.2.2", 2, "reserved"),
+        ("create a/b --remote 192.0.2.2", 2, "--name"),
+        ("create sixteen-bytes-ab --remote 192.0.2.2", 2, "15 bytes"),
+        ("create t0 --remote 192.0.2.2 --mode vxlan", 2, "--mode"),
+        ("create t0 --remote 2001:db8::2 --mode gre", 2, "IPv4"),
+        ("create t0 --remote 127.0.0.1", 2, "loopback"),
+        (
+            "create t0 --remote 192.0.2.2 --local 192.0.2.2",
+            2,
+            "local end",
+        ),
+        (
+            "create t0 --remote 192.0.2.2 --tunnel-ip 10.0.0.0/30",
+            2,
+            "network itself",
+        ),
+        (
+            "create t0 --remote 192.0.2.2 --tunnel-ip 10.0.0.3/30",
+            2,
+            "broadcast",
+        ),
+        (
+            "create t0 --remote 192.0.2.2 --route 10.0.0.1/8",
+            2,
+            "10.0.0.0/8",
+        ),
+        ("create t0 --remote 192.0.2.2 --key x", 2, "--key"),
+        ("create t0 --remote 192.0.2.2 --ttl 256", 2, "--ttl"),
+        ("create t0 --remote 192.0.2.2 --mtu 500", 2, "576"),
+        ("create t0 --remote 192.0.2.2 --encap-dport 1", 2, "encap"),
+        ("create t0 --remote 192.0.2.2 --encap fou", 2, "encap-dport"),
+        (
+            "create t0 --remote 192.0.2.2 --mode ipip --key 1",
+            2,
+            "not for mode ipip",
+        ),
+        ("create t0 --remote 192.0.2.2 --dev none0", 1, "none0"),
+        (
+            "create eth0 --remote 192.0.2.2",
+            1,
+            "another network device",
+        ),
+        ("delete t0", 1, "no tunnel t0"),
+        ("status t0", 1, "no tunnel t0"),
+        ("apply /nonexistent", 2, "/nonexistent"),
+        ("list --netns nonexistent", 1, "nonexistent"),
+    ];
+    for (arguments, code, words) in cases {
+        let (got, said) = bad(&host, arguments);
+        assert_eq!(got, code, "{arguments}: {said}");
+        assert!(said.contains(words), "{arguments}: {said}");
+        assert!(!said.contains("panicked"), "{arguments}: {said}");
+        println!(
+            "{arguments}: {got}: {}",
+            said.lines().next().unwrap_or_default()
+        );
+    }
+    assert_eq!(traces(&host), before);
+    let (code, said) = bad(&host, "--json create t0 --remote nowhere");
+    let error: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &error["code"]), (2, &2.into()));
+
+    good(&host, "create t0 --remote 192.0.2.2 --key 1");
+    let (code, said) = bad(&host, "create t0 --remote 192.0.2.2 --key 1");
+    assert!(code == 1 && said.contains("--replace"), "{said}");
+    // The kernel knows received packets by their addresses and key only.
+    let (code, said) = bad(&host, "create t1 --remote 192.0.2.2 --key 1");
+    assert!(code == 1 && said.contains("create gre link t1"), "{said}");
+    // Without the capability the first thing said is what is missing.
+    let command = format!(
+        "ip netns exec {} setpriv --bounding-set -net_admin --inh-caps -net_admin --reuid 65534 {PROGRAM} create t2 --remote 192.0.2.2",
+        host.name()
+    );
+    let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("CAP_NET_ADMIN") && said.contains("hint"),
+        "{said}"
+    );
+}
+
+fn background(host: &Host, arguments: &str) -> Child {
+    gretun(host, arguments)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn signal(child: &Child, signal: i32) {
+    let pid = i32::try_from(child.id()).unwrap();
+    // SAFETY: the child has not been waited for, so its number is its own. `ip netns exec` has become the program.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+#[test]
+fn a_foreground_tunnel_goes_with_its_process() {
+    if !is_able() {
+        return;
+    }
+    let (host, _b) = Host::pair();
+    let before = traces(&host);
+    let arguments = "create fg0 --foreground --remote 192.0.2.2 --encap fou --encap-dport 5555 --snat 10.9.0.0/16";
+    let mut child = background(&host, arguments);
+    wait_for("the tunnel is made", || has_link(&host, "fg0"));
+    // Another one does not take it for stale.
+    good(&host, "create other --remote 192.0.2.2 --key 7");
+    assert!(has_link(&host, "fg0"));
+    good(&host, "delete other");
+    signal(&child, libc::SIGTERM);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(traces(&host), before);
+
+    let mut child = background(&host, arguments);
+    wait_for("the tunnel is made", || has_link(&host, "fg0"));
+    signal(&child, libc::SIGKILL);
+    child.wait().unwrap();
+    assert!(has_link(&host, "fg0"));
+    good(&host, "create other --remote 192.0.2.2 --key 7");
+    assert!(!has_link(&host, "fg0"), "the next start removes it");
+    good(&host, "delete other");
+    assert_eq!(traces(&host), before);
+}
+
+#[test]
+fn apply_survives_being_killed_at_any_point() {
+    if !is_able() {
+        return;
+    }
+    const TUNNELS: usize = 40;
+    let (host, _b) = Host::pair();
+    let before = traces(&host);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tunnels.toml");
+    let mut text = String::new();
+    for i in 1..=TUNNELS {
+        text.push_str(&format!(
+            "[tunnels.k{i}]\nremote = \"192.0.2.2\"\nkey = {i}\ntunnel-ip = \"10.200.{i}.1/30\"\nencap = \"fou\"\nencap-dport = 5555\n"
+        ));
+    }
+    std::fs::write(&path, text).unwrap();
+    let empty = directory.path().join("empty.toml");
+    std::fs::write(&empty, "").unwrap();
+    let apply = format!("apply {}", path.display());
+    let mut seen = std::collections::BTreeSet::new();
+    for delay in [0, 60, 120, 200, 300, 450] {
+        let mut child = background(&host, &apply);
+        std::thread::sleep(Duration::from_millis(delay));
+        signal(&child, libc::SIGKILL);
+        child.wait().unwrap();
+        seen.insert(host.run("ip -o link").matches(" k").count());
+        good(&host, &apply);
+        assert!(good(&host, &apply).contains("nothing to change"));
+        let list: serde_json::Value = serde_json::from_str(&good(&host, "--json list")).unwrap();
+        assert_eq!(list.as_array().unwrap().len(), TUNNELS);
+        good(&host, &format!("apply {}", empty.display()));
+        assert_eq!(traces(&host), before);
+    }
+    println!("links at the moment of death: {seen:?}");
+
+    host.run("ip link add half group 1735550324 type gre local 192.0.2.1 remote 192.0.2.2 key 5");
+    good(&host, &format!("apply {}", empty.display()));
+    assert_eq!(traces(&host), before);
+}
+
+#[test]
+fn a_lan_that_knows_nothing_of_the_tunnel_answers() {
+    if !is_able() {
+        return;
+    }
+    let (a, b) = Host::pair();
+    let (lan, _other) = Host::pair();
+    b.run(&format!(
+        "ip link add lan0 type veth peer name lan0 netns {}; ethtool -K lan0 tx off >/dev/null
+         ip addr add 10.77.0.1/24 dev lan0; ip link set lan0 up; echo 1 > /proc/sys/net/ipv4/ip_forward",
+        lan.name()
+    ));
+    lan.run(
+        "ethtool -K lan0 tx off >/dev/null; ip addr add 10.77.0.2/24 dev lan0; ip link set lan0 up",
+    );
+    good(
+        &a,
+        "create t0 --remote 192.0.2.2 --tunnel-ip 10.255.0.1/30 --route 10.77.0.0/24",
+    );
+    good(&b, "create t0 --remote 192.0.2.1 --tunnel-ip 10.255.0.2/30");
+    let ping = "ping -c 1 -W 2 10.77.0.2 >/dev/null && echo yes || echo no";
+    assert_eq!(a.run(ping), "no\n");
+    good(
+        &b,
+        "create t0 --replace --remote 192.0.2.1 --tunnel-ip 10.255.0.2/30 --snat 10.77.0.0/24",
+    );
+    assert_eq!(a.run(ping), "yes\n");
+    good(&b, "delete t0");
+    assert_eq!(b.run("nft list ruleset"), "");
+}

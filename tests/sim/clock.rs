@@ -1,0 +1,143 @@
+//! The virtual clock: events in order, and the daemons' timers among them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use gretun::node::Path;
+use gretun::proto::NodePublic;
+use gretun::proto::api::PeerRecord;
+
+use crate::network::{Frame, Packet, Place};
+use crate::world::{HostId, World};
+
+#[derive(Debug)]
+pub enum Event {
+    Arrive(Place, Packet),
+    /// A host has a connection and sends its registration.
+    Register(HostId, u64),
+    /// It reaches the coordinator.
+    Enrol(HostId, u64, PeerRecord),
+    /// The answer reaches the host, with the servers to ask.
+    Registered(HostId, u64),
+    Publish(HostId, PeerRecord),
+    Peers(HostId, Vec<PeerRecord>),
+    SignalUp(NodePublic, NodePublic, Vec<u8>),
+    SignalDown(HostId, NodePublic, Vec<u8>),
+    Apply(HostId, NodePublic, u64, Path, u32),
+    User(HostId),
+}
+
+/// What is to happen, by time and then by the order in which it was decided.
+pub type Queue = BTreeMap<(Instant, u64), Event>;
+
+impl World {
+    /// Lets time pass.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    /// Lets time pass until something holds; how long that took, if it came within the bound.
+    pub fn run_until(
+        &mut self,
+        bound: Duration,
+        holds: impl Fn(&World) -> bool,
+    ) -> Option<Duration> {
+        let begin = self.now;
+        let end = self.now + bound;
+        loop {
+            if holds(self) {
+                return Some(self.now - begin);
+            }
+            if !self.step(end) {
+                self.now = end;
+                return holds(self).then_some(bound);
+            }
+        }
+    }
+
+    pub fn at(&mut self, delay: Duration, event: Event) {
+        self.order += 1;
+        self.queue.insert((self.now + delay, self.order), event);
+    }
+
+    /// One event or one daemon's timer, if it comes before `end`.
+    pub fn step(&mut self, end: Instant) -> bool {
+        let timer = self
+            .host_ids()
+            .filter_map(|id| Some((self.hosts[id.0].next_timer?, id)))
+            .min();
+        let event = self.queue.first_key_value().map(|((at, _), _)| *at);
+        match (timer, event) {
+            (Some((at, id)), event) if at <= end && event.is_none_or(|event| at < event) => {
+                // A timer in the past is one that was set to "now" by the last input.
+                self.now = self.now.max(at);
+                let now = self.now;
+                let node = self.hosts[id.0].node.as_mut().expect("it has a timer");
+                node.handle_timeout(now);
+                let next = node.poll_timeout();
+                if let Some((next, reason)) = next.filter(|(next, _)| *next <= now) {
+                    let late = now - next;
+                    panic!(
+                        "{id:?} spins on `{reason}`, late by {late:?}\n{}",
+                        self.story()
+                    );
+                }
+                self.drain(id);
+                true
+            }
+            (_, Some(at)) if at <= end => {
+                let (_, event) = self.queue.pop_first().expect("it was looked at");
+                self.now = at;
+                self.handle(event);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrive(place, packet) => self.arrive(place, packet),
+            Event::Register(id, incarnation) => self.register(id, incarnation),
+            Event::Enrol(id, incarnation, record) => self.enrol(id, incarnation, record),
+            Event::Registered(id, incarnation) => self.registered(id, incarnation),
+            Event::Publish(id, record) => {
+                if self.coordinator.up && !self.coordinator.removed.contains(&record.node_key) {
+                    debug_assert_eq!(self.hosts[id.0].node_key, record.node_key);
+                    self.coordinator.records.insert(record.node_key, record);
+                    self.broadcast();
+                }
+            }
+            Event::Peers(id, records) => self.take_peers(id, records),
+            Event::SignalUp(from, to, sealed) => {
+                let recipient = self.host_ids().find(|id| self.hosts[id.0].node_key == to);
+                if let Some(id) = recipient.filter(|_| self.coordinator.up) {
+                    self.at(
+                        self.coordinator.latency,
+                        Event::SignalDown(id, from, sealed),
+                    );
+                }
+            }
+            Event::SignalDown(id, from, sealed) => {
+                let now = self.now;
+                if !self.has_network(id) || !self.hosts[id.0].registered {
+                    return;
+                }
+                if let Some(node) = &mut self.hosts[id.0].node {
+                    node.handle_signal(now, from, &sealed);
+                }
+                self.drain(id);
+            }
+            Event::Apply(id, peer, number, path, key) => self.apply(id, peer, number, path, key),
+            Event::User(id) => {
+                let peers: Vec<NodePublic> = self.hosts[id.0].tunnels.keys().copied().collect();
+                for peer in peers {
+                    self.send_data(id, peer, Frame::User);
+                }
+                self.at(self.user_gap, Event::User(id));
+            }
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! What breaks while two peers are joined, and how long data is gone.
+
+use std::time::Duration;
+
+use gretun::node::State;
+use gretun::proto::DiscoSecret;
+
+use crate::nat::{Filtering, Mapping, NatKind};
+use crate::network::{INTERNET, RouterId, WIRE};
+use crate::world::{HostId, World};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// How often user data is sent; gaps are measured this exactly.
+const USER_GAP: Duration = Duration::from_millis(10);
+/// How long data may be gone where another path exists.
+const REPAIR: Duration = Duration::from_secs(3);
+
+/// Two joined hosts behind NATs of their own, with user data flowing.
+fn joined(seed: u64, keys: (u8, u8), one: NatKind, other: NatKind) -> (World, HostId, HostId) {
+    let mut world = World::new(seed);
+    let a = world.site("a", keys.0, Some(one));
+    let b = world.site("b", keys.1, Some(other));
+    world.start(a);
+    world.start(b);
+    let took = world.run_until(3 * SECOND, |world| world.joined(a, b));
+    assert!(took.is_some(), "not joined\n{}", world.story());
+    world.watch_user_data(USER_GAP);
+    world.run(5 * SECOND);
+    (world, a, b)
+}
+
+fn assert_repaired(world: &mut World, a: HostId, b: HostId) {
+    world.run(10 * SECOND);
+    assert!(world.joined(a, b), "not joined again\n{}", world.story());
+    for (from, to) in [(a, b), (b, a)] {
+        let data = world.user_data(from, to).expect("user data");
+        assert!(
+            data.longest_gap < REPAIR && world.user_data_flows(a, b),
+            "{data:?}\n{}",
+            world.story()
+        );
+    }
+    world.check();
+}
+
+const ROLES: [(u8, u8); 2] = [(1, 2), (2, 1)];
+
+fn restricted() -> NatKind {
+    NatKind::PORT_RESTRICTED
+}
+
+#[test]
+fn an_idle_pair_stays_joined_and_quiet() {
+    let (mut world, a, b) = joined(1, (1, 2), restricted(), restricted());
+    let before = world.hosts[a.0].sent_total;
+    world.run(120 * SECOND);
+    world.check();
+    assert!(world.joined(a, b));
+    assert_eq!(world.hosts[a.0].tunnel_changes, 1);
+    let a_second = (world.hosts[a.0].sent_total - before) as f64 / 120.0;
+    assert!(a_second < 2.5, "{a_second} packets a second");
+}
+
+#[test]
+fn a_router_that_reboots_costs_less_than_three_seconds() {
+    for keys in ROLES {
+        for kind in [restricted(), NatKind::LINUX] {
+            for router in [RouterId(0), RouterId(1)] {
+                // At any time between two probes.
+                for phase in [0, 200, 400, 600, 800, 950] {
+                    let (mut world, a, b) = joined(2, keys, kind, restricted());
+                    world.run(Duration::from_millis(phase));
+                    world.reboot_router(router, None);
+                    assert_repaired(&mut world, a, b);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_router_with_a_new_address_costs_less_than_three_seconds() {
+    for keys in ROLES {
+        for router in [RouterId(0), RouterId(1)] {
+            let (mut world, a, b) = joined(3, keys, restricted(), restricted());
+            world.reboot_router(router, Some("203.0.113.77"));
+            assert_repaired(&mut world, a, b);
+        }
+    }
+}
+
+#[test]
+fn both_routers_reboot_at_once() {
+    for keys in ROLES {
+        let (mut world, a, b) = joined(4, keys, restricted(), restricted());
+        world.reboot_router(RouterId(0), None);
+        world.reboot_router(RouterId(1), None);
+        assert_repaired(&mut world, a, b);
+    }
+}
+
+#[test]
+fn a_host_that_roams_is_back_within_three_seconds() {
+    for keys in ROLES {
+        let (mut world, a, b) = joined(5, keys, restricted(), restricted());
+        let elsewhere = world.net();
+        world.router(NatKind::LINUX, INTERNET, "203.0.113.50", elsewhere);
+        world.rewire(a, |interfaces| {
+            interfaces[0].net = elsewhere;
+            interfaces[0].ip = "10.9.9.9".parse().expect("an address");
+        });
+        assert_repaired(&mut world, a, b);
+    }
+}
+
+#[test]
+fn a_second_interface_takes_over() {
+    for keys in ROLES {
+        let (mut world, a, b) = joined(6, keys, restricted(), restricted());
+        let mobile = world.net();
+        world.router(restricted(), INTERNET, "203.0.113.60", mobile);
+        world.rewire(a, |interfaces| {
+            let mut second = interfaces[0].clone();
+            second.net = mobile;
+            second.ip = "10.20.0.2".parse().expect("an address");
+            second.link = WIRE;
+            interfaces.push(second);
+        });
+        world.run(3 * SECOND);
+        assert!(world.joined(a, b));
+        world.rewire(a, |interfaces| interfaces[0].up = false);
+        assert_repaired(&mut world, a, b);
+    }
+}
+
+#[test]
+fn a_mapping_that_expires_in_silence_is_made_anew() {
+    // Shorter than anything sent regularly but the data probes.
+    let kind = NatKind {
+        expiry: Duration::from_secs(5),
+        ..restricted()
+    };
+    let (mut world, a, b) = joined(7, (1, 2), kind, kind);
+    assert_repaired(&mut world, a, b);
+    assert_eq!(world.hosts[a.0].tunnel_changes, 1, "{}", world.story());
+}
+
+#[test]
+fn a_restarted_daemon_finds_its_tunnel_untouched() {
+    for keys in ROLES {
+        for pause in [Duration::from_millis(200), 4 * SECOND, 30 * SECOND] {
+            let (mut world, a, b) = joined(8, keys, restricted(), restricted());
+            world.stop(a);
+            world.run(pause);
+            world.start(a);
+            let took = world.run_until(5 * SECOND, |world| world.joined(a, b));
+            assert!(took.is_some(), "{keys:?} {pause:?}\n{}", world.story());
+            world.run(10 * SECOND);
+            for host in [a, b] {
+                assert_eq!(world.hosts[host.0].tunnel_changes, 1, "{}", world.story());
+            }
+            for (from, to) in [(a, b), (b, a)] {
+                let gap = world.user_data(from, to).expect("user data").longest_gap;
+                assert!(gap < Duration::from_millis(30), "{gap:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_comes_back_finds_its_tunnel_untouched_though_another_path_answers_first() {
+    for seed in 0..10 {
+        let mut world = World::new(seed);
+        let a = world.host("a", 2, INTERNET, "203.0.113.1");
+        let b = world.host("b", 1, INTERNET, "203.0.113.2");
+        world.rewire(b, |interfaces| {
+            let mut second = interfaces[0].clone();
+            second.ip = "203.0.113.3".parse().expect("an address");
+            interfaces[0].link.jitter = Duration::from_millis(5);
+            second.link.jitter = Duration::from_millis(5);
+            interfaces.push(second);
+        });
+        world.start(a);
+        world.start(b);
+        world.run(5 * SECOND);
+        assert!(world.joined(a, b));
+        let changes = world.hosts[a.0].tunnel_changes;
+        world.stop(b);
+        world.run(5 * SECOND);
+        assert_ne!(world.state(a, b), State::Direct);
+        world.start(b);
+        world.run(SECOND);
+        assert!(world.joined(a, b));
+        assert_eq!(
+            world.hosts[a.0].tunnel_changes,
+            changes,
+            "{}",
+            world.story()
+        );
+    }
+}
+
+#[test]
+fn both_daemons_restart_without_a_coordinator() {
+    let (mut world, a, b) = joined(9, (1, 2), restricted(), restricted());
+    world.set_coordinator(false);
+    world.servers_answer = false;
+    world.stop(a);
+    world.stop(b);
+    world.run(10 * SECOND);
+    world.start(a);
+    world.run(2 * SECOND);
+    world.start(b);
+    let took = world.run_until(5 * SECOND, |world| world.joined(a, b));
+    assert!(took.is_some(), "{}", world.story());
+    assert_eq!(world.hosts[a.0].tunnel_changes, 1);
+    assert_eq!(world.hosts[b.0].tunnel_changes, 1);
+}
+
+#[test]
+fn a_stale_tunnel_found_at_start_is_replaced() {
+    for keys in ROLES {
+        let (mut world, a, b) = joined(10, keys, restricted(), restricted());
+        world.stop(a);
+        world.run(2 * SECOND);
+        world.reboot_router(RouterId(0), Some("203.0.113.88"));
+        world.reboot_router(RouterId(1), None);
+        world.start(a);
+        let took = world.run_until(REPAIR, |world| world.joined(a, b));
+        assert!(took.is_some(), "{}", world.story());
+    }
+}
+
+#[test]
+fn a_rebooted_host_is_back_quickly() {
+    for keys in ROLES {
+        let (mut world, a, b) = joined(11, keys, restricted(), restricted());
+        world.stop(a);
+        world.run(60 * SECOND);
+        assert_ne!(world.state(b, a), State::Direct);
+        world.reboot_router(RouterId(0), None);
+        world.reboot(a);
+        let took = world.run_until(SECOND, |world| world.joined(a, b));
+        assert!(took.is_some(), "{}", world.story());
+    }
+}
+
+#[test]
+fn a_host_that_reboots_in_no_time_is_noticed_by_its_call() {
+    for keys in ROLES {
+        let (mut world, a, b) = joined(12, keys, restricted(), restricted());
+        world.reboot(a);
+        let took = world.run_until(2 * SECOND, |world| world.user_data_flows(a, b));
+        assert!(took.is_some(), "{}", world.story());
+        assert_repaired(&mut world, a, b);
+    }
+}
+
+#[test]
+fn nothing_happens_when_the_coordinator_goes() {
+    let (mut world, a, b) = joined(13, (1, 2), restricted(), restricted());
+    world.set_coordinator(false);
+    world.servers_answer = false;
+    world.run(180 * SECOND);
+    world.check();
+    assert!(world.joined(a, b));
+    let gap = world.user_data(a, b).expect("user data").longest_gap;
+    assert!(gap < Duration::from_millis(30), "{gap:?}");
+    world.set_coordinator(true);
+    world.servers_answer = true;
+    assert_repaired(&mut world, a, b);
+    assert_eq!(world.hosts[a.0].tunnel_changes, 1);
+}
+
+#[test]
+fn a_long_partition_heals_without_a_coordinator() {
+    for keys in ROLES {
+        let (mut world, a, b) = joined(14, keys, restricted(), restricted());
+        world.set_coordinator(false);
+        world.link(RouterId(0)).loss = 1.0;
+        world.run(90 * SECOND);
+        assert_eq!(world.state(a, b), State::Unreachable, "{}", world.story());
+        world.link(RouterId(0)).loss = 0.0;
+        // The next tries of both sides, at most 20 s apart.
+        let took = world.run_until(25 * SECOND, |world| world.joined(a, b));
+        assert!(took.is_some(), "{}", world.story());
+    }
+}
+
+#[test]
+fn random_loss_does_not_shake_a_path() {
+    let (mut world, a, b) = joined(15, (1, 2), restricted(), restricted());
+    world.link(RouterId(0)).loss = 0.05;
+    world.run(120 * SECOND);
+    assert!(world.joined(a, b), "{}", world.story());
+    assert_eq!(world.hosts[a.0].log.len(), 2, "{}", world.story());
+}
+
+#[test]
+fn a_peer_with_a_new_disco_key_joins_again() {
+    for keys in ROLES {
+        let (mut world, a, b) = joined(16, keys, restricted(), restricted());
+        world.stop(a);
+        world.hosts[a.0].disco = DiscoSecret::from_bytes([99; 32]);
+        world.hosts[a.0].cache.clear();
+        world.reboot(a);
+        let took = world.run_until(REPAIR, |world| world.joined(a, b));
+        assert!(took.is_some(), "{}", world.story());
+    }
+}
+
+#[test]
+fn an_expelled_peer_loses_its_tunnel() {
+    let (mut world, a, b) = joined(17, (1, 2), restricted(), restricted());
+    world.expel(b);
+    world.run(SECOND);
+    assert!(world.hosts[a.0].tunnels.is_empty());
+    assert!(world.node(a).status().is_empty());
+}
+
+#[test]
+fn an_offline_peer_is_waited_for() {
+    let (mut world, a, b) = joined(18, (1, 2), restricted(), restricted());
+    world.stop(b);
+    world.run(60 * SECOND);
+    world.set_online(b, false);
+    world.run(30 * SECOND);
+    assert_eq!(world.state(a, b), State::HaveEndpoints, "{}", world.story());
+    let before = world.hosts[a.0].sent_total;
+    world.run(60 * SECOND);
+    let a_second = (world.hosts[a.0].sent_total - before) as f64 / 60.0;
+    assert!(a_second < 1.0, "{a_second} packets a second");
+    world.start(b);
+    let took = world.run_until(2 * SECOND, |world| world.joined(a, b));
+    assert!(took.is_some(), "{}", world.story());
+}
+
+#[test]
+fn an_asymmetric_pair_survives_a_reboot_of_either_router() {
+    // Each direction has a mapping of its own here.
+    let open = |mapping| NatKind::new(mapping, Filtering::Independent);
+    for keys in ROLES {
+        for router in [RouterId(0), RouterId(1)] {
+            let one = open(Mapping::AddressPort);
+            let (mut world, a, b) = joined(19, keys, one, one);
+            world.reboot_router(router, None);
+            assert_repaired(&mut world, a, b);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! A simulated host: the node under test, the kernel's tunnels, the host's firewall.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use gretun::node::{Node, NodeConfig, Path};
+use gretun::proto::api::{Endpoint, PeerRecord};
+use gretun::proto::{DiscoSecret, NodePublic};
+
+use crate::network::{Link, NetId};
+
+/// One network interface.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    pub net: NetId,
+    pub ip: IpAddr,
+    pub up: bool,
+    pub link: Link,
+}
+
+/// One GRE-over-FOU link of the kernel: it sends from `path.local` and the data port to `path.remote`, and receives what matches
+/// `(path.local, path.remote.ip(), key)`.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelTunnel {
+    pub path: Path,
+    pub key: u32,
+    pub since: Instant,
+}
+
+/// What the host's firewall does to data. Disco is seen before it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Firewall {
+    pub drops_data: bool,
+}
+
+pub struct Host {
+    pub name: String,
+    pub node_key: NodePublic,
+    pub disco: DiscoSecret,
+    /// The data port.
+    pub port: u16,
+    pub interfaces: Vec<Interface>,
+    pub firewall: Firewall,
+    /// The daemon, while it runs.
+    pub node: Option<Node>,
+    /// When the daemon's next timer is due.
+    pub next_timer: Option<Instant>,
+    /// Rises with each start of the daemon, so that what belonged to an earlier one is ignored.
+    pub incarnation: u64,
+    pub registered: bool,
+    /// The peers that the daemon keeps on disk.
+    pub cache: Vec<PeerRecord>,
+    /// What the daemon would publish.
+    pub endpoints: Vec<Endpoint>,
+    /// The kernel's tunnels; they outlive the daemon.
+    pub tunnels: BTreeMap<NodePublic, KernelTunnel>,
+    /// How often a tunnel was made or changed.
+    pub tunnel_changes: u64,
+    /// The latest desired state of each tunnel; older ones are never applied.
+    pub wanted: BTreeMap<NodePublic, u64>,
+    pub apply_delay: Duration,
+    /// What the kernel says to every request for a tunnel, when it refuses.
+    pub refuses: Option<String>,
+    /// When packets were sent to peers in the last second, for the rate's check.
+    pub sent: std::collections::VecDeque<Instant>,
+    /// Packets sent to peers, ever.
+    pub sent_total: u64,
+    /// State changes seen, newest last.
+    pub log: Vec<(Instant, String)>,
+}
+
+impl Host {
+    pub fn new(name: &str, key_byte: u8) -> Self {
+        let mut key = [key_byte; 32];
+        key[31] = 1;
+        Host {
+            name: name.to_owned(),
+            node_key: NodePublic::from_bytes(key),
+            disco: DiscoSecret::from_bytes([key_byte; 32]),
+            port: 7777,
+            interfaces: Vec::new(),
+            firewall: Firewall::default(),
+            node: None,
+            next_timer: None,
+            incarnation: 0,
+            registered: false,
+            cache: Vec::new(),
+            endpoints: Vec::new(),
+            tunnels: BTreeMap::new(),
+            tunnel_changes: 0,
+            wanted: BTreeMap::new(),
+            apply_delay: Duration::from_millis(2),
+            refuses: None,
+            sent: std::collections::VecDeque::new(),
+            sent_total: 0,
+            log: Vec::new(),
+        }
+    }
+
+    pub fn config(&self, seed: [u8; 32]) -> NodeConfig {
+        NodeConfig {
+            node_key: self.node_key,
+            disco: self.disco.clone(),
+            port: self.port,
+            seed,
+        }
+    }
+
+    pub fn record(&self, online: bool) -> PeerRecord {
+        PeerRecord {
+            name: self.name.clone(),
+            node_key: self.node_key,
+            disco_key: self.disco.public(),
+            tunnel_ips: Vec::new(),
+            endpoints: self.endpoints.clone(),
+            routes: Vec::new(),
+            online,
+        }
+    }
+
+    pub fn locals(&self) -> Vec<IpAddr> {
+        let up = self.interfaces.iter().filter(|it| it.up);
+        up.map(|it| it.ip).collect()
+    }
+
+    /// The peer whose tunnel takes a data packet, as the kernel finds it: never by port.
+    pub fn receiver(&self, local: IpAddr, from: SocketAddr, key: u32) -> Option<NodePublic> {
+        let matches = |it: &KernelTunnel| {
+            it.path.local == local && it.path.remote.ip() == from.ip() && it.key == key
+        };
+        self.tunnels
+            .iter()
+            .find(|(_, it)| matches(it))
+            .map(|(peer, _)| *peer)
+    }
+}

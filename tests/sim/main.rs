@@ -1,0 +1,23 @@
+//! A deterministic simulation of hosts, NATs and the coordinator around the real [`gretun::node::Node`]s.
+//!
+//! `GRETUN_SIM_SEED=n` reruns one seed of the random schedules, `GRETUN_SIM_RUNS=n` sets how many there are.
+
+// All of this is test code, also what is outside of test functions.
+#![allow(clippy::expect_used, clippy::panic)]
+
+mod clock;
+mod coordinator;
+mod dice;
+mod driver;
+mod host;
+mod judge;
+mod nat;
+mod network;
+mod oracle;
+mod world;
+
+mod faults;
+mod grid;
+mod join_time;
+mod paths;
+mod schedule;

@@ -1,0 +1,185 @@
+//! Networks: what happens to a packet between two hosts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use gretun::proto::stun::{self, StunMessage};
+
+use crate::clock::Event;
+use crate::dice;
+use crate::nat::Nat;
+use crate::world::{HostId, World, parse};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetId(pub usize);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterId(pub usize);
+
+/// The public network.
+pub const INTERNET: NetId = NetId(0);
+
+/// What a link does to packets, once for each direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    pub latency: Duration,
+    /// Up to this much more, packet by packet: with it packets overtake each other.
+    pub jitter: Duration,
+    pub loss: f64,
+    pub duplication: f64,
+}
+
+impl Link {
+    pub const fn millis(latency: u64) -> Self {
+        Link::micros(latency * 1000)
+    }
+
+    pub const fn micros(latency: u64) -> Self {
+        Link {
+            latency: Duration::from_micros(latency),
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            duplication: 0.0,
+        }
+    }
+}
+
+/// The access of every site: with it all round trips, to servers and between sites, take 20 ms.
+pub const ACCESS: Link = Link::millis(5);
+/// Inside a site.
+pub const WIRE: Link = Link::micros(100);
+
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Disco or STUN.
+    Datagram(Vec<u8>),
+    /// GRE in FOU: the key, and what is inside.
+    Data(u32, Frame),
+}
+
+#[derive(Clone, Debug)]
+pub enum Frame {
+    Probe(Vec<u8>),
+    /// Somebody's traffic.
+    User,
+}
+
+#[derive(Clone, Debug)]
+pub struct Packet {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub payload: Payload,
+}
+
+#[derive(Clone, Debug)]
+pub enum Place {
+    Host(HostId, usize),
+    RouterOutside(RouterId),
+    RouterInside(RouterId),
+    Server(SocketAddr),
+}
+
+pub struct Router {
+    pub nat: Nat,
+    pub inside: NetId,
+    pub outside: NetId,
+    pub link: Link,
+}
+
+impl World {
+    pub fn place_on(&self, net: NetId, to: SocketAddr) -> Option<(Place, Link)> {
+        for (id, host) in self.hosts.iter().enumerate() {
+            for (index, interface) in host.interfaces.iter().enumerate() {
+                if interface.up && interface.net == net && interface.ip == to.ip() {
+                    return Some((Place::Host(HostId(id), index), interface.link));
+                }
+            }
+        }
+        for (id, router) in self.routers.iter().enumerate() {
+            if router.outside == net && router.nat.ip == to.ip() {
+                return Some((Place::RouterOutside(RouterId(id)), router.link));
+            }
+        }
+        if net == INTERNET && self.servers.contains(&to) {
+            return Some((Place::Server(to), ACCESS));
+        }
+        None
+    }
+
+    pub fn transmit(&mut self, net: NetId, link: Link, packet: Packet) {
+        if matches!(packet.payload, Payload::Data(..)) && self.is_blocked(&packet) {
+            return;
+        }
+        let gateway = || {
+            let index = self.routers.iter().position(|it| it.inside == net)?;
+            Some((Place::RouterInside(RouterId(index)), WIRE))
+        };
+        let Some((place, far)) = self.place_on(net, packet.to).or_else(gateway) else {
+            return;
+        };
+        let copies = 1 + usize::from(dice::chance(&mut self.rng, link.duplication));
+        for _ in 0..copies {
+            if dice::chance(&mut self.rng, link.loss) || dice::chance(&mut self.rng, far.loss) {
+                continue;
+            }
+            let jitter = dice::duration(&mut self.rng, link.jitter + far.jitter);
+            let delay = link.latency + far.latency + jitter;
+            self.at(delay, Event::Arrive(place.clone(), packet.clone()));
+        }
+    }
+
+    pub fn is_blocked(&self, packet: &Packet) -> bool {
+        let (from, to) = (packet.from.ip(), packet.to.ip());
+        self.blocked_data.iter().any(|(one, other)| {
+            let (one, other) = (parse(one), parse(other));
+            (from, to) == (one, other) || (from, to) == (other, one)
+        })
+    }
+
+    pub fn arrive(&mut self, place: Place, mut packet: Packet) {
+        let now = self.now;
+        match place {
+            Place::Host(id, interface) => self.arrive_at_host(id, interface, packet),
+            Place::Server(addr) => {
+                let Payload::Datagram(data) = &packet.payload else {
+                    return;
+                };
+                let Ok(StunMessage::Request { tx_id, .. }) = stun::decode(data) else {
+                    return;
+                };
+                if self.servers_answer {
+                    let answer = Packet {
+                        from: addr,
+                        to: packet.from,
+                        payload: Payload::Datagram(stun::binding_success(tx_id, packet.from)),
+                    };
+                    self.transmit(INTERNET, ACCESS, answer);
+                }
+            }
+            Place::RouterInside(id) => {
+                let router = &mut self.routers[id.0];
+                let hairpin = packet.to.ip() == router.nat.ip;
+                if hairpin && !router.nat.kind.hairpin {
+                    return;
+                }
+                packet.from = router
+                    .nat
+                    .outbound(now, &mut self.rng, packet.from, packet.to);
+                if hairpin {
+                    self.arrive(Place::RouterOutside(id), packet);
+                } else {
+                    let (outside, link) = (router.outside, router.link);
+                    self.transmit(outside, link, packet);
+                }
+            }
+            Place::RouterOutside(id) => {
+                let router = &mut self.routers[id.0];
+                let inner = router.nat.inbound(now, packet.from, packet.to.port());
+                if let Some(inner) = inner {
+                    packet.to = inner;
+                    let inside = router.inside;
+                    self.transmit(inside, WIRE, packet);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What must be possible, reasoned from RFC 4787 alone and not from what gretun does: no prediction, no search for ports.
+
+use crate::nat::{Filtering, Mapping, NatKind};
+
+/// Whether two hosts, each behind its NAT (or none), can be joined directly.
+pub fn direct_possible(one: Option<NatKind>, other: Option<NatKind>) -> bool {
+    let (one, other) = (Behaviour::of(one), Behaviour::of(other));
+    joined_by_first_packet(one, other) || joined_by_first_packet(other, one)
+}
+
+#[derive(Clone, Copy)]
+struct Behaviour {
+    mapping: Mapping,
+    filtering: Filtering,
+}
+
+impl Behaviour {
+    /// No NAT is one that changes nothing and admits all. A NAT that keeps the port has, for one host, a mapping that
+    /// depends on nothing.
+    fn of(kind: Option<NatKind>) -> Self {
+        match kind {
+            None => Behaviour {
+                mapping: Mapping::Independent,
+                filtering: Filtering::Independent,
+            },
+            Some(kind) => Behaviour {
+                mapping: if kind.preserve {
+                    Mapping::Independent
+                } else {
+                    kind.mapping
+                },
+                filtering: kind.filtering,
+            },
+        }
+    }
+
+    fn is_predictable(self) -> bool {
+        self.mapping == Mapping::Independent
+    }
+}
+
+/// Both know the address that STUN saw of the other, and both send there. Is there a packet of `sender` that gets through
+/// first, and an answer that gets back?
+fn joined_by_first_packet(sender: Behaviour, receiver: Behaviour) -> bool {
+    // The receiver's own packets to the sender open the very mapping that STUN saw only if that depends on nothing.
+    let first = match receiver.filtering {
+        Filtering::Independent => true,
+        Filtering::Address => receiver.is_predictable(),
+        // It must have sent to the port that the sender's packet really comes from.
+        Filtering::AddressPort => receiver.is_predictable() && sender.is_predictable(),
+    };
+    // The answer goes to where the packet came from; the sender's NAT must admit its source.
+    let answer = match sender.filtering {
+        Filtering::Independent | Filtering::Address => true,
+        Filtering::AddressPort => receiver.is_predictable(),
+    };
+    first && answer
+}

@@ -1,0 +1,307 @@
+//! Random worlds with random faults, by seed. While things break, the invariants must hold; once nothing is broken any
+//! more, every pair that can be joined must be.
+
+use std::time::Duration;
+
+use gretun::node::State;
+
+use crate::dice::{self, between, chance, pick};
+use crate::host::Interface;
+use crate::nat::NatKind;
+use crate::network::{INTERNET, Link, NetId, RouterId, WIRE};
+use crate::oracle::direct_possible;
+use crate::world::{HostId, World};
+
+/// How many seeds are run when `GRETUN_SIM_RUNS` does not say.
+const DEFAULT_RUNS: u64 = 250;
+/// Seeds that once found a fault: run always, and first.
+const REGRESSIONS: [u64; 1] = [2572];
+/// How long things break.
+const TROUBLE: Duration = Duration::from_secs(60);
+/// How long everything may take to recover: a path that failed several times is left alone for a minute.
+const RECOVERY: Duration = Duration::from_secs(90);
+
+/// Where a host is: its network, and the NAT in front of it.
+#[derive(Clone, Copy, Debug)]
+struct Site {
+    net: NetId,
+    nat: Option<(RouterId, NatKind)>,
+}
+
+struct Run {
+    world: World,
+    hosts: Vec<(HostId, Site)>,
+    /// Networks that had several hosts.
+    shared: Vec<NetId>,
+    /// Distinguishes the addresses of the sites and routers made so far.
+    number: u8,
+}
+
+#[test]
+fn every_seed_keeps_the_invariants_and_recovers() {
+    if let Some(seed) = number("GRETUN_SIM_SEED") {
+        return Run::new(seed).go();
+    }
+    let runs = number("GRETUN_SIM_RUNS").unwrap_or(DEFAULT_RUNS);
+    for seed in REGRESSIONS.into_iter().chain(0..runs) {
+        let run = std::panic::catch_unwind(|| Run::new(seed).go());
+        assert!(run.is_ok(), "failed; to repeat it: GRETUN_SIM_SEED={seed}");
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is no number: {text}")),
+    )
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut run = Run {
+            world: World::new(seed),
+            hosts: Vec::new(),
+            shared: Vec::new(),
+            number: 0,
+        };
+        let count = between(&mut run.world.rng, 2, 4);
+        let mut keys = [1, 2, 3];
+        if chance(&mut run.world.rng, 0.5) {
+            keys.reverse();
+        }
+        for (index, key) in keys.into_iter().take(count as usize).enumerate() {
+            let shares = index > 0 && chance(&mut run.world.rng, 0.25);
+            let site = if shares {
+                let site = run.hosts[0].1;
+                run.shared.push(site.net);
+                site
+            } else {
+                run.new_site()
+            };
+            let ip = run.new_ip(site);
+            let host = run.world.host(&format!("h{index}"), key, site.net, &ip);
+            let delay = dice::duration(&mut run.world.rng, Duration::from_millis(300));
+            run.world.hosts[host.0].apply_delay = delay;
+            run.hosts.push((host, site));
+        }
+        run
+    }
+
+    fn go(mut self) {
+        for (host, _) in self.hosts.clone() {
+            self.world.start(host);
+            let pause = dice::duration(&mut self.world.rng, Duration::from_secs(3));
+            self.pass(pause);
+        }
+        self.world.watch_user_data(Duration::from_millis(250));
+        let end = self.world.now + TROUBLE;
+        while self.world.now < end {
+            self.trouble();
+            let pause = dice::duration(&mut self.world.rng, Duration::from_secs(8));
+            self.pass(pause);
+        }
+        self.heal();
+        self.pass(RECOVERY);
+        self.judge();
+    }
+
+    /// Lets time pass, looking at the invariants all along.
+    fn pass(&mut self, time: Duration) {
+        let end = self.world.now + time;
+        while self.world.now < end {
+            let rest = end - self.world.now;
+            self.world.run(rest.min(Duration::from_millis(500)));
+            self.world.check();
+        }
+    }
+
+    fn trouble(&mut self) {
+        let rng = &mut self.world.rng;
+        let (host, site) = pick(rng, &self.hosts);
+        let what = between(rng, 0, 14);
+        let router = site.nat.map(|(router, _)| router);
+        match what {
+            0 | 1 => {
+                if let Some(router) = router {
+                    let ip = (what == 1).then(|| self.new_public_ip());
+                    self.world.reboot_router(router, ip.as_deref());
+                }
+            }
+            2 => self.roam(host),
+            3 => self.world.stop(host),
+            4 => self.world.start(host),
+            5 => self.world.reboot(host),
+            6 => {
+                let up = chance(rng, 0.5);
+                self.world.set_coordinator(up);
+            }
+            7 => self.world.servers_answer = chance(rng, 0.5),
+            8 => {
+                let drops = chance(rng, 0.5);
+                self.world.hosts[host.0].firewall.drops_data = drops;
+            }
+            9 => {
+                let refuses = chance(rng, 0.5).then(|| "Device or resource busy".to_owned());
+                self.world.hosts[host.0].refuses = refuses;
+            }
+            10 => {
+                let gone = chance(rng, 0.5);
+                let loss = if gone { 1.0 } else { 0.0 };
+                if let Some(router) = router {
+                    self.world.link(router).loss = loss;
+                }
+            }
+            11 => {
+                let up = chance(rng, 0.5);
+                self.world.rewire(host, |interfaces| interfaces[0].up = up);
+            }
+            12 => self.garbage(host),
+            _ => {
+                let link = Link {
+                    latency: dice::duration(rng, Duration::from_millis(150)),
+                    jitter: dice::duration(rng, Duration::from_millis(40)),
+                    loss: pick(rng, &[0.0, 0.02, 0.1]),
+                    duplication: pick(rng, &[0.0, 0.05]),
+                };
+                if let Some(router) = router {
+                    *self.world.link(router) = link;
+                }
+            }
+        }
+    }
+
+    /// Bytes of any kind, and a replay of something that was really sent.
+    fn garbage(&mut self, to: HostId) {
+        let from = "203.0.113.250:7777".parse().expect("an address");
+        for _ in 0..20 {
+            let rng = &mut self.world.rng;
+            let mut data = match self.world.overheard.len() {
+                0 => Vec::new(),
+                count => self.world.overheard[between(rng, 0, count as u64) as usize].clone(),
+            };
+            if chance(rng, 0.7) && !data.is_empty() {
+                let at = between(rng, 0, data.len() as u64) as usize;
+                data[at] ^= between(rng, 1, 256) as u8;
+            }
+            if chance(rng, 0.3) {
+                let len = between(rng, 0, data.len() as u64 + 1) as usize;
+                data.truncate(len);
+            }
+            self.world.send_garbage(to, from, data);
+        }
+    }
+
+    fn roam(&mut self, host: HostId) {
+        let site = self.new_site();
+        let ip = self.new_ip(site).parse().expect("an address");
+        self.world.rewire(host, |interfaces| {
+            *interfaces = vec![Interface {
+                net: site.net,
+                ip,
+                up: true,
+                link: WIRE,
+            }];
+        });
+        for (id, at) in &mut self.hosts {
+            if *id == host {
+                *at = site;
+            }
+        }
+    }
+
+    /// Nothing is broken any more, and every daemon runs.
+    fn heal(&mut self) {
+        self.world.servers_answer = true;
+        self.world.set_coordinator(true);
+        for (host, site) in self.hosts.clone() {
+            self.world.hosts[host.0].firewall.drops_data = false;
+            self.world.hosts[host.0].refuses = None;
+            self.world
+                .rewire(host, |interfaces| interfaces[0].up = true);
+            if let Some((router, _)) = site.nat {
+                let link = self.world.link(router);
+                link.loss = 0.0;
+                link.duplication = 0.0;
+            }
+            if self.world.hosts[host.0].node.is_none() {
+                self.world.start(host);
+            }
+        }
+    }
+
+    fn judge(&self) {
+        for (index, (a, one)) in self.hosts.iter().enumerate() {
+            for (b, other) in &self.hosts[index + 1..] {
+                let kind = |site: &Site| site.nat.map(|(_, kind)| kind);
+                let same_lan = one.net == other.net;
+                if !same_lan && (self.is_unpredictable(one) || self.is_unpredictable(other)) {
+                    continue;
+                }
+                let possible = same_lan || direct_possible(kind(one), kind(other));
+                let joined = self.world.joined(*a, *b) && self.world.user_data_flows(*a, *b);
+                assert_eq!(
+                    joined,
+                    possible,
+                    "seed {}: {a:?} {one:?} and {b:?} {other:?}\n{:#?}\n{:#?}\n{}",
+                    self.world.seed,
+                    self.world.status(*a, *b),
+                    self.world.status(*b, *a),
+                    self.world.story()
+                );
+                if !possible {
+                    assert_ne!(self.world.state(*a, *b), State::Direct);
+                }
+            }
+        }
+    }
+
+    /// A NAT that keeps ports does so for the first of several hosts with one data port. The others get a mapping per
+    /// destination, and no oracle knows who is who.
+    fn is_unpredictable(&self, site: &Site) -> bool {
+        let keeps_ports = site.nat.is_some_and(|(_, kind)| kind.preserve);
+        keeps_ports && self.shared.contains(&site.net)
+    }
+
+    fn new_site(&mut self) -> Site {
+        let mut kinds: Vec<Option<NatKind>> = NatKind::all().map(Some).collect();
+        kinds.extend([None, Some(NatKind::LINUX), Some(NatKind::PORT_RESTRICTED)]);
+        let kind = pick(&mut self.world.rng, &kinds);
+        let kind = kind.map(|kind| NatKind {
+            hairpin: chance(&mut self.world.rng, 0.3),
+            ..kind
+        });
+        match kind {
+            None => Site {
+                net: INTERNET,
+                nat: None,
+            },
+            Some(kind) => {
+                let ip = self.new_public_ip();
+                let net = self.world.net();
+                let router = self.world.router(kind, INTERNET, &ip, net);
+                Site {
+                    net,
+                    nat: Some((router, kind)),
+                }
+            }
+        }
+    }
+
+    fn new_public_ip(&mut self) -> String {
+        self.number += 1;
+        format!("203.0.113.{}", self.number)
+    }
+
+    fn new_ip(&mut self, site: Site) -> String {
+        match site.nat {
+            None => self.new_public_ip(),
+            Some(_) => {
+                self.number += 1;
+                // Few networks, so that sites use the same addresses now and then.
+                let net = between(&mut self.world.rng, 0, 2);
+                format!("192.168.{net}.{}", 10 + self.number)
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The simulated world: networks, NATs, links, hosts, STUN servers and the coordinator, under a virtual clock.
+//!
+//! Everything random comes from one seed, so a run can be repeated. Building and changing the world is here;
+//! what it does is in `clock`, `network`, `driver` and `coordinator`, and what must hold in `judge`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use gretun::node::{Node, PeerStatus, State};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+
+use crate::clock::{Event, Queue};
+use crate::coordinator::Coordinator;
+use crate::host::{Host, Interface};
+use crate::judge::UserData;
+use crate::nat::{Nat, NatKind};
+use crate::network::{ACCESS, INTERNET, Link, NetId, Router, RouterId, WIRE};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostId(pub usize);
+
+/// Everything there is.
+pub struct World {
+    pub seed: u64,
+    pub now: Instant,
+    pub start: Instant,
+    pub rng: ChaCha8Rng,
+    pub queue: Queue,
+    /// Numbers events, and wishes for tunnels.
+    pub order: u64,
+    /// How many networks there are.
+    pub nets: usize,
+    pub hosts: Vec<Host>,
+    pub routers: Vec<Router>,
+    /// The STUN servers: two ports of one address, as the coordinator has them.
+    pub servers: Vec<SocketAddr>,
+    pub servers_answer: bool,
+    /// Whether daemons know the servers when they start, or only from the coordinator's answer.
+    pub servers_known: bool,
+    /// Between these two addresses data is dropped, disco is not.
+    pub blocked_data: Vec<(&'static str, &'static str)>,
+    pub coordinator: Coordinator,
+    /// The latest datagrams on their way to hosts, for those who replay them.
+    pub overheard: VecDeque<Vec<u8>>,
+    /// The latest data that came out of the tunnel at the second host from the first.
+    pub crossed: BTreeMap<(HostId, HostId), Instant>,
+    /// The same for user data, with the longest gap since [`World::watch_user_data`].
+    pub user: BTreeMap<(HostId, HostId), UserData>,
+    /// How often hosts send user data through each of their tunnels.
+    pub user_gap: Duration,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let start = Instant::now();
+        let server = |port| SocketAddr::new(IpAddr::from([198, 51, 100, 1]), port);
+        World {
+            seed,
+            now: start,
+            start,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            queue: Queue::new(),
+            order: 0,
+            nets: 1,
+            hosts: Vec::new(),
+            routers: Vec::new(),
+            servers: vec![server(3478), server(3479)],
+            servers_answer: true,
+            servers_known: false,
+            blocked_data: Vec::new(),
+            coordinator: Coordinator {
+                up: true,
+                latency: Duration::from_millis(10),
+                records: BTreeMap::new(),
+                removed: Vec::new(),
+            },
+            overheard: VecDeque::new(),
+            crossed: BTreeMap::new(),
+            user: BTreeMap::new(),
+            user_gap: Duration::ZERO,
+        }
+    }
+
+    // Building.
+
+    pub fn net(&mut self) -> NetId {
+        self.nets += 1;
+        NetId(self.nets - 1)
+    }
+
+    pub fn router(&mut self, kind: NatKind, outside: NetId, ip: &str, inside: NetId) -> RouterId {
+        self.routers.push(Router {
+            nat: Nat::new(kind, parse(ip)),
+            inside,
+            outside,
+            link: ACCESS,
+        });
+        RouterId(self.routers.len() - 1)
+    }
+
+    /// A host with one interface; the greater `key_byte` is controlling.
+    pub fn host(&mut self, name: &str, key_byte: u8, net: NetId, ip: &str) -> HostId {
+        let mut host = Host::new(name, key_byte);
+        host.interfaces.push(Interface {
+            net,
+            ip: parse(ip),
+            up: true,
+            link: if net == INTERNET { ACCESS } else { WIRE },
+        });
+        self.hosts.push(host);
+        HostId(self.hosts.len() - 1)
+    }
+
+    /// A host alone behind a NAT of its own, or on the public network.
+    pub fn site(&mut self, name: &str, key_byte: u8, kind: Option<NatKind>) -> HostId {
+        let number = self.hosts.len() + 1;
+        match kind {
+            None => self.host(name, key_byte, INTERNET, &format!("203.0.113.{number}")),
+            Some(kind) => {
+                let inside = self.net();
+                self.router(kind, INTERNET, &format!("203.0.113.{number}"), inside);
+                self.host(name, key_byte, inside, &format!("192.168.{number}.10"))
+            }
+        }
+    }
+
+    // Doing things to it.
+
+    /// Starts the daemon: it adopts the tunnels in the kernel and knows the peers of last time.
+    pub fn start(&mut self, id: HostId) {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let now = self.now;
+        let host = &mut self.hosts[id.0];
+        let mut node = Node::new(host.config(seed));
+        host.incarnation += 1;
+        host.registered = false;
+        for (peer, tunnel) in &host.tunnels {
+            node.handle_adopted(now, *peer, tunnel.path);
+        }
+        node.handle_local_addresses(now, host.locals());
+        if self.servers_known {
+            node.handle_stun_servers(now, self.servers.clone());
+        }
+        if !host.cache.is_empty() {
+            node.handle_peers(now, &host.cache);
+        }
+        host.node = Some(node);
+        let incarnation = host.incarnation;
+        self.drain(id);
+        // TCP's handshake, then the request.
+        self.at(
+            self.coordinator.latency * 2,
+            Event::Register(id, incarnation),
+        );
+    }
+
+    /// Stops the daemon; the kernel's tunnels stay.
+    pub fn stop(&mut self, id: HostId) {
+        self.hosts[id.0].node = None;
+        self.hosts[id.0].next_timer = None;
+        self.hosts[id.0].incarnation += 1;
+        self.hosts[id.0].sent.clear();
+    }
+
+    /// Restarts the whole host: the tunnels are gone.
+    pub fn reboot(&mut self, id: HostId) {
+        self.stop(id);
+        self.hosts[id.0].tunnels.clear();
+        self.start(id);
+    }
+
+    /// The router loses its mappings, and perhaps gets another address.
+    pub fn reboot_router(&mut self, id: RouterId, ip: Option<&str>) {
+        let nat = &mut self.routers[id.0].nat;
+        nat.forget();
+        if let Some(ip) = ip {
+            nat.ip = parse(ip);
+        }
+    }
+
+    pub fn link(&mut self, id: RouterId) -> &mut Link {
+        &mut self.routers[id.0].link
+    }
+
+    /// Changes a host's interfaces, and tells its daemon as the kernel would.
+    pub fn rewire(&mut self, id: HostId, change: impl FnOnce(&mut Vec<Interface>)) {
+        change(&mut self.hosts[id.0].interfaces);
+        self.tell_locals(id);
+    }
+
+    pub fn tell_locals(&mut self, id: HostId) {
+        let now = self.now;
+        let host = &mut self.hosts[id.0];
+        let locals = host.locals();
+        if let Some(node) = &mut host.node {
+            node.handle_local_addresses(now, locals);
+        }
+        self.drain(id);
+    }
+
+    /// From now on every tunnel carries user data, and the longest gap of it is measured.
+    pub fn watch_user_data(&mut self, gap: Duration) {
+        self.user_gap = gap;
+        for id in self.host_ids() {
+            self.at(gap, Event::User(id));
+        }
+    }
+
+    pub fn send_garbage(&mut self, to: HostId, from: SocketAddr, data: Vec<u8>) {
+        let now = self.now;
+        let local = self.hosts[to.0].interfaces[0].ip;
+        if let Some(node) = &mut self.hosts[to.0].node {
+            node.handle_datagram(now, local, from, &data);
+        }
+        self.drain(to);
+    }
+
+    // Looking at it.
+
+    pub fn host_ids(&self) -> impl Iterator<Item = HostId> + use<> {
+        (0..self.hosts.len()).map(HostId)
+    }
+
+    pub fn node(&self, id: HostId) -> &Node {
+        self.hosts[id.0].node.as_ref().expect("the daemon runs")
+    }
+
+    pub fn status(&self, at: HostId, of: HostId) -> PeerStatus {
+        let key = self.hosts[of.0].node_key;
+        let status = self.node(at).status();
+        status
+            .into_iter()
+            .find(|it| it.node_key == key)
+            .unwrap_or_else(|| panic!("{at:?} does not know {of:?}"))
+    }
+
+    pub fn state(&self, at: HostId, of: HostId) -> State {
+        let key = self.hosts[of.0].node_key;
+        let node = self.hosts[at.0].node.as_ref();
+        let status = node.and_then(|it| it.status().into_iter().find(|it| it.node_key == key));
+        status.map_or(State::Unknown, |it| it.state)
+    }
+
+    pub fn joined(&self, one: HostId, other: HostId) -> bool {
+        self.state(one, other) == State::Direct && self.state(other, one) == State::Direct
+    }
+}
+
+pub fn parse(ip: &str) -> IpAddr {
+    ip.parse().expect("an address")
+}
