@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::tunnel::encap::{Encap, Udp};
 use crate::tunnel::mode::{Family, Mode};
+use crate::tunnel::name::is_reserved;
 use crate::tunnel::spec::TunnelOptions;
 use crate::tunnel::state::TunnelAddress;
 use crate::tunnel::value::Outer;
@@ -40,7 +41,7 @@ fn encap() -> impl Strategy<Value = Encap> {
 prop_compose! {
     fn spec()(
         mode in prop::sample::select(&Mode::ALL[..]),
-        name in "[a-z][a-z0-9_.$;-]{0,13}[a-z0-9]",
+        name in "[a-z][a-z0-9_.$;-]{0,13}[a-z0-9]".prop_filter("reserved", |name| !is_reserved(name)),
         has_local in any::<bool>(),
         dev in prop::option::of("eth[0-9]"),
         keys in (any::<Option<u32>>(), any::<Option<u32>>(), any::<bool>()),
