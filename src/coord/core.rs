@@ -14,8 +14,8 @@ use super::registry::{NodeRecord, Registry, Terms, Wanted};
 use super::replay::ReplayCache;
 use super::signals::SignalQueues;
 use crate::proto::api::{
-    Endpoint, MAX_ENDPOINTS, MAX_ROUTES, MAX_SEALED, RegisterRequest, Signal, SignalRequest,
-    SignedHeaders,
+    Endpoint, EndpointsRequest, MAX_ENDPOINTS, MAX_ROUTES, MAX_SEALED, RegisterRequest, Signal,
+    SignalRequest, SignedHeaders,
 };
 use crate::proto::keys::NodePublic;
 
@@ -188,6 +188,7 @@ impl Core {
             name,
             disco_key: request.disco_key,
             endpoints: request.endpoints,
+            nat_mapping: request.nat_mapping,
             routes: request.routes,
             version: request.version,
         };
@@ -219,14 +220,14 @@ impl Core {
         peers_changed
     }
 
-    /// Replaces a node's endpoints. Says whether peers see a difference.
+    /// Replaces a node's endpoints and the kind of its NAT. Says whether peers see a difference.
     pub fn set_endpoints(
         &mut self,
         node: &NodePublic,
-        endpoints: Vec<Endpoint>,
+        wanted: EndpointsRequest,
     ) -> Result<bool, Refusal> {
-        check_endpoints(&endpoints)?;
-        Ok(self.registry.set_endpoints(node, endpoints))
+        check_endpoints(&wanted.endpoints)?;
+        Ok(self.registry.set_endpoints(node, wanted))
     }
 
     /// The records whose endpoints changed since they were stored, to be stored.

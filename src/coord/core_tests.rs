@@ -4,6 +4,7 @@ use super::super::enrol::{ENTROPY_LEN, KeyError, KeyPolicy};
 use super::super::replay::NotFresh;
 use super::super::signals::MAX_WAITING;
 use super::*;
+use crate::proto::NatMapping;
 use crate::proto::api::{EndpointKind, sign_request};
 use crate::proto::keys::{DiscoPublic, NodeSecret};
 
@@ -30,6 +31,7 @@ fn request(number: u8, auth_key: Option<&str>) -> RegisterRequest {
         name: format!("node{number}"),
         disco_key: DiscoPublic::from_bytes([number; 32]),
         endpoints: vec![],
+        nat_mapping: NatMapping::Unknown,
         routes: vec![],
         auth_key: auth_key.map(str::to_owned),
         version: "1".to_owned(),
@@ -126,6 +128,10 @@ fn what_cannot_be_sent_to_or_is_too_much_is_refused() {
         addr: text.parse().unwrap(),
         kind: EndpointKind::Local,
     };
+    let published = |endpoints| EndpointsRequest {
+        endpoints,
+        nat_mapping: NatMapping::Unknown,
+    };
     for bad in [
         "0.0.0.0:1",
         "224.0.0.1:1",
@@ -136,10 +142,13 @@ fn what_cannot_be_sent_to_or_is_too_much_is_refused() {
         "[::ffff:224.0.0.1]:1",
     ] {
         let addr = bad.parse().unwrap();
-        let refused = core.set_endpoints(&node(1), vec![endpoint("192.0.2.1:1"), endpoint(bad)]);
+        let refused = core.set_endpoints(
+            &node(1),
+            published(vec![endpoint("192.0.2.1:1"), endpoint(bad)]),
+        );
         assert_eq!(refused, Err(Refusal::Endpoint { addr }));
     }
-    let many = vec![endpoint("192.0.2.1:1"); MAX_ENDPOINTS + 1];
+    let many = published(vec![endpoint("192.0.2.1:1"); MAX_ENDPOINTS + 1]);
     assert_eq!(
         core.set_endpoints(&node(1), many),
         Err(Refusal::TooManyEndpoints {

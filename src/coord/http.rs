@@ -262,7 +262,7 @@ fn handle_member(
     match route {
         MemberRoute::Endpoints => {
             let wanted: EndpointsRequest = parse(body)?;
-            others.extend(hub.set_endpoints(&node, wanted.endpoints)?);
+            others.extend(hub.set_endpoints(&node, wanted)?);
             Ok(Outcome::Answer(done()))
         }
         MemberRoute::SendSignal => {

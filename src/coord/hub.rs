@@ -17,7 +17,8 @@ use super::refusal::Refusal;
 use super::store::{Store, StoreError};
 use crate::cli::report::Explain as _;
 use crate::proto::api::{
-    Endpoint, PeerList, RegisterRequest, RegisterResponse, Signal, SignalRequest, SignedHeaders,
+    EndpointsRequest, PeerList, RegisterRequest, RegisterResponse, Signal, SignalRequest,
+    SignedHeaders,
 };
 use crate::proto::keys::NodePublic;
 
@@ -160,14 +161,14 @@ impl<R> Hub<R> {
         Ok((response, answers))
     }
 
-    /// Replaces a node's endpoints.
+    /// Replaces a node's endpoints and the kind of its NAT.
     pub fn set_endpoints(
         &self,
         node: &NodePublic,
-        endpoints: Vec<Endpoint>,
+        wanted: EndpointsRequest,
     ) -> Result<Answers<R>, Refusal> {
         let mut state = self.state();
-        let changed = state.core.set_endpoints(node, endpoints)?;
+        let changed = state.core.set_endpoints(node, wanted)?;
         Ok(state.peers_news(changed))
     }
 

@@ -13,7 +13,8 @@ use super::clock::Now;
 use super::name::PeerName;
 use super::pool::Pool;
 use super::refusal::Refusal;
-use crate::proto::api::{Endpoint, PeerList, PeerRecord};
+use crate::proto::NatMapping;
+use crate::proto::api::{Endpoint, EndpointsRequest, PeerList, PeerRecord};
 use crate::proto::keys::{DiscoPublic, NodePublic};
 
 /// A node counts as online for this long after its last request: two long polls of the greatest length.
@@ -35,6 +36,9 @@ pub struct NodeRecord {
     pub tunnel_ips: Vec<IpAddr>,
     /// Where it can perhaps be reached.
     pub endpoints: Vec<Endpoint>,
+    /// How its NAT maps.
+    #[serde(default)]
+    pub nat_mapping: NatMapping,
     /// Networks behind it that it offers.
     #[serde(default)]
     pub routes: Vec<IpNet>,
@@ -59,6 +63,8 @@ pub struct Wanted {
     pub disco_key: DiscoPublic,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// How its NAT maps.
+    pub nat_mapping: NatMapping,
     /// The networks that it offers.
     pub routes: Vec<IpNet>,
     /// Its version.
@@ -168,6 +174,7 @@ impl Registry {
             disco_key: wanted.disco_key,
             tunnel_ips: Vec::new(),
             endpoints: wanted.endpoints,
+            nat_mapping: wanted.nat_mapping,
             routes: wanted.routes,
             version: wanted.version,
             enrolled_with: terms.enrolled_with,
@@ -180,6 +187,7 @@ impl Registry {
                 name: fresh.name,
                 disco_key: fresh.disco_key,
                 endpoints: fresh.endpoints,
+                nat_mapping: fresh.nat_mapping,
                 routes: fresh.routes,
                 version: fresh.version,
                 ..current
@@ -217,13 +225,19 @@ impl Registry {
         self.bump(changed)
     }
 
-    /// Replaces a node's endpoints, to be stored later. Says whether peers see a difference.
-    pub fn set_endpoints(&mut self, node: &NodePublic, endpoints: Vec<Endpoint>) -> bool {
+    /// Replaces a node's endpoints and the kind of its NAT, to be stored later. Says whether peers see a difference.
+    pub fn set_endpoints(&mut self, node: &NodePublic, wanted: EndpointsRequest) -> bool {
         let Some(node) = self.nodes.get_mut(node) else {
             return false;
         };
-        let changed = node.record.endpoints != endpoints;
-        node.record.endpoints = endpoints;
+        let EndpointsRequest {
+            endpoints,
+            nat_mapping,
+        } = wanted;
+        let record = &mut node.record;
+        let changed = (&record.endpoints, record.nat_mapping) != (&endpoints, nat_mapping);
+        record.endpoints = endpoints;
+        record.nat_mapping = nat_mapping;
         node.unsaved |= changed;
         self.bump(changed)
     }
@@ -359,6 +373,7 @@ fn public(record: &NodeRecord, online: bool) -> PeerRecord {
         disco_key: record.disco_key,
         tunnel_ips: record.tunnel_ips.clone(),
         endpoints: record.endpoints.clone(),
+        nat_mapping: record.nat_mapping,
         routes: record.routes.clone(),
         online,
     }

@@ -28,6 +28,7 @@ fn wanted(name: &str, disco: u8) -> Wanted {
         name: PeerName::parse(name).unwrap(),
         disco_key: DiscoPublic::from_bytes([disco; 32]),
         endpoints: vec![],
+        nat_mapping: NatMapping::Unknown,
         routes: vec![],
         version: "1".to_owned(),
     }
@@ -46,10 +47,14 @@ fn ips(texts: [&str; 2]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-fn endpoint(addr: &str) -> Endpoint {
-    Endpoint {
+fn published(addr: &str) -> EndpointsRequest {
+    let endpoint = Endpoint {
         addr: addr.parse().unwrap(),
         kind: EndpointKind::Local,
+    };
+    EndpointsRequest {
+        endpoints: vec![endpoint],
+        nat_mapping: NatMapping::Unknown,
     }
 }
 
@@ -72,7 +77,7 @@ fn a_node_keeps_its_addresses_whatever_else_it_changes() {
     let first = join(&mut registry, 1, "a");
     join(&mut registry, 2, "b");
     let mut changed = wanted("c", 9);
-    changed.endpoints = vec![endpoint("192.0.2.1:7")];
+    changed.endpoints = published("192.0.2.1:7").endpoints;
     let again = registry
         .plan(key(1), changed, Terms::default(), at(5))
         .unwrap();
@@ -156,9 +161,17 @@ fn the_generation_rises_with_what_peers_see_and_with_nothing_else() {
         at(1)
     ));
     assert!(!rose(&registry));
-    assert!(registry.set_endpoints(&key(1), vec![endpoint("192.0.2.1:7")]));
+    assert!(registry.set_endpoints(&key(1), published("192.0.2.1:7")));
     assert!(rose(&registry));
-    assert!(!registry.set_endpoints(&key(1), vec![endpoint("192.0.2.1:7")]));
+    assert!(!registry.set_endpoints(&key(1), published("192.0.2.1:7")));
+    let known_nat = EndpointsRequest {
+        nat_mapping: NatMapping::AddressDependent,
+        ..published("192.0.2.1:7")
+    };
+    assert!(registry.set_endpoints(&key(1), known_nat));
+    assert!(rose(&registry));
+    let record = &registry.peers_of(&key(9)).peers[0];
+    assert_eq!(record.nat_mapping, NatMapping::AddressDependent);
     assert!(!registry.mark_offline(at(61)));
     assert!(!rose(&registry));
     assert!(registry.mark_offline(at(62)));
@@ -189,14 +202,14 @@ fn endpoints_are_to_be_stored_once_per_change() {
     let mut registry = empty();
     let record = join(&mut registry, 1, "a");
     assert!(registry.take_unsaved().is_empty());
-    registry.set_endpoints(&key(1), vec![endpoint("192.0.2.1:7")]);
+    registry.set_endpoints(&key(1), published("192.0.2.1:7"));
     // A registration that changes nothing does not make it forget.
     let current = registry.get(&key(1)).cloned().unwrap();
     registry.put(current.clone(), at(1));
     assert_eq!(registry.take_unsaved(), [current]);
     assert!(registry.take_unsaved().is_empty());
     // One that was stored does.
-    registry.set_endpoints(&key(1), vec![endpoint("192.0.2.1:8")]);
+    registry.set_endpoints(&key(1), published("192.0.2.1:8"));
     registry.put(record, at(1));
     assert!(registry.take_unsaved().is_empty());
 }

@@ -4,6 +4,7 @@ use super::super::enrol::{ENTROPY_LEN, KeyPolicy, KeyRecord};
 use super::super::name::PeerName;
 use super::super::registry::NodeRecord;
 use super::*;
+use crate::proto::NatMapping;
 use crate::proto::keys::{DiscoPublic, NodePublic};
 
 fn node(number: u8) -> NodeRecord {
@@ -13,6 +14,7 @@ fn node(number: u8) -> NodeRecord {
         disco_key: DiscoPublic::from_bytes([number; 32]),
         tunnel_ips: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
         endpoints: vec![],
+        nat_mapping: NatMapping::Unknown,
         routes: vec![],
         version: "1".to_owned(),
         enrolled_with: None,

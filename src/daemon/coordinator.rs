@@ -18,8 +18,8 @@ use tracing::{debug, error, info, warn};
 use super::settings::CoordinatorUrl;
 use crate::cli::report::{Explain, chain};
 use crate::proto::api::{
-    self, Endpoint, EndpointsRequest, ErrorBody, PeerList, RegisterRequest, RegisterResponse,
-    SignalList, SignalRequest,
+    self, EndpointsRequest, ErrorBody, PeerList, RegisterRequest, RegisterResponse, SignalList,
+    SignalRequest,
 };
 use crate::proto::keys::{DiscoPublic, NodePublic, NodeSecret};
 
@@ -92,7 +92,7 @@ pub struct Registration {
 /// The daemon's side of the client.
 #[derive(Debug)]
 pub struct Handle {
-    endpoints: watch::Sender<Vec<Endpoint>>,
+    published: watch::Sender<EndpointsRequest>,
     signals: mpsc::Sender<Outgoing>,
     reconnect: watch::Sender<u64>,
 }
@@ -104,11 +104,11 @@ struct Outgoing {
 }
 
 impl Handle {
-    /// Publishes our endpoints; the latest value is what the coordinator gets.
-    pub fn publish(&self, endpoints: Vec<Endpoint>) {
-        self.endpoints.send_if_modified(|current| {
-            let changed = *current != endpoints;
-            *current = endpoints;
+    /// Publishes where we can be reached; the latest value is what the coordinator gets.
+    pub fn publish(&self, latest: EndpointsRequest) {
+        self.published.send_if_modified(|current| {
+            let changed = *current != latest;
+            *current = latest;
             changed
         });
     }
@@ -139,20 +139,20 @@ pub fn start(
     registration: Registration,
     events: mpsc::Sender<Event>,
 ) -> Result<Handle, ClientError> {
-    let (endpoints_tx, endpoints) = watch::channel(Vec::new());
+    let (published_tx, published) = watch::channel(EndpointsRequest::default());
     let (signals_tx, signals) = mpsc::channel(256);
     let (reconnect_tx, reconnect) = watch::channel(0);
     let client = Coordinator {
         http: http_client(&registration.url)?,
         registration,
         events,
-        endpoints,
+        published,
         reconnect,
         send_auth_key: false,
     };
     tokio::spawn(client.run(signals));
     Ok(Handle {
-        endpoints: endpoints_tx,
+        published: published_tx,
         signals: signals_tx,
         reconnect: reconnect_tx,
     })
@@ -162,7 +162,7 @@ struct Coordinator {
     http: Client,
     registration: Registration,
     events: mpsc::Sender<Event>,
-    endpoints: watch::Receiver<Vec<Endpoint>>,
+    published: watch::Receiver<EndpointsRequest>,
     reconnect: watch::Receiver<u64>,
     /// The enrolment key travels only when the coordinator has asked for it.
     send_auth_key: bool,
@@ -235,12 +235,12 @@ impl Coordinator {
         signals: &mut mpsc::Receiver<Outgoing>,
         failures: &mut u32,
     ) -> Result<(), ClientError> {
-        let mut endpoints = self.endpoints.clone();
-        let published = endpoints.borrow_and_update().clone();
+        let mut published = self.published.clone();
+        let current = published.borrow_and_update().clone();
         for _ in 0..SPARE_CONNECTIONS {
             tokio::spawn(self.requester().warm_up());
         }
-        let registered = self.register(published).await?;
+        let registered = self.register(current).await?;
         let since = registered.peers.generation;
         info!(
             url = self.registration.url.base(),
@@ -256,12 +256,12 @@ impl Coordinator {
         tokio::select! {
             ended = this.poll_peers(since) => ended,
             ended = this.poll_signals() => ended,
-            ended = this.publish_changes(&mut endpoints) => ended,
+            ended = this.publish_changes(&mut published) => ended,
             ended = this.deliver(signals) => ended,
         }
     }
 
-    async fn register(&self, endpoints: Vec<Endpoint>) -> Result<RegisterResponse, ClientError> {
+    async fn register(&self, current: EndpointsRequest) -> Result<RegisterResponse, ClientError> {
         let auth_key = match &self.registration.auth_key_file {
             Some(path) if self.send_auth_key => {
                 let text =
@@ -276,7 +276,8 @@ impl Coordinator {
         let request = RegisterRequest {
             name: self.registration.name.clone(),
             disco_key: self.registration.disco,
-            endpoints,
+            endpoints: current.endpoints,
+            nat_mapping: current.nat_mapping,
             routes: self.registration.routes.clone(),
             auth_key,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -317,14 +318,12 @@ impl Coordinator {
 
     async fn publish_changes(
         &self,
-        endpoints: &mut watch::Receiver<Vec<Endpoint>>,
+        published: &mut watch::Receiver<EndpointsRequest>,
     ) -> Result<(), ClientError> {
         let requester = self.requester();
         loop {
-            endpoints.changed().await.map_err(|_| ClientError::Closed)?;
-            let request = EndpointsRequest {
-                endpoints: endpoints.borrow_and_update().clone(),
-            };
+            published.changed().await.map_err(|_| ClientError::Closed)?;
+            let request = published.borrow_and_update().clone();
             let _: serde_json::Value = requester.post(api::PATH_ENDPOINTS, &request).await?;
         }
     }

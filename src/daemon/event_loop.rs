@@ -129,7 +129,7 @@ impl Daemon {
                 }
                 Output::SendThroughTunnel { peer, data } => self.send_through_tunnel(peer, &data),
                 Output::Signal { to, sealed } => self.coordinator.signal(to, &sealed),
-                Output::PublishEndpoints(endpoints) => self.coordinator.publish(endpoints),
+                Output::PublishEndpoints(latest) => self.coordinator.publish(latest),
                 Output::SetTunnel {
                     peer,
                     path,

@@ -14,11 +14,13 @@ use rand_chacha::rand_core::SeedableRng as _;
 use tracing::{info, trace, warn};
 
 use crate::peer::{Channel, Context, Host, Peer, is_usable};
-use crate::proto::api::{Endpoint, EndpointKind, PeerRecord};
+use crate::proto::api::{Endpoint, EndpointKind, EndpointsRequest, PeerRecord};
 use crate::proto::disco::Envelope;
 use crate::proto::{DiscoPublic, DiscoSecret, NodePublic};
 
 use stun::StunClient;
+
+pub use crate::proto::NatMapping;
 
 pub use crate::peer::{
     Counters, DropReason, MAX_PACKETS_PER_SECOND, Output, Path, PeerStatus, State, TunnelReport,
@@ -38,32 +40,6 @@ pub struct NodeConfig {
     pub seed: [u8; 32],
 }
 
-/// What STUN told of the NAT in front of this node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum NatMapping {
-    /// Fewer than two servers answered.
-    #[default]
-    Unknown,
-    /// The public address is one of the host's own.
-    None,
-    /// Every server saw the same public address and port.
-    Independent,
-    /// Servers saw different public addresses or ports: a peer cannot be told where to send.
-    Dependent,
-}
-
-impl NatMapping {
-    /// The name in JSON and metrics; stable.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            NatMapping::Unknown => "unknown",
-            NatMapping::None => "none",
-            NatMapping::Independent => "independent",
-            NatMapping::Dependent => "dependent",
-        }
-    }
-}
-
 /// Most endpoints published: more than any host needs, fewer than a peer takes from a record.
 const MAX_ENDPOINTS: usize = 16;
 
@@ -72,7 +48,7 @@ const MAX_ENDPOINTS: usize = 16;
 pub struct Node {
     disco: DiscoSecret,
     host: Host,
-    endpoints: Vec<Endpoint>,
+    published: EndpointsRequest,
     rng: ChaCha20Rng,
     stun: StunClient,
     peers: BTreeMap<NodePublic, Peer>,
@@ -95,7 +71,7 @@ impl Node {
                 endpoints: Vec::new(),
             },
             disco: config.disco,
-            endpoints: Vec::new(),
+            published: EndpointsRequest::default(),
             rng: ChaCha20Rng::from_seed(config.seed),
             stun: StunClient::default(),
             peers: BTreeMap::new(),
@@ -249,7 +225,7 @@ impl Node {
 
     /// Where this node can perhaps be reached, as last published.
     pub fn endpoints(&self) -> &[Endpoint] {
-        &self.endpoints
+        &self.published.endpoints
     }
 
     /// Each STUN server that has answered, and where it saw the data port of this node.
@@ -327,13 +303,17 @@ impl Node {
             }
         }
         endpoints.truncate(MAX_ENDPOINTS);
-        let changed = endpoints != self.endpoints;
-        if changed {
-            info!(?endpoints, "endpoints");
+        let nat_mapping = self.nat_mapping();
+        let changed = endpoints != self.published.endpoints;
+        if changed || nat_mapping != self.published.nat_mapping {
+            info!(?endpoints, %nat_mapping, "endpoints");
             self.host.endpoints = endpoints.iter().map(|it| it.addr).collect();
-            self.endpoints = endpoints;
+            self.published = EndpointsRequest {
+                endpoints,
+                nat_mapping,
+            };
             self.out
-                .push_back(Output::PublishEndpoints(self.endpoints.clone()));
+                .push_back(Output::PublishEndpoints(self.published.clone()));
         }
         if changed || locals_changed {
             let peers: Vec<NodePublic> = self.peers.keys().copied().collect();

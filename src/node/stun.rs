@@ -1,16 +1,15 @@
 //! The node's STUN client: all servers at once, quick repetitions, then just enough to keep the mapping open.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng as _;
 
-use super::NatMapping;
 use crate::peer::{Counters, DropReason, Output};
-use crate::proto::TxId;
 use crate::proto::stun::{self, StunMessage};
+use crate::proto::{NatMapping, TxId};
 
 /// Gaps between the repetitions of an unanswered request: RFC 8489 section 6.2.1 doubles from 500 ms, which is made for
 /// servers one does not know; joining waits for this answer, so it starts at 100 ms.
@@ -179,27 +178,14 @@ impl StunClient {
         mapped
     }
 
-    /// What the answers, of the family that has most, tell of the NAT.
+    /// What the answers tell of the NAT: of IPv4 where there are any, for that is where NATs are.
     pub(super) fn nat(&self, locals: &[IpAddr]) -> NatMapping {
-        let mut families: BTreeMap<bool, Vec<SocketAddr>> = BTreeMap::new();
-        for mapped in self.servers.iter().filter_map(|it| it.mapped) {
-            families.entry(mapped.is_ipv6()).or_default().push(mapped);
-        }
-        // IPv4 first, for that is where NATs are.
-        let Some((_, mapped)) = families.pop_first() else {
-            return NatMapping::Unknown;
+        let of = |is_ipv4: bool| {
+            let family = |(_, mapped): &(SocketAddr, SocketAddr)| mapped.is_ipv4() == is_ipv4;
+            let answers: Vec<_> = self.answers().filter(family).collect();
+            (!answers.is_empty()).then(|| NatMapping::of(locals, &answers))
         };
-        match mapped.as_slice() {
-            [first, ..] if locals.contains(&first.ip()) => NatMapping::None,
-            [first, rest @ ..] if !rest.is_empty() => {
-                if rest.iter().all(|it| it == first) {
-                    NatMapping::Independent
-                } else {
-                    NatMapping::Dependent
-                }
-            }
-            _ => NatMapping::Unknown,
-        }
+        of(true).or_else(|| of(false)).unwrap_or_default()
     }
 }
 

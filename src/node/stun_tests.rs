@@ -105,11 +105,11 @@ fn the_nat_is_told_from_the_answers() {
     let cases = [
         (
             two("198.51.100.1:5", "198.51.100.1:5"),
-            NatMapping::Independent,
+            NatMapping::PortIndependent,
         ),
         (
             two("198.51.100.1:5", "198.51.100.1:6"),
-            NatMapping::Dependent,
+            NatMapping::AddressAndPortDependent,
         ),
         (two("192.168.1.2:5", "192.168.1.2:5"), NatMapping::None),
         (

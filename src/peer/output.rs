@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::path::Path;
 use super::state::State;
 use crate::proto::NodePublic;
-use crate::proto::api::Endpoint;
+use crate::proto::api::EndpointsRequest;
 
 /// One thing to do, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub enum Output {
         /// The sealed disco envelope.
         sealed: Vec<u8>,
     },
-    /// Tell the coordinator where this node can be reached (`POST /v1/endpoints`). The latest list is the whole truth.
-    PublishEndpoints(Vec<Endpoint>),
+    /// Tell the coordinator where this node can be reached (`POST /v1/endpoints`). The latest value is the whole truth.
+    PublishEndpoints(EndpointsRequest),
     /// Desired state of the peer's tunnel: the latest value wins. To be answered with a
     /// [`super::TunnelReport`], also when the link is like this already.
     SetTunnel {

@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::NatMapping;
 use super::keys::{DiscoPublic, NodePublic, NodeSecret, SIGNATURE_LEN};
 use crate::cli::report::Explain;
 
@@ -62,6 +63,9 @@ pub struct RegisterRequest {
     /// Where the node can perhaps be reached.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+    /// How its NAT maps; unknown where it did not say.
+    #[serde(default, skip_serializing_if = "NatMapping::is_unknown")]
+    pub nat_mapping: NatMapping,
     /// Networks behind the node that it offers to carry packets to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<IpNet>,
@@ -78,6 +82,7 @@ impl fmt::Debug for RegisterRequest {
             .field("name", &self.name)
             .field("disco_key", &self.disco_key)
             .field("endpoints", &self.endpoints)
+            .field("nat_mapping", &self.nat_mapping)
             .field("routes", &self.routes)
             .field("auth_key", &self.auth_key.as_ref().map(|_| ".."))
             .field("version", &self.version)
@@ -100,11 +105,14 @@ pub struct RegisterResponse {
     pub peers: PeerList,
 }
 
-/// Replaces the endpoints of the node that signs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Replaces the endpoints of the node that signs, and what is known of its NAT.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointsRequest {
     /// Where the node can perhaps be reached.
     pub endpoints: Vec<Endpoint>,
+    /// How its NAT maps; unknown where it did not say.
+    #[serde(default, skip_serializing_if = "NatMapping::is_unknown")]
+    pub nat_mapping: NatMapping,
 }
 
 /// The peers of the node that asked (itself not among them).
@@ -129,6 +137,9 @@ pub struct PeerRecord {
     pub tunnel_ips: Vec<IpAddr>,
     /// Where it can perhaps be reached.
     pub endpoints: Vec<Endpoint>,
+    /// How its NAT maps; unknown where it did not say.
+    #[serde(default, skip_serializing_if = "NatMapping::is_unknown")]
+    pub nat_mapping: NatMapping,
     /// Networks behind it that it offers to carry packets to. Whether to believe it is each peer's own choice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<IpNet>,

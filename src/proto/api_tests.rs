@@ -129,6 +129,7 @@ fn json_is_as_documented() {
                 kind: EndpointKind::Reflexive,
             },
         ],
+        nat_mapping: NatMapping::PortIndependent,
         routes: Vec::new(),
         online: true,
     };
@@ -141,6 +142,7 @@ fn json_is_as_documented() {
             {"addr": "192.0.2.1:7777", "kind": "local"},
             {"addr": "[2001:db8::1]:7777", "kind": "reflexive"},
         ],
+        "nat_mapping": "port-independent",
         "online": true,
     });
     assert_eq!(serde_json::to_value(&record).unwrap(), json);
@@ -163,6 +165,7 @@ fn an_enrolment_key_is_not_printed() {
         name: "a".to_owned(),
         disco_key: DiscoPublic::from_bytes([2; 32]),
         endpoints: vec![],
+        nat_mapping: NatMapping::Unknown,
         routes: vec![],
         auth_key: Some("hidden".to_owned()),
         version: "1".to_owned(),

@@ -6,9 +6,11 @@
 pub mod api;
 pub mod disco;
 pub mod keys;
+pub mod nat;
 pub mod stun;
 
 pub use keys::{DiscoPublic, DiscoSecret, DiscoShared, NodePublic, NodeSecret};
+pub use nat::NatMapping;
 
 use std::fmt;
 

@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use gretun::proto::NatMapping;
 use gretun::proto::api::{
     Endpoint, EndpointKind, EndpointsRequest, ErrorBody, PeerList, RegisterRequest,
     RegisterResponse, SignalList, SignalRequest, SignedHeaders, sign_request,
@@ -318,6 +319,7 @@ impl Node {
             name: self.name.clone(),
             disco_key: self.disco_key,
             endpoints: vec![],
+            nat_mapping: NatMapping::Unknown,
             routes: vec![],
             auth_key: auth_key.map(str::to_owned),
             version: "test".to_owned(),
@@ -333,7 +335,13 @@ impl Node {
             addr: addr.parse().unwrap(),
             kind: EndpointKind::Local,
         }];
-        self.post("/v1/endpoints", &EndpointsRequest { endpoints })
+        self.post(
+            "/v1/endpoints",
+            &EndpointsRequest {
+                endpoints,
+                ..EndpointsRequest::default()
+            },
+        )
     }
 
     pub fn signal(&self, to: NodePublic, envelope: &[u8]) -> Reply {

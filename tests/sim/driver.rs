@@ -35,8 +35,8 @@ impl World {
                         self.at(latency, Event::SignalUp(from, to, sealed));
                     }
                 }
-                Output::PublishEndpoints(endpoints) => {
-                    self.hosts[id.0].endpoints = endpoints;
+                Output::PublishEndpoints(latest) => {
+                    self.hosts[id.0].published = latest;
                     self.publish(id);
                 }
                 Output::SetTunnel {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use gretun::node::{Node, NodeConfig, Path};
-use gretun::proto::api::{Endpoint, PeerRecord};
+use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
 
 use crate::network::{Link, NetId};
@@ -52,7 +52,7 @@ pub struct Host {
     /// The peers that the daemon keeps on disk.
     pub cache: Vec<PeerRecord>,
     /// What the daemon would publish.
-    pub endpoints: Vec<Endpoint>,
+    pub published: EndpointsRequest,
     /// The kernel's tunnels; they outlive the daemon.
     pub tunnels: BTreeMap<NodePublic, KernelTunnel>,
     /// How often a tunnel was made or changed.
@@ -86,7 +86,7 @@ impl Host {
             incarnation: 0,
             registered: false,
             cache: Vec::new(),
-            endpoints: Vec::new(),
+            published: EndpointsRequest::default(),
             tunnels: BTreeMap::new(),
             tunnel_changes: 0,
             wanted: BTreeMap::new(),
@@ -113,7 +113,8 @@ impl Host {
             node_key: self.node_key,
             disco_key: self.disco.public(),
             tunnel_ips: Vec::new(),
-            endpoints: self.endpoints.clone(),
+            endpoints: self.published.endpoints.clone(),
+            nat_mapping: self.published.nat_mapping,
             routes: Vec::new(),
             online,
         }

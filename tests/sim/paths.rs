@@ -351,9 +351,12 @@ fn the_mapping_is_recognised() {
     let mut world = World::new(13);
     let cases = [
         (None, NatMapping::None),
-        (Some(NatKind::PORT_RESTRICTED), NatMapping::Independent),
-        (Some(NatKind::LINUX), NatMapping::Independent),
-        (Some(NatKind::SYMMETRIC), NatMapping::Dependent),
+        (Some(NatKind::PORT_RESTRICTED), NatMapping::PortIndependent),
+        (Some(NatKind::LINUX), NatMapping::PortIndependent),
+        (
+            Some(NatKind::SYMMETRIC),
+            NatMapping::AddressAndPortDependent,
+        ),
     ];
     for (kind, mapping) in cases {
         let host = world.site("host", 1, kind);

@@ -117,6 +117,7 @@ impl Bench {
                     kind: EndpointKind::Local,
                 })
                 .collect(),
+            nat_mapping: NatMapping::Unknown,
             routes: Vec::new(),
             online,
         }
