@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::mark::Mark;
 use crate::cli::report::{Explain, Kind, chain};
 use crate::kernel::execute::StepError;
+use crate::kernel::fou::{Added, Family};
 use crate::kernel::lock::{Lock, LockError};
 use crate::kernel::observe::{Links, ObservedTunnel};
 use crate::kernel::{Kernel, KernelError};
@@ -107,6 +108,8 @@ pub struct Applier {
     left_out: BTreeSet<String>,
     /// Whether some tunnel may have routes or address translation.
     has_routes: bool,
+    /// FOU ports beside the data port, of tunnels that port searches made.
+    extra_ports: BTreeSet<(u16, Family)>,
 }
 
 impl Applier {
@@ -119,6 +122,13 @@ impl Applier {
         link_changed: watch::Receiver<()>,
         results: mpsc::Sender<Applied>,
     ) -> Self {
+        // Those of tunnels that were found at start.
+        let extra_ports = wanted
+            .borrow()
+            .values()
+            .map(|it| (it.path.port, Family::of(it.path.remote.ip())))
+            .filter(|(extra, _)| *extra != port)
+            .collect();
         Applier {
             kernel,
             own,
@@ -130,6 +140,7 @@ impl Applier {
             left_out: BTreeSet::new(),
             // The daemon before this one may have made some.
             has_routes: true,
+            extra_ports,
         }
     }
 
@@ -181,6 +192,7 @@ impl Applier {
             self.reported.remove(&peer);
             self.report(Applied::Removed { peer }).await;
         }
+        self.close_extra_ports(&wanted).await?;
         Ok(settled)
     }
 
@@ -206,10 +218,14 @@ impl Applier {
         observed: Option<&ObservedTunnel>,
         links: &Links,
     ) -> Result<Link, ApplyError> {
-        let Path { local, remote } = wanted.path;
+        let Path {
+            local,
+            port,
+            remote,
+        } = wanted.path;
         let route = self.kernel.route_to(local, remote.ip()).await?;
         let alias = Mark::new(self.own, peer).to_string();
-        let mut state = tunnel_state(wanted, self.port, alias, route.mtu);
+        let mut state = tunnel_state(wanted, alias, route.mtu);
         if let Some(observed) = observed {
             // A link that a person renamed keeps its new name.
             state.link.name.clone_from(&observed.state.link.name);
@@ -225,6 +241,9 @@ impl Applier {
         } else {
             None
         };
+        if port != self.port {
+            self.open_extra_port(port, Family::of(remote.ip())).await?;
+        }
         self.execute(&mut ops).await?;
         let index = match observed.filter(|_| !makes_link) {
             Some(observed) => observed.index,
@@ -236,6 +255,35 @@ impl Applier {
             name: state.link.name,
             mtu: state.link.mtu,
         })
+    }
+
+    /// A tunnel that a port search made receives at a port of its own.
+    async fn open_extra_port(&mut self, port: u16, family: Family) -> Result<(), KernelError> {
+        if self.extra_ports.contains(&(port, family)) {
+            return Ok(());
+        }
+        if self.kernel.add_fou(port, family).await? == Added::Made {
+            info!(port, "FOU port of a port search");
+        }
+        self.extra_ports.insert((port, family));
+        Ok(())
+    }
+
+    /// Closes the extra ports that no tunnel uses any more. Those of failed attempts are among them.
+    async fn close_extra_ports(&mut self, wanted: &WantedTunnels) -> Result<(), KernelError> {
+        let used = |port: u16| wanted.values().any(|it| it.path.port == port);
+        let unused: Vec<(u16, Family)> = self
+            .extra_ports
+            .iter()
+            .filter(|(port, _)| !used(*port))
+            .copied()
+            .collect();
+        for (port, family) in unused {
+            info!(port, "the FOU port of a port search is not needed any more");
+            self.kernel.delete_fou(port, family).await?;
+            self.extra_ports.remove(&(port, family));
+        }
+        Ok(())
     }
 
     /// Carries a plan out. What a tunnel can do without is left out where the kernel refuses it: an alternative name that
@@ -296,8 +344,12 @@ impl Applier {
 }
 
 /// What the kernel should have for a wanted tunnel, over a path that carries outer packets of `path_mtu` bytes.
-fn tunnel_state(wanted: &Wanted, port: u16, alias: String, path_mtu: u32) -> TunnelState {
-    let Path { local, remote } = wanted.path;
+fn tunnel_state(wanted: &Wanted, alias: String, path_mtu: u32) -> TunnelState {
+    let Path {
+        local,
+        port,
+        remote,
+    } = wanted.path;
     let mode = if remote.is_ipv4() {
         Mode::Gre
     } else {
@@ -400,6 +452,7 @@ mod tests {
         Wanted {
             path: Path {
                 local: "192.0.2.1".parse().unwrap(),
+                port: 7777,
                 remote: "198.51.100.7:50360".parse().unwrap(),
             },
             gre_key: 5,
@@ -414,7 +467,7 @@ mod tests {
 
     #[test]
     fn addresses_are_paired_by_family_and_the_mtu_is_what_is_left() {
-        let state = tunnel_state(&wanted(), 7777, "mark".to_owned(), 1500);
+        let state = tunnel_state(&wanted(), "mark".to_owned(), 1500);
         assert_eq!(state.link.mtu, 1464);
         let shown: Vec<String> = state.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -425,17 +478,17 @@ mod tests {
 
     #[test]
     fn a_link_too_narrow_for_ipv6_has_only_ipv4() {
-        let state = tunnel_state(&wanted(), 7777, "mark".to_owned(), 1280);
+        let state = tunnel_state(&wanted(), "mark".to_owned(), 1280);
         assert_eq!(state.link.mtu, 1244);
         assert_eq!(state.addresses.len(), 1);
     }
 
     #[test]
     fn another_path_is_a_change_in_place_and_the_same_path_is_nothing() {
-        let before = tunnel_state(&wanted(), 7777, "mark".to_owned(), 1500);
+        let before = tunnel_state(&wanted(), "mark".to_owned(), 1500);
         let mut other = wanted();
         other.path.remote = "203.0.113.9:7777".parse().unwrap();
-        let after = tunnel_state(&other, 7777, "mark".to_owned(), 1500);
+        let after = tunnel_state(&other, "mark".to_owned(), 1500);
         assert!(
             plan::overlay(Some(&before), Some(&before), &[])
                 .unwrap()

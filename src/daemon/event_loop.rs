@@ -23,7 +23,7 @@ use crate::cli::report::chain;
 use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::{RawPort, Received};
 use crate::kernel::{Kernel, NetChange};
-use crate::node::{Node, Output, Path, State, TunnelReport};
+use crate::node::{EXTRA_PORTS, Node, Output, Path, State, TunnelReport};
 use crate::proto::api::{PeerRecord, RegisterResponse};
 use crate::proto::keys::NodePublic;
 
@@ -121,10 +121,21 @@ impl Daemon {
     fn drain_outputs(&mut self) {
         while let Some(output) = self.node.poll_output() {
             match output {
-                Output::Send { local, to, data } => {
-                    if let Err(error) = self.port.send(local, to, &data) {
+                Output::Send {
+                    local,
+                    port,
+                    to,
+                    data,
+                } => {
+                    if let Err(error) = self.port.send(local, port, to, &data) {
                         // A candidate in a network that this host cannot reach; others are tried at the same time.
                         trace!(%to, %error, "datagram not sent");
+                    }
+                }
+                Output::ListenOnExtraPorts(listen) => {
+                    let extra = listen.then_some(EXTRA_PORTS);
+                    if let Err(error) = self.port.listen_on_extra_ports(extra) {
+                        warn!(%error, "the ports of a port search cannot be listened to");
                     }
                 }
                 Output::SendThroughTunnel { peer, data } => self.send_through_tunnel(peer, &data),

@@ -55,6 +55,16 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub stun_server: Vec<String>,
+    /// Search for ports where a NAT gives every destination another one: up to 1000 packets a second for 2 s
+    /// [default: true]
+    #[arg(
+        long,
+        env = "GRETUN_AGGRESSIVE_PUNCH",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub aggressive_punch: Option<bool>,
     /// Networks behind this host to offer to peers, comma separated; this host must forward IP
     #[arg(
         long,
@@ -94,6 +104,8 @@ pub struct Config {
     pub port: u16,
     /// STUN servers in place of the coordinator's.
     pub stun_servers: Vec<String>,
+    /// Whether ports may be searched for where a NAT gives every destination another one.
+    pub aggressive_punch: bool,
     /// Networks to offer to peers.
     pub advertise_routes: Vec<IpNet>,
     /// Whether to take the networks that peers offer.
@@ -136,6 +148,7 @@ impl Settings {
             } else {
                 self.stun_server
             },
+            aggressive_punch: self.aggressive_punch.or(below.aggressive_punch),
             advertise_routes: if self.advertise_routes.is_empty() {
                 below.advertise_routes
             } else {
@@ -202,6 +215,7 @@ impl Settings {
             iface,
             port,
             stun_servers: self.stun_server,
+            aggressive_punch: self.aggressive_punch.unwrap_or(true),
             advertise_routes: self.advertise_routes,
             accept_routes: self.accept_routes,
             snat_routes: self.snat_routes,

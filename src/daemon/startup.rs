@@ -28,7 +28,7 @@ use crate::kernel::preflight::{self, PreflightError};
 use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::RawPort;
 use crate::kernel::{Kernel, KernelError, NetChange};
-use crate::node::{Node, NodeConfig, Path};
+use crate::node::{EXTRA_PORTS, Node, NodeConfig, Path};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::state::TunnelState;
 
@@ -96,6 +96,7 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
         node_key: own,
         disco: identity.disco.clone(),
         port: config.port,
+        aggressive_punch: config.aggressive_punch,
         seed,
     });
     let network = state.network();
@@ -197,6 +198,7 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
 /// What a tunnel of ours leads to, so that the applier leaves it exactly as it is until the node knows better.
 fn adopt(tunnel: &ObservedTunnel, own: NodePublic, port: u16) -> Option<(NodePublic, Wanted)> {
     let mark = Mark::of(tunnel).filter(|mark| mark.is_of(own))?;
+    let is_own_port = |sport| sport == port || EXTRA_PORTS.contains(&sport);
     let TunnelState {
         link,
         alt_names,
@@ -204,9 +206,10 @@ fn adopt(tunnel: &ObservedTunnel, own: NodePublic, port: u16) -> Option<(NodePub
         routes,
         snat,
     } = &tunnel.state;
-    let udp = link.encap.udp().filter(|udp| udp.sport == port)?;
+    let udp = link.encap.udp().filter(|udp| is_own_port(udp.sport))?;
     let path = Path {
         local: link.local?,
+        port: udp.sport,
         remote: (link.remote?, udp.dport).into(),
     };
     let wanted = Wanted {

@@ -1,5 +1,6 @@
 //! Taking everything of one node out of the kernel: for `gretun down`, with or without a daemon.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use tracing::info;
@@ -30,12 +31,12 @@ pub fn run(state_dir: &Path, port: u16) -> Result<(), DaemonError> {
     })
 }
 
-/// Removes every tunnel that `own` made, then the FOU port unless another link sends from it.
+/// Removes every tunnel that `own` made, then the FOU port, and those that port searches found, unless another link sends from them.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub async fn remove_all(kernel: &Kernel, own: NodePublic, port: u16) -> Result<(), ApplyError> {
-    let mut port_in_use = false;
+    let (mut ours, mut others) = (BTreeSet::from([port]), BTreeSet::new());
     let mut links = kernel.links_without_routes().await?;
     kernel.add_snat(&mut links).await;
     for tunnel in &links.tunnels {
@@ -44,16 +45,18 @@ pub async fn remove_all(kernel: &Kernel, own: NodePublic, port: u16) -> Result<(
             info!(interface = link.name, "removing tunnel");
             let ops = plan::overlay(Some(&tunnel.state), None, &links.others)?;
             kernel.execute(&ops).await?;
+            ours.extend(link.listener().map(|listener| listener.port));
         } else {
-            port_in_use |= link
-                .listener()
-                .is_some_and(|listener| listener.port == port);
+            others.extend(link.listener().map(|listener| listener.port));
         }
     }
-    if port_in_use {
-        info!(port, "the FOU port stays: other tunnels use it");
-        return Ok(());
+    for port in ours {
+        if others.contains(&port) {
+            info!(port, "the FOU port stays: other tunnels use it");
+            continue;
+        }
+        kernel.delete_fou(port, Family::V4).await?;
+        kernel.delete_fou(port, Family::V6).await?;
     }
-    kernel.delete_fou(port, Family::V4).await?;
-    Ok(kernel.delete_fou(port, Family::V6).await?)
+    Ok(())
 }

@@ -29,6 +29,8 @@ pub(super) mod bpf {
     pub const LOAD_X: u16 = 0x01;
     /// Skip by whether A equals the constant.
     pub const JUMP_EQ: u16 = 0x15;
+    /// Skip by whether A is at least the constant.
+    pub const JUMP_AT_LEAST: u16 = 0x35;
     /// Skip by whether A and the constant have a bit in common.
     pub const JUMP_SET: u16 = 0x45;
     /// End with so many bytes of the packet; 0 drops it.
@@ -86,6 +88,11 @@ impl PacketSocket {
             ether_type,
             overruns: AtomicU64::new(0),
         })
+    }
+
+    /// Takes the filter's place; frames that wait already went through the old one.
+    pub fn set_filter(&self, filter: &[SockFilter]) -> io::Result<()> {
+        self.socket.get_ref().attach_filter(filter)
     }
 
     /// Waits for a frame; what does not fit into the buffer is cut off.

@@ -1,6 +1,8 @@
 //! The data port, shared with the kernel. The kernel's FOU socket owns UDP port P; this sends from it and listens on it all
 //! the same, so that discovery and data have one NAT mapping.
 //!
+//! A port search sends from other ports too, and listens to them while it lasts and while a tunnel that it made is there.
+//!
 //! Sending goes through raw sockets with headers of our own making (raw(7), `IPPROTO_RAW`: such a socket receives
 //! nothing). The packets pass the host's OUTPUT hooks, so its connection tracking opens the tuple that data uses.
 //!
@@ -11,6 +13,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
@@ -33,8 +36,8 @@ const BUFFER: usize = 9216;
 /// One datagram that came to the data port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// The address of this host to which it was sent.
-    pub local: IpAddr,
+    /// The address and port of this host to which it was sent.
+    pub local: SocketAddr,
     /// Where it came from.
     pub from: SocketAddr,
     /// Index of the device on which it arrived.
@@ -70,14 +73,17 @@ impl RawPort {
         };
         let ipv4 = Family {
             sender: sender(Domain::IPV4)?,
-            receiver: PacketSocket::open(libc::ETH_P_IP as u16, &filter_ipv4(port))?,
+            receiver: PacketSocket::open(libc::ETH_P_IP as u16, &filter_ipv4(port, None))?,
         };
         let ipv6 = match sender(Domain::IPV6) {
             Ok(sender) => {
                 sender.set_header_included_v6(true)?;
                 Some(Family {
                     sender,
-                    receiver: PacketSocket::open(libc::ETH_P_IPV6 as u16, &filter_ipv6(port))?,
+                    receiver: PacketSocket::open(
+                        libc::ETH_P_IPV6 as u16,
+                        &filter_ipv6(port, None),
+                    )?,
                 })
             }
             Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
@@ -123,12 +129,31 @@ impl RawPort {
         Ok(None)
     }
 
-    /// Sends a datagram that may not be fragmented, from `local` or from the address that the route prefers.
+    /// Takes what comes to these ports too; `None` for no others any more.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn listen_on_extra_ports(&self, extra: Option<Range<u16>>) -> io::Result<()> {
+        let ipv4 = filter_ipv4(self.port, extra.clone());
+        self.ipv4.receiver.set_filter(&ipv4)?;
+        match &self.ipv6 {
+            Some(family) => family.receiver.set_filter(&filter_ipv6(self.port, extra)),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a datagram that may not be fragmented, from `local` or from the address that the route prefers, and from any port.
     ///
     /// # Errors
     /// The system's, such as `ENETUNREACH` without a route and `EMSGSIZE` beyond the path MTU; also when the addresses
     /// are of different families, or of one that this host does not have.
-    pub fn send(&self, local: Option<IpAddr>, to: SocketAddr, data: &[u8]) -> io::Result<()> {
+    pub fn send(
+        &self,
+        local: Option<IpAddr>,
+        port: u16,
+        to: SocketAddr,
+        data: &[u8],
+    ) -> io::Result<()> {
         let from = match local {
             Some(local) => local,
             None => route_source(to)?,
@@ -136,17 +161,14 @@ impl RawPort {
         let (family, packet) = match (from, to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(address)) => (
                 &self.ipv4,
-                packet_ipv4(from, self.port, address, to.port(), data)?,
+                packet_ipv4(from, port, address, to.port(), data)?,
             ),
             (IpAddr::V6(from), IpAddr::V6(address)) => {
                 let family = self
                     .ipv6
                     .as_ref()
                     .ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?;
-                (
-                    family,
-                    packet_ipv6(from, self.port, address, to.port(), data)?,
-                )
+                (family, packet_ipv6(from, port, address, to.port(), data)?)
             }
             _ => return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
         };
@@ -288,15 +310,15 @@ fn parse(frame: Frame, buffer: &[u8]) -> Option<Received> {
     // The frame may be longer than the datagram: Ethernet pads short ones.
     let data = udp.get(UDP_HEADER..usize::from(word(4)?))?;
     Some(Received {
-        local,
+        local: SocketAddr::new(local, word(2)?),
         from: SocketAddr::new(from, word(0)?),
         device: frame.device,
         data: data.to_vec(),
     })
 }
 
-/// UDP over IPv4 to `port`, not a fragment, with our magic behind the UDP header wherever the IP header ends.
-fn filter_ipv4(port: u16) -> Vec<SockFilter> {
+/// UDP over IPv4 to `port` or one of `extra`, not a fragment, with our magic behind the UDP header wherever the IP header ends.
+fn filter_ipv4(port: u16, extra: Option<Range<u16>>) -> Vec<SockFilter> {
     const PROTOCOL: u32 = 9;
     const FRAGMENT: u32 = 6;
     /// More-fragments flag and offset (RFC 791): both zero in a whole datagram.
@@ -308,30 +330,37 @@ fn filter_ipv4(port: u16) -> Vec<SockFilter> {
         Step::Refuse(FRAGMENT_MASK),
         Step::Load(bpf::LOAD_X_IHL, 0),
     ];
-    filter.extend(filter_udp(port));
+    filter.extend(filter_udp(port, extra));
     assemble(&filter)
 }
 
 /// The same for IPv6. Datagrams behind extension headers, fragments among them, are not ours: no peer sends such.
-fn filter_ipv6(port: u16) -> Vec<SockFilter> {
+fn filter_ipv6(port: u16, extra: Option<Range<u16>>) -> Vec<SockFilter> {
     const NEXT_HEADER: u32 = 6;
     let mut filter = vec![
         Step::Load(bpf::LOAD_BYTE, NEXT_HEADER),
         Step::Need(UDP.into()),
         Step::Load(bpf::LOAD_X, IPV6_HEADER as u32),
     ];
-    filter.extend(filter_udp(port));
+    filter.extend(filter_udp(port, extra));
     assemble(&filter)
 }
 
 /// The common end: X is where the UDP header begins.
-fn filter_udp(port: u16) -> [Step; 10] {
+fn filter_udp(port: u16, extra: Option<Range<u16>>) -> Vec<Step> {
     const DESTINATION: u32 = 2;
     const PAYLOAD: u32 = UDP_HEADER as u32;
     let [a, b, c, d, e, f] = disco::MAGIC;
-    [
-        Step::Load(bpf::LOAD_HALF_X, DESTINATION),
-        Step::Need(port.into()),
+    let mut steps = vec![Step::Load(bpf::LOAD_HALF_X, DESTINATION)];
+    match extra {
+        None => steps.push(Step::Need(port.into())),
+        Some(extra) => steps.extend([
+            Step::SkipIf(port.into(), 2),
+            Step::NeedAtLeast(extra.start.into()),
+            Step::NeedLess(extra.end.into()),
+        ]),
+    }
+    steps.extend([
         Step::Load(bpf::LOAD_WORD_X, PAYLOAD),
         // Disco: the other two bytes decide; else on to STUN.
         Step::SkipUnless(u32::from_be_bytes([a, b, c, d]), 2),
@@ -342,7 +371,8 @@ fn filter_udp(port: u16) -> [Step; 10] {
         Step::Refuse(0xc0),
         Step::Load(bpf::LOAD_WORD_X, PAYLOAD + 4),
         Step::AcceptIf(STUN_COOKIE),
-    ]
+    ]);
+    steps
 }
 
 /// One step of a filter, before its jump distances are known.
@@ -354,6 +384,12 @@ enum Step {
     Need(u32),
     /// Drop if A and this have a bit in common.
     Refuse(u32),
+    /// Drop if A is less than this.
+    NeedAtLeast(u32),
+    /// Drop unless A is less than this.
+    NeedLess(u32),
+    /// Skip so many steps if A equals this.
+    SkipIf(u32, u8),
     /// Skip so many steps unless A equals this.
     SkipUnless(u32, u8),
     /// Accept if A equals this, else go on.
@@ -376,6 +412,9 @@ fn assemble(steps: &[Step]) -> Vec<SockFilter> {
             Step::Load(code, place) => SockFilter::new(code, 0, 0, place),
             Step::Need(value) => SockFilter::new(bpf::JUMP_EQ, 0, to_drop(at), value),
             Step::Refuse(bits) => SockFilter::new(bpf::JUMP_SET, to_drop(at), 0, bits),
+            Step::NeedAtLeast(value) => SockFilter::new(bpf::JUMP_AT_LEAST, 0, to_drop(at), value),
+            Step::NeedLess(value) => SockFilter::new(bpf::JUMP_AT_LEAST, to_drop(at), 0, value),
+            Step::SkipIf(value, steps) => SockFilter::new(bpf::JUMP_EQ, steps, 0, value),
             Step::SkipUnless(value, steps) => SockFilter::new(bpf::JUMP_EQ, 0, steps, value),
             Step::AcceptIf(value) => SockFilter::new(bpf::JUMP_EQ, to_drop(at) + 1, 0, value),
         })

@@ -31,7 +31,7 @@ fn what_is_sent_has_a_right_checksum_and_comes_back_as_it_was() {
         assert_eq!(
             (received.local, received.from),
             (
-                "198.51.100.2".parse().unwrap(),
+                "198.51.100.2:9".parse().unwrap(),
                 "192.0.2.1:7777".parse().unwrap()
             )
         );
@@ -46,7 +46,10 @@ fn what_is_sent_has_a_right_checksum_and_comes_back_as_it_was() {
         let received = parse(frame(&packet), &packet).unwrap();
         assert_eq!(
             (received.local, received.from),
-            (to.into(), "[2001:db8::1]:7777".parse().unwrap())
+            (
+                SocketAddr::new(to.into(), 9),
+                "[2001:db8::1]:7777".parse().unwrap()
+            )
         );
         assert_eq!(received.data, data);
     }

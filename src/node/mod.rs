@@ -3,9 +3,10 @@
 //! Pure: time and randomness come in, nothing is sent. The driver calls a `handle_*`, then takes [`Node::poll_output`] until
 //! it is empty, then sleeps until [`Node::poll_timeout`] or the next input, whichever comes first.
 
+mod observe;
 mod stun;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -13,18 +14,19 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use tracing::{info, trace, warn};
 
-use crate::peer::{Channel, Context, Host, Peer, is_usable};
+use crate::peer::{Channel, Context, Host, Limiter, Nat, Peer, is_usable};
 use crate::proto::api::{Endpoint, EndpointKind, EndpointsRequest, PeerRecord};
 use crate::proto::disco::Envelope;
 use crate::proto::{DiscoPublic, DiscoSecret, NodePublic};
 
+use observe::Observer;
 use stun::StunClient;
 
 pub use crate::proto::NatMapping;
 
 pub use crate::peer::{
-    Counters, DropReason, MAX_PACKETS_PER_SECOND, Output, Path, PeerStatus, State, TunnelReport,
-    Via,
+    Counters, DropReason, EXTRA_PORTS, MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND,
+    Output, Path, PeerStatus, State, TunnelReport, Via,
 };
 
 /// What a node is made of.
@@ -36,6 +38,8 @@ pub struct NodeConfig {
     pub disco: DiscoSecret,
     /// The data port.
     pub port: u16,
+    /// Whether ports may be searched for where nothing else helps.
+    pub aggressive_punch: bool,
     /// Fresh random bytes: all nonces and transaction ids are drawn from them.
     pub seed: [u8; 32],
 }
@@ -51,6 +55,11 @@ pub struct Node {
     published: EndpointsRequest,
     rng: ChaCha20Rng,
     stun: StunClient,
+    observer: Observer,
+    search_limiter: Limiter,
+    /// The peers for which extra ports are listened to.
+    on_extra_ports: BTreeSet<NodePublic>,
+    listens: bool,
     peers: BTreeMap<NodePublic, Peer>,
     by_disco: BTreeMap<DiscoPublic, NodePublic>,
     /// Tunnels found at start whose peers are not known yet.
@@ -69,11 +78,17 @@ impl Node {
                 port: config.port,
                 locals: Vec::new(),
                 endpoints: Vec::new(),
+                nat: Nat::default(),
+                aggressive: config.aggressive_punch,
             },
             disco: config.disco,
             published: EndpointsRequest::default(),
             rng: ChaCha20Rng::from_seed(config.seed),
             stun: StunClient::default(),
+            observer: Observer::default(),
+            search_limiter: Limiter::default(),
+            on_extra_ports: BTreeSet::new(),
+            listens: false,
             peers: BTreeMap::new(),
             by_disco: BTreeMap::new(),
             adopted: BTreeMap::new(),
@@ -82,9 +97,18 @@ impl Node {
         }
     }
 
-    /// A datagram came to the data port: disco or STUN, `local` being the address it was sent to.
-    pub fn handle_datagram(&mut self, now: Instant, local: IpAddr, from: SocketAddr, data: &[u8]) {
+    /// A datagram came: disco or STUN. `local` is where it was sent to: the data port, or one of [`EXTRA_PORTS`].
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        from: SocketAddr,
+        data: &[u8],
+    ) {
         if crate::proto::stun::is_stun(data) {
+            if local.port() != self.host.port {
+                return self.handle_observation(now, from, data);
+            }
             let handled = self.stun.handle_datagram(now, from, data, &mut self.rng);
             match handled {
                 Ok(()) => {
@@ -102,7 +126,8 @@ impl Node {
             return self.drop_input(DropReason::UnknownSender);
         };
         let channel = Channel::Udp(Path {
-            local,
+            local: local.ip(),
+            port: local.port(),
             remote: from,
         });
         self.with_peer(now, peer, |peer, cx| {
@@ -152,6 +177,7 @@ impl Node {
         let gone: Vec<NodePublic> = unlisted_peers.chain(unlisted_tunnels).copied().collect();
         for peer in gone {
             self.peers.remove(&peer);
+            self.on_extra_ports.remove(&peer);
             self.adopted.remove(&peer);
             self.by_disco.retain(|_, owner| *owner != peer);
             self.out.push_back(Output::RemoveTunnel { peer });
@@ -161,6 +187,7 @@ impl Node {
                 self.handle_record(now, record);
             }
         }
+        self.update_listening();
     }
 
     /// A tunnel of `peer` was found in the kernel at start. It is kept, tested, and counts as direct once data crossed it.
@@ -170,6 +197,7 @@ impl Node {
         } else {
             self.adopted.insert(peer, path);
         }
+        self.update_listening();
     }
 
     /// What became of an [`Output::SetTunnel`].
@@ -288,7 +316,53 @@ impl Node {
         true
     }
 
+    /// STUN answered at an extra port.
+    fn handle_observation(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
+        match self.observer.handle_datagram(now, from, data) {
+            Ok(false) => self.counters.stun_answers_received += 1,
+            Ok(true) => {
+                self.counters.stun_answers_received += 1;
+                self.host.nat.fresh = self.observer.latest;
+                let peers: Vec<NodePublic> = self.peers.keys().copied().collect();
+                for peer in peers {
+                    self.with_peer(now, peer, |peer, cx| peer.handle_observed(cx));
+                }
+            }
+            Err(reason) => self.drop_input(reason),
+        }
+    }
+
+    fn observe_nat(&mut self) {
+        let server = self.stun.answers().find(|(it, _)| it.is_ipv4());
+        if let Some((server, _)) = server {
+            let (rng, out) = (&mut self.rng, &mut self.out);
+            self.observer.ask(server, rng, out, &mut self.counters);
+        }
+    }
+
+    fn update_nat(&mut self) {
+        self.host.nat.dependent = match self.stun.nat(&self.host.locals) {
+            NatMapping::Unknown => None,
+            NatMapping::None | NatMapping::Independent => Some(false),
+            NatMapping::Dependent => Some(true),
+        };
+        let mut seen = self.stun.answers().map(|(_, seen)| seen);
+        self.host.nat.seen = seen.find(SocketAddr::is_ipv4);
+    }
+
+    /// Extra ports are listened to as long as some peer needs them.
+    fn update_listening(&mut self) {
+        let data_port = self.host.port;
+        let adopted = self.adopted.values().any(|it| it.port != data_port);
+        let needed = adopted || !self.on_extra_ports.is_empty();
+        if needed != self.listens {
+            self.listens = needed;
+            self.out.push_back(Output::ListenOnExtraPorts(needed));
+        }
+    }
+
     fn endpoints_changed(&mut self, now: Instant, locals_changed: bool) {
+        self.update_nat();
         let local = self.host.locals.iter().map(|ip| Endpoint {
             addr: SocketAddr::new(*ip, self.host.port),
             kind: EndpointKind::Local,
@@ -328,7 +402,7 @@ impl Node {
     fn send_stun(&mut self, now: Instant) {
         self.stun.handle_timeout(
             now,
-            &self.host.locals,
+            (&self.host.locals, self.host.port),
             &mut self.rng,
             &mut self.out,
             &mut self.counters,
@@ -338,13 +412,14 @@ impl Node {
     fn with_peer(
         &mut self,
         now: Instant,
-        peer: NodePublic,
+        key: NodePublic,
         step: impl FnOnce(&mut Peer, &mut Context<'_>),
     ) {
-        let Some(peer) = self.peers.get_mut(&peer) else {
+        let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
         let mut ask_stun = false;
+        let mut observe_nat = false;
         let mut cx = Context {
             now,
             host: &self.host,
@@ -352,8 +427,21 @@ impl Node {
             out: &mut self.out,
             counters: &mut self.counters,
             ask_stun: &mut ask_stun,
+            observe_nat: &mut observe_nat,
+            search_limiter: &mut self.search_limiter,
         };
         step(peer, &mut cx);
+        let changed = if peer.needs_extra_ports(now, self.host.port) {
+            self.on_extra_ports.insert(key)
+        } else {
+            self.on_extra_ports.remove(&key)
+        };
+        if changed {
+            self.update_listening();
+        }
+        if observe_nat {
+            self.observe_nat();
+        }
         if ask_stun {
             self.stun.refresh(now);
             self.send_stun(now);

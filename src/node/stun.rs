@@ -104,11 +104,11 @@ impl StunClient {
         }
     }
 
-    /// Sends what is due, to servers of the families that `locals` has.
+    /// Sends what is due from the data port, to servers of the families that `locals` has.
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
-        locals: &[IpAddr],
+        (locals, port): (&[IpAddr], u16),
         rng: &mut ChaCha20Rng,
         out: &mut VecDeque<Output>,
         counters: &mut Counters,
@@ -126,6 +126,7 @@ impl StunClient {
             });
             out.push_back(Output::Send {
                 local: None,
+                port,
                 to: server.addr,
                 data: stun::binding_request(tx_id),
             });

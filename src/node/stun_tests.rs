@@ -41,7 +41,7 @@ impl Bench {
             self.now = self.now.max(at);
             self.client.handle_timeout(
                 self.now,
-                &self.locals,
+                (&self.locals, 7777),
                 &mut self.rng,
                 &mut self.out,
                 &mut self.counters,

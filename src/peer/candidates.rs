@@ -66,8 +66,8 @@ pub(crate) enum Told {
 pub(crate) struct Candidate {
     pub(crate) remote: SocketAddr,
     sources: Sources,
-    /// This host's address that the peer's packets from there came to.
-    pub(crate) local: Option<IpAddr>,
+    /// This host's address and port that the peer's packets from there came to.
+    pub(crate) local: Option<SocketAddr>,
     /// When a packet of the peer last came from there.
     pub(crate) heard: Option<Instant>,
     /// When a ping to there, or a nomination, was last answered.
@@ -103,16 +103,38 @@ impl Candidate {
         }
     }
 
-    /// Where to send from: the address that packets came to, as long as that is fresh; else the route decides.
-    pub(crate) fn source(&self, now: Instant) -> Option<IpAddr> {
-        let fresh = self.heard.is_some_and(|heard| now < heard + FRESH);
-        self.local.filter(|_| fresh)
+    /// Where to send from: the address that packets came to, as long as that is fresh; else the route decides. The port
+    /// that they came to stays right, for it is the one that the peer's NAT knows.
+    pub(crate) fn source(&self, now: Instant, data_port: u16) -> (Option<IpAddr>, u16) {
+        let local = self.local.map(|it| it.ip());
+        let port = self.local.map_or(data_port, |it| it.port());
+        (local.filter(|_| self.is_fresh(now)), port)
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.heard.is_some_and(|heard| now < heard + FRESH)
+    }
+
+    /// A packet of the peer came to `local`. One port is as good as another, so the first stays while it is in use.
+    pub(crate) fn came_to(&mut self, now: Instant, local: SocketAddr) {
+        let other_port = |it: SocketAddr| it.ip() == local.ip() && it.port() != local.port();
+        if !(self.is_fresh(now) && self.local.is_some_and(other_port)) {
+            self.local = Some(local);
+        }
+        self.heard = Some(now);
+    }
+
+    /// What carried no data before has another port now: it deserves a try.
+    pub(crate) fn unblock(&mut self) {
+        self.blocked_until = None;
     }
 
     /// The path over this candidate, once a packet from there showed which of this host's addresses it leads to.
     pub(crate) fn path(&self) -> Option<Path> {
+        let local = self.local?;
         Some(Path {
-            local: self.local?,
+            local: local.ip(),
+            port: local.port(),
             remote: self.remote,
         })
     }
@@ -254,8 +276,7 @@ impl Candidates {
             return false;
         }
         let candidate = self.entry(path.remote, now);
-        candidate.local = Some(path.local);
-        candidate.heard = Some(now);
+        candidate.came_to(now, path.source());
         let added = self.list.len() > known;
         if added {
             self.learn(path.remote);
@@ -265,14 +286,21 @@ impl Candidates {
 
     /// A tunnel over `path` was found in the kernel.
     pub(crate) fn adopt(&mut self, now: Instant, path: Path) {
-        self.entry(path.remote, now).local = Some(path.local);
+        self.entry(path.remote, now).local = Some(path.source());
         self.learn(path.remote);
     }
 
     /// Forgets which of this host's addresses led where, for those that are gone.
     pub(crate) fn keep_locals(&mut self, locals: &[IpAddr]) {
         for candidate in &mut self.list {
-            candidate.local = candidate.local.filter(|local| locals.contains(local));
+            candidate.local = candidate.local.filter(|it| locals.contains(&it.ip()));
+        }
+    }
+
+    /// What a port search found is not known to work any more.
+    pub(crate) fn forget_extra_ports(&mut self, data_port: u16) {
+        for candidate in &mut self.list {
+            candidate.local = candidate.local.filter(|it| it.port() == data_port);
         }
     }
 

@@ -9,6 +9,7 @@ fn addr(text: &str) -> SocketAddr {
 fn from(remote: &str) -> Path {
     Path {
         local: "192.0.2.1".parse().unwrap(),
+        port: 7777,
         remote: addr(remote),
     }
 }
@@ -129,11 +130,12 @@ fn the_route_chooses_the_source_unless_the_peer_was_just_heard() {
     let mut candidates = Candidates::default();
     candidates.heard(now, from("192.0.2.2:1"), now);
     let candidate = candidates.get(addr("192.0.2.2:1")).unwrap();
-    assert_eq!(candidate.source(now), Some(from("192.0.2.2:1").local));
-    assert_eq!(candidate.source(now + FRESH), None);
+    let local = from("192.0.2.2:1").local;
+    assert_eq!(candidate.source(now, 1), (Some(local), 7777));
+    assert_eq!(candidate.source(now + FRESH, 1), (None, 7777));
     candidates.keep_locals(&[]);
     let candidate = candidates.get(addr("192.0.2.2:1")).unwrap();
-    assert_eq!(candidate.source(now), None);
+    assert_eq!(candidate.source(now, 1), (None, 1));
 }
 
 #[test]

@@ -82,6 +82,10 @@ pub struct Counters {
     pub stun_requests_sent: u64,
     /// STUN answers received that match a request.
     pub stun_answers_received: u64,
+    /// Port searches begun.
+    pub port_searches: u64,
+    /// Pings sent by port searches, which are not among `pings_sent`.
+    pub port_search_pings_sent: u64,
     /// Input that was dropped, by reason.
     pub drops: BTreeMap<DropReason, u64>,
 }

@@ -43,12 +43,20 @@ impl Peer {
                 name(&answering)
             )
         } else if !heard.is_empty() {
-            format!(
+            let reach = format!(
                 "the peer is heard from {} but answers nothing: what this host sends does not reach it",
                 name(&heard)
-            )
+            );
+            match self.port_evidence(cx) {
+                Some(ports) => format!("{reach}; {ports}"),
+                None => reach,
+            }
         } else {
-            format!("no answer from {}", name(&all))
+            let no_answer = format!("no answer from {}", name(&all));
+            match self.port_evidence(cx) {
+                Some(ports) => format!("{no_answer}: {ports}"),
+                None => no_answer,
+            }
         }
     }
 }

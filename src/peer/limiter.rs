@@ -1,9 +1,9 @@
-//! The hard cap on packets to one peer.
+//! The hard caps on packets: to one peer, and of the port searches for all peers.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::tuning::{MAX_PACKETS_PER_SECOND, MAX_PINGS_PER_SECOND};
+use super::tuning::{MAX_PACKETS_PER_SECOND, MAX_PINGS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
 
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -14,13 +14,16 @@ pub(crate) enum Budget {
     Ping,
     /// Anything else.
     Other,
+    /// A port search, which has a limiter of its own.
+    Search,
 }
 
 impl Budget {
-    fn limit(self) -> usize {
+    pub(crate) fn limit(self) -> usize {
         match self {
             Budget::Ping => MAX_PINGS_PER_SECOND,
             Budget::Other => MAX_PACKETS_PER_SECOND,
+            Budget::Search => MAX_SEARCH_PACKETS_PER_SECOND,
         }
     }
 }

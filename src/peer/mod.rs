@@ -14,6 +14,7 @@ mod limiter;
 mod nomination;
 mod output;
 mod path;
+mod port_search;
 mod proof;
 mod replay;
 mod search;
@@ -34,8 +35,10 @@ use crate::proto::disco::{self, Envelope, Message};
 use crate::proto::{DiscoPublic, DiscoShared, NodePublic, TxId};
 
 use candidates::{Candidates, Told};
-use limiter::{Budget, Limiter};
+use limiter::Budget;
+pub(crate) use limiter::Limiter;
 use nomination::Nomination;
+use port_search::PortSearch;
 use proof::Tunnel;
 use replay::ReplayWindow;
 use search::{Calls, Pending, Search};
@@ -45,8 +48,11 @@ pub use counters::{Counters, DropReason};
 pub use output::Output;
 pub(crate) use path::is_usable;
 pub use path::{Path, Via};
+pub use port_search::EXTRA_PORTS;
+pub(crate) use port_search::{Fresh, Nat};
 pub use state::{PeerStatus, State, TunnelReport};
-pub use tuning::MAX_PACKETS_PER_SECOND;
+pub(crate) use tuning::MAX_STEP;
+pub use tuning::{MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
 
 /// What a peer needs to know of the host it runs on.
 #[derive(Debug)]
@@ -59,6 +65,10 @@ pub(crate) struct Host {
     pub(crate) locals: Vec<IpAddr>,
     /// Where this node can perhaps be reached.
     pub(crate) endpoints: Vec<SocketAddr>,
+    /// What STUN tells of the NAT.
+    pub(crate) nat: Nat,
+    /// Whether ports may be searched for.
+    pub(crate) aggressive: bool,
 }
 
 impl Host {
@@ -79,6 +89,10 @@ pub(crate) struct Context<'a> {
     pub(crate) counters: &'a mut Counters,
     /// Set when this host's own mapping is in doubt: STUN should be asked now.
     pub(crate) ask_stun: &'a mut bool,
+    /// Set when a port search wants to know what the NAT gives to new flows.
+    pub(crate) observe_nat: &'a mut bool,
+    /// The cap on packets of port searches, for all peers together.
+    pub(crate) search_limiter: &'a mut Limiter,
 }
 
 impl Context<'_> {
@@ -138,6 +152,7 @@ pub(crate) struct Peer {
     /// The latest nomination's number: sent by this side when controlling, else in force here.
     seq: u32,
     nomination: Option<Nomination>,
+    port_search: PortSearch,
     tunnel: Option<Tunnel>,
     /// How long probes over the tunnel may go unanswered.
     loss_timeout: Duration,
@@ -166,6 +181,7 @@ impl Peer {
             calls: Calls::default(),
             seq: 0,
             nomination: None,
+            port_search: PortSearch::default(),
             tunnel: None,
             loss_timeout: tuning::LOSS_TIMEOUT,
         }
@@ -184,6 +200,7 @@ impl Peer {
         self.pending.clear();
         self.seq = 0;
         self.nomination = None;
+        self.port_search = PortSearch::default();
         self.tunnel = None;
         self.timers = Timers::default();
         self.begin_search(cx, "the peer has a new disco key".to_owned());
@@ -290,6 +307,9 @@ impl Peer {
                 self.handle_call(cx, endpoints);
                 Ok(())
             }
+            (Channel::Coordinator, Message::PortSearch(offer)) => {
+                self.handle_port_search(cx, offer)
+            }
             (Channel::Tunnel, Message::DataPing { tx_id, .. }) => self.handle_data_ping(cx, tx_id),
             (Channel::Tunnel, Message::DataPong { tx_id }) => self.handle_data_pong(cx, tx_id),
             _ => Err(DropReason::WrongChannel),
@@ -305,6 +325,7 @@ impl Peer {
                 Timer::Nomination => self.repeat_nomination(cx),
                 Timer::Probe => self.probe_due(cx),
                 Timer::Proof => self.proof_due(cx),
+                Timer::PortSearch => self.port_search_due(cx),
             }
         }
         self.send_due_pings(cx);
@@ -361,7 +382,7 @@ impl Peer {
         &mut self,
         cx: &mut Context<'_>,
         budget: Budget,
-        local: Option<IpAddr>,
+        (local, port): (Option<IpAddr>, u16),
         to: SocketAddr,
         message: &Message,
     ) -> bool {
@@ -369,9 +390,20 @@ impl Peer {
             return false;
         }
         let data = self.seal(cx, message);
-        trace!(peer = %self.name, ?local, %to, ?message, "sent");
-        cx.out.push_back(Output::Send { local, to, data });
+        trace!(peer = %self.name, ?local, port, %to, ?message, "sent");
+        cx.out.push_back(Output::Send {
+            local,
+            port,
+            to,
+            data,
+        });
         true
+    }
+
+    /// As [`Peer::send`], over a path that a packet came by.
+    fn send_over(&mut self, cx: &mut Context<'_>, path: Path, message: &Message) -> bool {
+        let source = (Some(path.local), path.port);
+        self.send(cx, Budget::Other, source, path.remote, message)
     }
 
     /// As [`Peer::send`], through the tunnel.

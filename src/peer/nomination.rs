@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::candidates::Candidate;
-use super::limiter::Budget;
 use super::proof::{Proof, Purpose};
 use super::timers::Timer;
 use super::tuning::{NOMINATION_GAPS, UPGRADE_MARGIN, UPGRADE_SHARE};
@@ -130,8 +129,8 @@ impl Peer {
             seq: self.seq,
             tx_id: nomination.tx_id,
         };
-        let Path { local, remote } = nomination.path;
-        if self.send(cx, Budget::Other, Some(local), remote, &message) {
+        let remote = nomination.path.remote;
+        if self.send_over(cx, nomination.path, &message) {
             cx.counters.nominations_sent += 1;
         }
         let candidate = self.candidates.get(remote);
@@ -159,7 +158,7 @@ impl Peer {
             seq: self.seq,
             tx_id,
         };
-        self.send(cx, Budget::Other, Some(path.local), path.remote, &answer);
+        self.send_over(cx, path, &answer);
         if stale {
             return Err(DropReason::StaleNomination);
         }

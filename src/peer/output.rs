@@ -11,15 +11,19 @@ use crate::proto::api::EndpointsRequest;
 /// One thing to do, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Send a datagram from the data port.
+    /// Send a datagram.
     Send {
         /// Source address; `None` leaves it to the route.
         local: Option<IpAddr>,
+        /// Source port: the data port, or one of [`super::EXTRA_PORTS`].
+        port: u16,
         /// Destination.
         to: SocketAddr,
         /// The UDP payload.
         data: Vec<u8>,
     },
+    /// Take disco and STUN that come to any of [`super::EXTRA_PORTS`] too, or no longer. Not at first.
+    ListenOnExtraPorts(bool),
     /// Send a frame through the peer's GRE device with EtherType 0x88B5.
     SendThroughTunnel {
         /// Whose device.

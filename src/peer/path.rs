@@ -3,16 +3,23 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// A path to a peer as the kernel's tunnel uses it: from the data port on `local` to `remote`.
+/// A path to a peer as the kernel's tunnel uses it: from `port` on `local` to `remote`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path {
     /// This host's address: the tunnel's `local`.
     pub local: IpAddr,
+    /// This host's UDP port: the tunnel's `encap-sport`. The data port, or one that a port search found.
+    pub port: u16,
     /// The peer's address and port as seen from here: the tunnel's `remote` and `encap-dport`.
     pub remote: SocketAddr,
 }
 
 impl Path {
+    /// This host's address and port.
+    pub(crate) fn source(&self) -> SocketAddr {
+        SocketAddr::new(self.local, self.port)
+    }
+
     /// What kind of path this is to the people who read `gretun peers`.
     pub fn via(&self) -> Via {
         if is_private(self.remote.ip()) {
@@ -25,7 +32,7 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {}", self.local, self.remote)
+        write!(f, "{} -> {}", self.source(), self.remote)
     }
 }
 

@@ -388,6 +388,7 @@ impl Peer {
             candidate.failures += u32::from(heard);
         }
         self.loss_timeout = LOSS_TIMEOUT;
+        self.candidates.forget_extra_ports(cx.host.port);
         let reason = format!("no answer came through the tunnel over {path} any more");
         self.begin_search_since(cx, late, reason);
         self.choose(cx);
@@ -440,6 +441,7 @@ impl Peer {
         tunnel.awaits_grace = false;
         self.timers.clear(Timer::Proof);
         self.abandon_nomination();
+        self.candidates.forget_extra_ports(cx.host.port);
         Some(local)
     }
 

@@ -7,7 +7,7 @@ use super::candidates::Told;
 use super::limiter::Budget;
 use super::timers::Timer;
 use super::tuning::{
-    CALL_GAPS, CALL_MIN_GAP, IDLE_JITTER, MAX_PENDING, OFFLINE_STEP, PING_LIFETIME,
+    CALL_GAPS, CALL_MIN_GAP, HUNT_PATIENCE, IDLE_JITTER, MAX_PENDING, OFFLINE_STEP, PING_LIFETIME,
     RESTART_MIN_GAP, RETRY_GAPS, RETRY_STEP, SEARCH_TIMEOUT,
 };
 use super::{Context, DropReason, NO_ENDPOINT, OFFLINE, Output, Path, Peer, State};
@@ -71,6 +71,7 @@ impl Peer {
         self.burst(cx, 0);
         self.calls.step = 0;
         self.call_again(cx);
+        self.expect_port_search(cx);
         if self.candidates.is_empty() {
             self.enter(cx, State::Unknown, NO_ENDPOINT.to_owned());
         } else {
@@ -108,6 +109,7 @@ impl Peer {
         if self.online {
             self.burst(cx, RETRY_STEP);
             self.ask_stun_and_call(cx);
+            self.offer_port_search(cx);
         } else {
             self.burst(cx, OFFLINE_STEP);
         }
@@ -115,7 +117,9 @@ impl Peer {
 
     /// [`Timer::Search`]: no path was proven in time. One that is being tested may still be.
     pub(crate) fn search_ended(&mut self, cx: &mut Context<'_>) {
-        if !self.is_choosing() {
+        if self.is_hunting() {
+            self.timers.set(Timer::Search, cx.now + HUNT_PATIENCE);
+        } else if !self.is_choosing() {
             self.conclude(cx);
         }
     }
@@ -164,7 +168,7 @@ impl Peer {
         cx.counters.calls_sent += 1;
         match self.proven_path() {
             Some(path) => {
-                self.send(cx, Budget::Other, Some(path.local), path.remote, &message);
+                self.send_over(cx, path, &message);
             }
             None => {
                 let (to, sealed) = (self.node_key, self.seal(cx, &message));
@@ -217,6 +221,9 @@ impl Peer {
     /// A packet of the peer came over `path`.
     pub(crate) fn heard_from(&mut self, cx: &mut Context<'_>, path: Path) {
         let added = self.candidates.heard(cx.now, path, self.search.started);
+        if path.port != cx.host.port {
+            self.heard_at_extra_port(cx, path);
+        }
         self.give_grace(cx);
         match self.state {
             State::Unknown | State::HaveEndpoints => {
@@ -240,7 +247,7 @@ impl Peer {
             tx_id,
             src: path.remote,
         };
-        let sent = self.send(cx, Budget::Other, Some(path.local), path.remote, &pong);
+        let sent = self.send_over(cx, path, &pong);
         cx.counters.pongs_sent += u64::from(sent);
         self.choose(cx);
         if sent {
@@ -256,6 +263,9 @@ impl Peer {
         path: Path,
         tx_id: TxId,
     ) -> Result<(), DropReason> {
+        if self.is_of_hunt(tx_id) {
+            return self.handle_pong_of_hunt(cx, path);
+        }
         let index = self.pending.iter().position(|it| it.tx_id == tx_id);
         let pending = index.and_then(|index| self.pending.remove(index));
         let pending = pending.ok_or(DropReason::Unsolicited)?;
@@ -267,8 +277,7 @@ impl Peer {
         cx.counters.pongs_received += 1;
         let jitter = cx.jitter(IDLE_JITTER);
         if let Some(candidate) = self.candidates.get_mut(pending.remote) {
-            candidate.local = Some(path.local);
-            candidate.heard = Some(cx.now);
+            candidate.came_to(cx.now, path.source());
             candidate.symmetric = path.remote == pending.remote;
             candidate.pong(cx.now, cx.now - pending.sent, jitter);
         }
@@ -281,7 +290,9 @@ impl Peer {
     pub(crate) fn send_due_pings(&mut self, cx: &mut Context<'_>) {
         loop {
             let due = self.candidates.due(cx.now, |ip| cx.host.reaches(ip));
-            let Some((remote, local)) = due.map(|it| (it.remote, it.source(cx.now))) else {
+            let port = cx.host.port;
+            let due = due.map(|it| (it.remote, it.source(cx.now, port)));
+            let Some((remote, source)) = due else {
                 return;
             };
             let tx_id = cx.tx_id();
@@ -290,7 +301,7 @@ impl Peer {
                 node_key: cx.host.node_key,
                 padding: 0,
             };
-            let sent = self.send(cx, Budget::Ping, local, remote, &ping);
+            let sent = self.send(cx, Budget::Ping, source, remote, &ping);
             let room_at = self.limiter.room_at(cx.now, Budget::Ping);
             let jitter = cx.jitter(IDLE_JITTER);
             if let Some(candidate) = self.candidates.get_mut(remote) {

@@ -17,16 +17,19 @@ pub(crate) enum Timer {
     Probe,
     /// The tunnel has had its time to prove itself.
     Proof,
+    /// The port search goes on.
+    PortSearch,
 }
 
 impl Timer {
-    const ALL: [Timer; 6] = [
+    const ALL: [Timer; 7] = [
         Timer::Search,
         Timer::Retry,
         Timer::Call,
         Timer::Nomination,
         Timer::Probe,
         Timer::Proof,
+        Timer::PortSearch,
     ];
 
     fn reason(self) -> &'static str {
@@ -37,6 +40,7 @@ impl Timer {
             Timer::Nomination => "nomination",
             Timer::Probe => "data probe",
             Timer::Proof => "proof due",
+            Timer::PortSearch => "port search",
         }
     }
 }

@@ -139,6 +139,63 @@ pub(crate) const LOSS_TIMEOUT_CALLED: Duration = ms(300);
 /// Round trips without an answer before a path counts as lost.
 pub(crate) const LOSS_ROUND_TRIPS: u32 = 3;
 
+// Port search.
+
+/// Source ports that the side with a mapping per destination sends from. Against [`GUESSES`] of 64,512 ports one is met with a
+/// probability of 1 - (1 - 256 / 64512)^2048 = 99.97 %, on average after 250 guesses.
+pub(crate) const SPREAD_PORTS: usize = 256;
+
+/// Guesses of one search: at [`MAX_SEARCH_PACKETS_PER_SECOND`] they take 2 s.
+pub(crate) const GUESSES: usize = 2048;
+
+/// Guesses around the port that a NAT with ports in order will give out next: all that spreading opens.
+pub(crate) const PREDICTED_WINDOW: usize = SPREAD_PORTS;
+
+/// Guesses at the peer's source ports themselves, which some NATs keep: one would be enough if nothing were lost.
+pub(crate) const PRESERVED_GUESSES: usize = 4;
+
+/// A port may differ from the one before by this much and still count as next in order: other hosts of the site take some.
+pub(crate) const MAX_STEP: u16 = 16;
+
+/// How long the ordinary search has before ports are searched for: a call, a ping and its answer over 100 ms each.
+pub(crate) const OFFER_DELAY: Duration = ms(300);
+
+/// How long a look at what the NAT gives to new flows may take, and is worth something.
+pub(crate) const OBSERVE_TIMEOUT: Duration = ms(250);
+
+/// How long what one side told of its NAT counts for a search: the slowest coordinator, twice.
+pub(crate) const OFFER_LIFETIME: Duration = ms(2_000);
+
+/// Gap between the batches of a search; ten packets each.
+pub(crate) const HUNT_GAP: Duration = ms(10);
+
+/// Most packets of a batch, when timers are late.
+pub(crate) const HUNT_BATCH: usize = 50;
+
+/// From a search's begin until it has failed, however quickly its own packets were sent: the peer may be guessing, for
+/// 2.3 s, and began a call later.
+pub(crate) const HUNT_PATIENCE: Duration = ms(3_500);
+
+/// A search begins at most this often, whatever the peer asks.
+pub(crate) const HUNT_MIN_GAP: Duration = ms(3_000);
+
+/// How long after a search's last packet its ports are listened to: answers, and the peer's nomination.
+pub(crate) const HUNT_LISTEN: Duration = ms(10_000);
+
+/// Gaps between searches that failed; the last repeats, so that a pair which cannot be joined costs four packets a second.
+pub(crate) const PORT_SEARCH_GAPS: [Duration; 7] = [
+    ms(15_000),
+    ms(30_000),
+    ms(60_000),
+    ms(60_000),
+    ms(60_000),
+    ms(60_000),
+    ms(600_000),
+];
+
+/// Most packets of port searches in any second, to all peers together: 1.2 Mbit/s.
+pub const MAX_SEARCH_PACKETS_PER_SECOND: usize = 1000;
+
 // Bounds.
 
 /// Most packets to one peer in any second, of all kinds: a full burst to a handful of candidates, its answers and the

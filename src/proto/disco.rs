@@ -22,6 +22,7 @@
 //! 0x41 nominated      2  sequence number (4)    6  transaction id (12)
 //! 0x42 data ping      2  transaction id (12)   14  zero padding
 //! 0x43 data pong      2  transaction id (12)
+//! 0x44 port search    2  flags (1)   3  step (2, signed)   5  first port (2)   7  seen address (16)   23  seen port (2)
 //! ```
 //!
 //! Bytes after the fields of a message are ignored, so that later versions can add some; only the length of a
@@ -46,6 +47,10 @@ const TYPE_NOMINATE: u8 = 0x40;
 const TYPE_NOMINATED: u8 = 0x41;
 const TYPE_DATA_PING: u8 = 0x42;
 const TYPE_DATA_PONG: u8 = 0x43;
+const TYPE_PORT_SEARCH: u8 = 0x44;
+
+/// In the flags of a port search: the sender's NAT maps by destination.
+const FLAG_DEPENDENT: u8 = 0x01;
 
 const ADDRESS_LEN: usize = 16;
 const ENDPOINT_LEN: usize = ADDRESS_LEN + 2;
@@ -100,6 +105,22 @@ pub enum Message {
         /// The data ping's.
         tx_id: TxId,
     },
+    /// "This is my NAT; search now": relayed by the coordinator.
+    PortSearch(PortOffer),
+}
+
+/// What a node tells of its NAT before a search for ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortOffer {
+    /// Whether the NAT gives each destination a public port of its own (RFC 4787 section 4.1: address-dependent mapping, or
+    /// address- and port-dependent). Its owner sends from many ports; the other side guesses.
+    pub dependent: bool,
+    /// From one public port to the next, where the NAT gives them out in order; else 0.
+    pub step: i16,
+    /// The first of the inner ports that the sender will send from.
+    pub first_port: u16,
+    /// The public address and port that the sender's NAT gave it last.
+    pub seen: SocketAddr,
 }
 
 /// Why bytes are no disco message: a reason to count and drop.
@@ -176,6 +197,14 @@ impl Message {
                 out.extend_from_slice(&tx_id.0);
                 out
             }
+            Message::PortSearch(offer) => {
+                let mut out = header(TYPE_PORT_SEARCH, 5 + ENDPOINT_LEN);
+                out.push(if offer.dependent { FLAG_DEPENDENT } else { 0 });
+                out.extend_from_slice(&offer.step.to_be_bytes());
+                out.extend_from_slice(&offer.first_port.to_be_bytes());
+                put_endpoint(&mut out, &offer.seen);
+                out
+            }
         }
     }
 
@@ -218,6 +247,15 @@ impl Message {
             TYPE_DATA_PONG => Ok(Message::DataPong {
                 tx_id: TxId(rest.take()?),
             }),
+            TYPE_PORT_SEARCH => {
+                let [flags] = rest.take()?;
+                Ok(Message::PortSearch(PortOffer {
+                    dependent: flags & FLAG_DEPENDENT != 0,
+                    step: i16::from_be_bytes(rest.take()?),
+                    first_port: u16::from_be_bytes(rest.take()?),
+                    seen: rest.endpoint()?,
+                }))
+            }
             unknown => Err(DecodeError::UnknownType(unknown)),
         }
     }

@@ -90,6 +90,15 @@ fn vectors() -> Vec<(Message, &'static str)> {
             Message::DataPong { tx_id: TX },
             "43 00 101112131415161718191a1b",
         ),
+        (
+            Message::PortSearch(PortOffer {
+                dependent: true,
+                step: -2,
+                first_port: 0x5678,
+                seen: "192.0.2.1:4660".parse().unwrap(),
+            }),
+            "44 00 01 fffe 5678 00000000000000000000ffffc0000201 1234",
+        ),
     ]
 }
 

@@ -62,11 +62,14 @@ fn disco_and_stun_share_the_port_with_fou() {
                     let far = SocketAddr::new(ip(to), PORT);
                     loop {
                         // The other side may still be starting: say it until it answers.
-                        port.send(Some(ip(from)), far, b"neither").unwrap();
-                        port.send(None, far, &disco()).unwrap();
+                        port.send(Some(ip(from)), PORT, far, b"neither").unwrap();
+                        port.send(None, PORT, far, &disco()).unwrap();
                         if let Ok(answer) = timeout(NEVER, port.recv()).await {
                             let answer = answer.unwrap();
-                            assert_eq!((answer.from, answer.local), (far, ip(from)));
+                            assert_eq!(
+                                (answer.from, answer.local),
+                                (far, SocketAddr::new(ip(from), PORT))
+                            );
                             assert_eq!(answer.data, stun::binding_request(TxId([9; 12])));
                             return;
                         }
@@ -79,10 +82,14 @@ fn disco_and_stun_share_the_port_with_fou() {
                     let heard = timeout(SOON, port.recv()).await.unwrap().unwrap();
                     assert_eq!(
                         (heard.from, heard.local),
-                        (SocketAddr::new(ip(from), PORT), ip(to))
+                        (
+                            SocketAddr::new(ip(from), PORT),
+                            SocketAddr::new(ip(to), PORT)
+                        )
                     );
                     assert_eq!(heard.data, disco());
-                    port.send(Some(heard.local), heard.from, &request).unwrap();
+                    port.send(Some(heard.local.ip()), PORT, heard.from, &request)
+                        .unwrap();
                 })
             },
         );
@@ -97,7 +104,7 @@ fn what_we_send_ourselves_is_not_received() {
     let (a, _b) = Host::pair();
     a.block_on(|| async {
         let (_kernel, port) = open_port().await;
-        port.send(None, SocketAddr::new(ip("192.0.2.2"), PORT), &disco())
+        port.send(None, PORT, SocketAddr::new(ip("192.0.2.2"), PORT), &disco())
             .unwrap();
         assert!(timeout(NEVER, port.recv()).await.is_err());
         assert_eq!(port.overruns(), 0);
@@ -169,7 +176,7 @@ fn a_firewall_that_drops_data_lets_disco_be_seen_but_no_probe() {
                 let (port, probes, index) = open_tunnel(&a, 1).await;
                 let far = SocketAddr::new(ip("192.0.2.2"), PORT);
                 while timeout(NEVER, port.recv()).await.is_err() {
-                    port.send(None, far, &disco()).unwrap();
+                    port.send(None, PORT, far, &disco()).unwrap();
                     probes.send(index, b"probe").unwrap();
                 }
             });
@@ -182,7 +189,7 @@ fn a_firewall_that_drops_data_lets_disco_be_seen_but_no_probe() {
                     timeout(NEVER * 3, probes.recv()).await.is_err(),
                     "data crossed the firewall"
                 );
-                port.send(None, heard.from, &disco()).unwrap();
+                port.send(None, PORT, heard.from, &disco()).unwrap();
             });
         },
     );

@@ -15,16 +15,23 @@ use crate::world::{HostId, World};
 impl World {
     /// Carries out what a daemon asks for.
     pub fn drain(&mut self, id: HostId) {
+        let mut packets = 0;
         while let Some(output) = self.hosts[id.0].node.as_mut().and_then(Node::poll_output) {
             match output {
-                Output::Send { local, to, data } => {
+                Output::Send {
+                    local,
+                    port,
+                    to,
+                    data,
+                } => {
                     if !self.servers.contains(&to) {
-                        self.count_packet(id);
+                        packets += 1;
                     }
-                    self.send_from_host(id, local, to, Payload::Datagram(data));
+                    self.send_from_host(id, (local, port), to, Payload::Datagram(data));
                 }
+                Output::ListenOnExtraPorts(listen) => self.hosts[id.0].listens = listen,
                 Output::SendThroughTunnel { peer, data } => {
-                    self.count_packet(id);
+                    packets += 1;
                     self.send_data(id, peer, Frame::Probe(data));
                 }
                 Output::Signal { to, sealed } => {
@@ -70,6 +77,7 @@ impl World {
                 }
             }
         }
+        self.count_packets(id, packets);
         let node = self.hosts[id.0].node.as_ref();
         self.hosts[id.0].next_timer = node.and_then(|it| Some(it.poll_timeout()?.0));
     }
@@ -102,15 +110,20 @@ impl World {
         let Some(tunnel) = self.hosts[id.0].tunnels.get(&peer).copied() else {
             return;
         };
-        let Path { local, remote } = tunnel.path;
-        self.send_from_host(id, Some(local), remote, Payload::Data(tunnel.key, frame));
+        let Path {
+            local,
+            port,
+            remote,
+        } = tunnel.path;
+        let source = (Some(local), port);
+        self.send_from_host(id, source, remote, Payload::Data(tunnel.key, frame));
     }
 
     /// The kernel's route: on-link where the destination is, else by the first interface.
     pub fn send_from_host(
         &mut self,
         id: HostId,
-        local: Option<IpAddr>,
+        (local, port): (Option<IpAddr>, u16),
         to: SocketAddr,
         payload: Payload,
     ) {
@@ -127,7 +140,7 @@ impl World {
         let Some(interface) = on_link.or_else(|| host.interfaces.iter().find(family)) else {
             return;
         };
-        let from = SocketAddr::new(local.unwrap_or(interface.ip), host.port);
+        let from = SocketAddr::new(local.unwrap_or(interface.ip), port);
         let (net, link) = (interface.net, interface.link);
         self.transmit(net, link, Packet { from, to, payload });
     }
@@ -137,21 +150,24 @@ impl World {
         let host = &mut self.hosts[id.0];
         let local = packet.to.ip();
         let here = host.interfaces.get(interface);
-        if !here.is_some_and(|it| it.up && it.ip == local) || packet.to.port() != host.port {
+        if !here.is_some_and(|it| it.up && it.ip == local) {
             return;
         }
         match packet.payload {
             Payload::Datagram(data) => {
+                if !host.listens_at(packet.to.port()) {
+                    return;
+                }
                 if self.overheard.len() == 64 {
                     self.overheard.pop_front();
                 }
                 self.overheard.push_back(data.clone());
                 if let Some(node) = &mut host.node {
-                    node.handle_datagram(now, local, packet.from, &data);
+                    node.handle_datagram(now, packet.to, packet.from, &data);
                 }
             }
             Payload::Data(key, frame) => {
-                if host.firewall.drops_data {
+                if host.firewall.drops_data || !host.has_fou_port(packet.to.port()) {
                     return;
                 }
                 let Some(peer) = host.receiver(local, packet.from, key) else {

@@ -19,6 +19,7 @@ const DOCUMENTATION: &str = include_str!("../../docs/NAT_TRAVERSAL.md");
 fn kinds() -> Vec<Option<NatKind>> {
     let mut kinds: Vec<Option<NatKind>> = vec![None, Some(NatKind::LINUX)];
     kinds.extend(NatKind::all().map(Some));
+    kinds.push(Some(NatKind::SEQUENTIAL));
     kinds
 }
 
@@ -28,6 +29,9 @@ fn name(kind: Option<NatKind>) -> String {
     };
     if kind == NatKind::LINUX {
         return "Linux".to_owned();
+    }
+    if kind == NatKind::SEQUENTIAL {
+        return "in order".to_owned();
     }
     let mapping = match kind.mapping {
         Mapping::Independent => "I",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use gretun::node::{Node, NodeConfig, Path};
+use gretun::node::{EXTRA_PORTS, Node, NodeConfig, Path};
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
 
@@ -19,8 +19,8 @@ pub struct Interface {
     pub link: Link,
 }
 
-/// One GRE-over-FOU link of the kernel: it sends from `path.local` and the data port to `path.remote`, and receives what matches
-/// `(path.local, path.remote.ip(), key)`.
+/// One GRE-over-FOU link of the kernel: it sends from `path.local` and `path.port` to `path.remote`, and receives what matches
+/// `(path.local, path.remote.ip(), key)` at any FOU port.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelTunnel {
     pub path: Path,
@@ -40,6 +40,10 @@ pub struct Host {
     pub disco: DiscoSecret,
     /// The data port.
     pub port: u16,
+    /// Whether the daemon listens to [`EXTRA_PORTS`].
+    pub listens: bool,
+    /// `--aggressive-punch`.
+    pub aggressive_punch: bool,
     pub interfaces: Vec<Interface>,
     pub firewall: Firewall,
     /// The daemon, while it runs.
@@ -64,8 +68,12 @@ pub struct Host {
     pub refuses: Option<String>,
     /// When packets were sent to peers in the last second, for the rate's check.
     pub sent: std::collections::VecDeque<Instant>,
+    /// The same for pings of port searches.
+    pub searched: std::collections::VecDeque<Instant>,
     /// Packets sent to peers, ever.
     pub sent_total: u64,
+    /// The daemon's count of pings of port searches, as last seen.
+    pub search_pings: u64,
     /// State changes seen, newest last.
     pub log: Vec<(Instant, String)>,
 }
@@ -79,6 +87,8 @@ impl Host {
             node_key: NodePublic::from_bytes(key),
             disco: DiscoSecret::from_bytes([key_byte; 32]),
             port: 7777,
+            listens: false,
+            aggressive_punch: true,
             interfaces: Vec::new(),
             firewall: Firewall::default(),
             node: None,
@@ -93,6 +103,8 @@ impl Host {
             apply_delay: Duration::from_millis(2),
             refuses: None,
             sent: std::collections::VecDeque::new(),
+            searched: std::collections::VecDeque::new(),
+            search_pings: 0,
             sent_total: 0,
             log: Vec::new(),
         }
@@ -103,6 +115,7 @@ impl Host {
             node_key: self.node_key,
             disco: self.disco.clone(),
             port: self.port,
+            aggressive_punch: self.aggressive_punch,
             seed,
         }
     }
@@ -123,6 +136,16 @@ impl Host {
     pub fn locals(&self) -> Vec<IpAddr> {
         let up = self.interfaces.iter().filter(|it| it.up);
         up.map(|it| it.ip).collect()
+    }
+
+    /// Where the daemon's packet sockets listen.
+    pub fn listens_at(&self, port: u16) -> bool {
+        port == self.port || (self.listens && EXTRA_PORTS.contains(&port))
+    }
+
+    /// Where the kernel takes data: at the data port, and at the port of each tunnel that has one of its own.
+    pub fn has_fou_port(&self, port: u16) -> bool {
+        port == self.port || self.tunnels.values().any(|it| it.path.port == port)
     }
 
     /// The peer whose tunnel takes a data packet, as the kernel finds it: never by port.

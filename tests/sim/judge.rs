@@ -1,8 +1,9 @@
 //! The judge: what must hold at every step, from what really crossed the kernels' tunnels.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use gretun::node::{MAX_PACKETS_PER_SECOND, State};
+use gretun::node::{MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, State};
 use gretun::proto::NodePublic;
 
 use crate::world::{HostId, World};
@@ -86,25 +87,37 @@ impl World {
         }
     }
 
-    /// Never more than the cap, times the number of peers, in any second.
-    pub fn count_packet(&mut self, id: HostId) {
+    /// Never more than the cap, times the number of peers, in any second; and never more pings of port searches than their
+    /// cap, which is one for all peers.
+    pub fn count_packets(&mut self, id: HostId, sent: usize) {
         let now = self.now;
-        let peers = self.hosts[id.0].cache.len().max(1);
         let host = &mut self.hosts[id.0];
-        host.sent_total += 1;
-        host.sent.push_back(now);
-        while host
-            .sent
-            .front()
-            .is_some_and(|at| *at + Duration::from_secs(1) <= now)
-        {
-            host.sent.pop_front();
-        }
-        let sent = host.sent.len();
+        let peers = host.cache.len().max(1);
+        let total = host
+            .node
+            .as_ref()
+            .map(|it| it.counters().port_search_pings_sent);
+        let searched = total.unwrap_or_default() - host.search_pings;
+        host.search_pings += searched;
+        let searched = searched as usize;
+        host.sent_total += (sent - searched) as u64;
+        let rest = in_last_second(&mut host.sent, now, sent - searched);
+        let searched = in_last_second(&mut host.searched, now, searched);
         assert!(
-            sent <= peers * MAX_PACKETS_PER_SECOND,
-            "seed {}: {id:?} sent {sent} packets in a second",
+            rest <= peers * MAX_PACKETS_PER_SECOND && searched <= MAX_SEARCH_PACKETS_PER_SECOND,
+            "seed {}: {id:?} sent {rest} packets and {searched} of port searches in a second",
             self.seed
         );
     }
+}
+
+fn in_last_second(sent: &mut VecDeque<Instant>, now: Instant, more: usize) -> usize {
+    sent.extend(std::iter::repeat_n(now, more));
+    while sent
+        .front()
+        .is_some_and(|at| *at + Duration::from_secs(1) <= now)
+    {
+        sent.pop_front();
+    }
+    sent.len()
 }

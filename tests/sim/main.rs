@@ -20,4 +20,5 @@ mod faults;
 mod grid;
 mod join_time;
 mod paths;
+mod port_search;
 mod schedule;

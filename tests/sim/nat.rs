@@ -1,5 +1,6 @@
 //! NATs, in the words of RFC 4787: how they map (section 4), how they filter (section 5), and what time does to both.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -30,13 +31,24 @@ pub enum Filtering {
     AddressPort,
 }
 
+/// Which public port a new mapping gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// Any that is free, as Linux' `masquerade fully-random`.
+    Random,
+    /// The one after the last.
+    Sequential,
+    /// The inner port where it is free, else what another mapping of the same inner socket has, else any: Linux' `masquerade`
+    /// (`find_appropriate_src`, net/netfilter/nf_nat_core.c).
+    Preserve,
+}
+
 /// How a NAT behaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NatKind {
     pub mapping: Mapping,
     pub filtering: Filtering,
-    /// Whether the inner port is kept where it is free, as Linux does; else a public port is random.
-    pub preserve: bool,
+    pub ports: Ports,
     /// Whether inner hosts reach each other by their public addresses.
     pub hairpin: bool,
     /// How long a mapping lives without a packet from inside.
@@ -48,7 +60,7 @@ impl NatKind {
         NatKind {
             mapping,
             filtering,
-            preserve: false,
+            ports: Ports::Random,
             hairpin: false,
             expiry: Duration::from_secs(30),
         }
@@ -61,7 +73,13 @@ impl NatKind {
 
     /// Linux' `masquerade`: a mapping per destination, which keeps the inner port all the same.
     pub const LINUX: NatKind = NatKind {
-        preserve: true,
+        ports: Ports::Preserve,
+        ..NatKind::SYMMETRIC
+    };
+
+    /// A symmetric NAT that gives out ports in order.
+    pub const SEQUENTIAL: NatKind = NatKind {
+        ports: Ports::Sequential,
         ..NatKind::SYMMETRIC
     };
 
@@ -91,8 +109,10 @@ impl fmt::Debug for NatKind {
             mapping, filtering, ..
         } = self;
         write!(f, "{mapping:?}/{filtering:?}")?;
-        if self.preserve {
-            f.write_str("/preserve")?;
+        match self.ports {
+            Ports::Random => {}
+            Ports::Sequential => f.write_str("/sequential")?,
+            Ports::Preserve => f.write_str("/preserve")?,
         }
         if self.hairpin {
             f.write_str("/hairpin")?;
@@ -101,24 +121,28 @@ impl fmt::Debug for NatKind {
     }
 }
 
+/// What a mapping belongs to: the inner socket, and what of the destination it depends on.
+type Flow = (SocketAddr, Option<IpAddr>, Option<u16>);
+
 #[derive(Debug)]
 struct Entry {
-    inner: SocketAddr,
-    /// What of the destination the mapping depends on.
-    scope: (Option<IpAddr>, Option<u16>),
     port: u16,
     used: Instant,
     /// Who was sent to, and when last.
-    sent_to: Vec<(SocketAddr, Instant)>,
+    sent_to: BTreeMap<SocketAddr, Instant>,
 }
 
-/// One NAT's state.
+/// One NAT's state. Entries that have expired are as good as gone; they are swept out now and then.
 #[derive(Debug)]
 pub struct Nat {
     pub kind: NatKind,
     /// The public address.
     pub ip: IpAddr,
-    entries: Vec<Entry>,
+    entries: BTreeMap<Flow, Entry>,
+    by_port: BTreeMap<u16, Vec<Flow>>,
+    swept: Option<Instant>,
+    /// The port that a sequential NAT gave out last.
+    last_port: Option<u16>,
 }
 
 impl Nat {
@@ -126,13 +150,17 @@ impl Nat {
         Nat {
             kind,
             ip,
-            entries: Vec::new(),
+            entries: BTreeMap::new(),
+            by_port: BTreeMap::new(),
+            swept: None,
+            last_port: None,
         }
     }
 
     /// Power off and on: all mappings are lost.
     pub fn forget(&mut self) {
         self.entries.clear();
+        self.by_port.clear();
     }
 
     /// A packet leaves: the public source it gets.
@@ -143,77 +171,131 @@ impl Nat {
         inner: SocketAddr,
         to: SocketAddr,
     ) -> SocketAddr {
-        self.expire(now);
-        let scope = match self.kind.mapping {
-            Mapping::Independent => (None, None),
-            Mapping::Address => (Some(to.ip()), None),
-            Mapping::AddressPort => (Some(to.ip()), Some(to.port())),
+        self.sweep(now);
+        let flow = match self.kind.mapping {
+            Mapping::Independent => (inner, None, None),
+            Mapping::Address => (inner, Some(to.ip()), None),
+            Mapping::AddressPort => (inner, Some(to.ip()), Some(to.port())),
         };
-        let known = |it: &Entry| it.inner == inner && it.scope == scope;
-        let index = self.entries.iter().position(known).unwrap_or_else(|| {
-            let port = self.free_port(rng, inner, scope);
-            self.entries.push(Entry {
-                inner,
-                scope,
-                port,
-                used: now,
-                sent_to: Vec::new(),
-            });
-            self.entries.len() - 1
-        });
-        let entry = &mut self.entries[index];
+        let lives = |it: &Entry| now < it.used + self.kind.expiry;
+        if !self.entries.get(&flow).is_some_and(lives) {
+            self.remove(&flow);
+            let port = self.free_port(now, rng, flow);
+            self.by_port.entry(port).or_default().push(flow);
+            let sent_to = BTreeMap::new();
+            let used = now;
+            self.entries.insert(
+                flow,
+                Entry {
+                    port,
+                    used,
+                    sent_to,
+                },
+            );
+        }
+        let entry = self.entries.get_mut(&flow).expect("it was there or made");
         entry.used = now;
-        entry.sent_to.retain(|(it, _)| *it != to);
-        entry.sent_to.push((to, now));
+        entry.sent_to.insert(to, now);
         SocketAddr::new(self.ip, entry.port)
     }
 
     /// A packet comes to a public port: the inner socket it goes to, if it may.
     pub fn inbound(&mut self, now: Instant, from: SocketAddr, port: u16) -> Option<SocketAddr> {
-        self.expire(now);
-        let filtering = self.kind.filtering;
-        let admitted = |it: &&Entry| match filtering {
+        let NatKind {
+            filtering, expiry, ..
+        } = self.kind;
+        let recent = |at: &Instant| now < *at + expiry;
+        let admitted = |entry: &Entry| match filtering {
             Filtering::Independent => true,
-            Filtering::Address => it.sent_to.iter().any(|(to, _)| to.ip() == from.ip()),
-            Filtering::AddressPort => it.sent_to.iter().any(|(to, _)| *to == from),
+            Filtering::Address => {
+                let mut sent_to = entry.sent_to.iter();
+                sent_to.any(|(to, at)| to.ip() == from.ip() && recent(at))
+            }
+            Filtering::AddressPort => entry.sent_to.get(&from).is_some_and(recent),
         };
-        self.entries
-            .iter()
-            .filter(|it| it.port == port)
-            .find(admitted)
-            .map(|it| it.inner)
+        self.at_port(now, port)
+            .find(|(_, entry)| admitted(entry))
+            .map(|((inner, ..), _)| inner)
     }
 
-    fn expire(&mut self, now: Instant) {
+    fn at_port(&self, now: Instant, port: u16) -> impl Iterator<Item = (Flow, &Entry)> {
         let expiry = self.kind.expiry;
-        for entry in &mut self.entries {
-            entry.sent_to.retain(|(_, at)| now < *at + expiry);
-        }
-        self.entries.retain(|it| now < it.used + expiry);
+        let flows = self.by_port.get(&port).into_iter().flatten();
+        flows
+            .map(|flow| (*flow, &self.entries[flow]))
+            .filter(move |(_, entry)| now < entry.used + expiry)
     }
 
-    fn free_port(
-        &self,
-        rng: &mut ChaCha8Rng,
-        inner: SocketAddr,
-        scope: (Option<IpAddr>, Option<u16>),
-    ) -> u16 {
-        // Connection tracking tells flows apart by their destination too, so that one port serves several.
-        let taken = |port: u16| {
-            let clashes =
-                |it: &Entry| it.inner != inner && (it.scope == scope || scope.0.is_none());
-            self.entries
-                .iter()
-                .any(|it| it.port == port && (!self.kind.preserve || clashes(it)))
+    fn remove(&mut self, flow: &Flow) {
+        let Some(entry) = self.entries.remove(flow) else {
+            return;
         };
-        if self.kind.preserve && !taken(inner.port()) {
-            return inner.port();
+        if let Some(flows) = self.by_port.get_mut(&entry.port) {
+            flows.retain(|it| it != flow);
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        let expiry = self.kind.expiry;
+        if self.swept.is_some_and(|at| now < at + expiry) {
+            return;
+        }
+        self.swept = Some(now);
+        let expired = |(_, it): &(&Flow, &Entry)| now >= it.used + expiry;
+        let expired: Vec<Flow> = self
+            .entries
+            .iter()
+            .filter(expired)
+            .map(|it| *it.0)
+            .collect();
+        for flow in &expired {
+            self.remove(flow);
+        }
+        for entry in self.entries.values_mut() {
+            entry.sent_to.retain(|_, at| now < *at + expiry);
+        }
+    }
+
+    fn free_port(&mut self, now: Instant, rng: &mut ChaCha8Rng, flow: Flow) -> u16 {
+        let (inner, address, port) = flow;
+        // Connection tracking tells flows apart by their destination too, so that one port serves several.
+        let preserves = self.kind.ports == Ports::Preserve;
+        let clashes = |it: Flow| !preserves || address.is_none() || (it.1, it.2) == (address, port);
+        let taken = |port: u16| self.at_port(now, port).any(|(it, _)| clashes(it));
+        match self.kind.ports {
+            Ports::Random => {}
+            Ports::Sequential => {
+                let last = self.last_port.unwrap_or_else(|| random_port(rng));
+                let next = |port: u16| port.checked_add(1).unwrap_or(LOWEST_PORT);
+                let mut port = next(last);
+                while taken(port) {
+                    port = next(port);
+                }
+                self.last_port = Some(port);
+                return port;
+            }
+            Ports::Preserve => {
+                let of_inner =
+                    (inner, None, None)..=(inner, Some([255; 16].into()), Some(u16::MAX));
+                let used = self.entries.range(of_inner).map(|(_, it)| it.port);
+                let known = used.chain([inner.port()]).find(|it| !taken(*it));
+                if let Some(port) = known {
+                    return port;
+                }
+            }
         }
         loop {
-            let port = dice::between(rng, 20_000, 60_000) as u16;
+            let port = random_port(rng);
             if !taken(port) {
                 return port;
             }
         }
     }
+}
+
+const LOWEST_PORT: u16 = 1024;
+
+/// From the range that Linux takes for source ports above the well-known ones.
+fn random_port(rng: &mut ChaCha8Rng) -> u16 {
+    dice::between(rng, LOWEST_PORT.into(), 65_536) as u16
 }

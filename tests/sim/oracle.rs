@@ -1,17 +1,20 @@
-//! What must be possible, reasoned from RFC 4787 alone and not from what gretun does: no prediction, no search for ports.
+//! What must be possible, reasoned from RFC 4787 alone and not from what gretun does.
 
-use crate::nat::{Filtering, Mapping, NatKind};
+use crate::nat::{Filtering, Mapping, NatKind, Ports};
 
 /// Whether two hosts, each behind its NAT (or none), can be joined directly.
 pub fn direct_possible(one: Option<NatKind>, other: Option<NatKind>) -> bool {
     let (one, other) = (Behaviour::of(one), Behaviour::of(other));
-    joined_by_first_packet(one, other) || joined_by_first_packet(other, one)
+    joined_by_first_packet(one, other)
+        || joined_by_first_packet(other, one)
+        || joined_by_search(one, other)
 }
 
 #[derive(Clone, Copy)]
 struct Behaviour {
     mapping: Mapping,
     filtering: Filtering,
+    sequential: bool,
 }
 
 impl Behaviour {
@@ -22,14 +25,16 @@ impl Behaviour {
             None => Behaviour {
                 mapping: Mapping::Independent,
                 filtering: Filtering::Independent,
+                sequential: false,
             },
             Some(kind) => Behaviour {
-                mapping: if kind.preserve {
+                mapping: if kind.ports == Ports::Preserve {
                     Mapping::Independent
                 } else {
                     kind.mapping
                 },
                 filtering: kind.filtering,
+                sequential: kind.ports == Ports::Sequential,
             },
         }
     }
@@ -55,4 +60,10 @@ fn joined_by_first_packet(sender: Behaviour, receiver: Behaviour) -> bool {
         Filtering::AddressPort => receiver.is_predictable(),
     };
     first && answer
+}
+
+/// One side's public port is known, the other opens many and the first guesses: what is guessed right was sent to, so every
+/// filter admits it. When neither is known, both must be foreseeable.
+fn joined_by_search(one: Behaviour, other: Behaviour) -> bool {
+    one.is_predictable() != other.is_predictable() || (one.sequential && other.sequential)
 }

@@ -88,8 +88,8 @@ fn three_hosts_behind_one_address_and_one_outside_all_join() {
 }
 
 #[test]
-fn a_router_that_keeps_ports_serves_two_hosts_with_different_ports() {
-    for (port, possible) in [(7777, false), (7778, true)] {
+fn a_router_that_keeps_ports_serves_two_hosts_whatever_their_ports() {
+    for port in [7777, 7778] {
         let (mut world, a, b, _) = one_lan(NatKind::LINUX);
         let c = world.site("c", 3, Some(NatKind::PORT_RESTRICTED));
         world.hosts[b.0].port = port;
@@ -97,7 +97,7 @@ fn a_router_that_keeps_ports_serves_two_hosts_with_different_ports() {
         world.start(b);
         world.run(8 * SECOND);
         assert!(world.joined(a, b));
-        assert_eq!(world.joined(b, c), possible, "{}", world.story());
+        assert!(world.joined(b, c), "{}", world.story());
     }
 }
 
@@ -370,7 +370,7 @@ fn the_mapping_is_recognised() {
 fn ipv6_joins_what_ipv4_cannot() {
     let mut world = World::new(16);
     let a = world.site("a", 1, Some(NatKind::SYMMETRIC));
-    let b = world.site("b", 2, Some(NatKind::PORT_RESTRICTED));
+    let b = world.site("b", 2, Some(NatKind::SYMMETRIC));
     for (host, ip) in [(a, "2001:db8::1"), (b, "2001:db8::2")] {
         let second = Interface {
             net: INTERNET,
@@ -382,18 +382,22 @@ fn ipv6_joins_what_ipv4_cannot() {
     }
     join(&mut world, &[a, b]);
     let path = world.status(a, b).path.expect("a path");
-    assert_eq!(path.to_string(), "2001:db8::1 -> [2001:db8::2]:7777");
+    assert_eq!(path.to_string(), "[2001:db8::1]:7777 -> [2001:db8::2]:7777");
 }
 
 #[test]
 fn a_verdict_names_what_was_tried() {
     let mut world = World::new(14);
     let a = world.site("a", 1, Some(NatKind::SYMMETRIC));
-    let b = world.site("b", 2, Some(NatKind::PORT_RESTRICTED));
+    let b = world.site("b", 2, Some(NatKind::SYMMETRIC));
     world.start(a);
     world.start(b);
     world.run(8 * SECOND);
     let reason = world.status(a, b).reason;
     assert!(reason.starts_with("no answer from "), "{reason}");
     assert!(reason.contains("203.0.113.2:"), "{reason}");
+    assert!(
+        reason.contains("both are behind symmetric NATs"),
+        "{reason}"
+    );
 }

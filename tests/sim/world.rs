@@ -137,6 +137,8 @@ impl World {
         let mut node = Node::new(host.config(seed));
         host.incarnation += 1;
         host.registered = false;
+        host.listens = false;
+        host.search_pings = 0;
         for (peer, tunnel) in &host.tunnels {
             node.handle_adopted(now, *peer, tunnel.path);
         }
@@ -163,6 +165,9 @@ impl World {
         self.hosts[id.0].next_timer = None;
         self.hosts[id.0].incarnation += 1;
         self.hosts[id.0].sent.clear();
+        self.hosts[id.0].searched.clear();
+        self.hosts[id.0].search_pings = 0;
+        self.hosts[id.0].listens = false;
     }
 
     /// Restarts the whole host: the tunnels are gone.
@@ -211,7 +216,8 @@ impl World {
 
     pub fn send_garbage(&mut self, to: HostId, from: SocketAddr, data: Vec<u8>) {
         let now = self.now;
-        let local = self.hosts[to.0].interfaces[0].ip;
+        let host = &self.hosts[to.0];
+        let local = SocketAddr::new(host.interfaces[0].ip, host.port);
         if let Some(node) = &mut self.hosts[to.0].node {
             node.handle_datagram(now, local, from, &data);
         }

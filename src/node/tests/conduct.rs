@@ -143,6 +143,7 @@ fn an_adopted_tunnel_of_nobody_is_removed() {
     let peer = NodePublic::from_bytes([77; 32]);
     let path = Path {
         local: ip(LOCAL),
+        port: 7777,
         remote: addr(REMOTE),
     };
     bench.node.handle_adopted(bench.now, peer, path);
@@ -157,6 +158,7 @@ fn an_adopted_tunnel_counts_once_data_crossed_it() {
         let mut bench = Bench::new(role);
         let path = Path {
             local: ip(LOCAL),
+            port: 7777,
             remote: addr(REMOTE),
         };
         bench.node.handle_adopted(bench.now, bench.peer, path);

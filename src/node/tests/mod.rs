@@ -61,6 +61,7 @@ impl Bench {
                 node_key: NodePublic::from_bytes([own; 32]),
                 disco,
                 port: 7777,
+                aggressive_punch: true,
                 seed: [7; 32],
             }),
             now: Instant::now(),
@@ -137,8 +138,8 @@ impl Bench {
     }
 
     fn datagram(&mut self, from: &str, data: &[u8]) {
-        self.node
-            .handle_datagram(self.now, ip(LOCAL), addr(from), data);
+        let local = SocketAddr::new(ip(LOCAL), 7777);
+        self.node.handle_datagram(self.now, local, addr(from), data);
         self.collect();
     }
 
