@@ -20,9 +20,9 @@ use tracing::debug;
 use super::limiter::Budget;
 use super::timers::Timer;
 use super::tuning::{
-    GUESSES, HUNT_BATCH, HUNT_GAP, HUNT_LISTEN, HUNT_MIN_GAP, HUNT_PATIENCE, OBSERVE_TIMEOUT,
-    OFFER_DELAY, OFFER_LIFETIME, PORT_SEARCH_GAPS, PREDICTED_WINDOW, PRESERVED_GUESSES,
-    SPREAD_PORTS,
+    DOUBT_DELAY, FOUND_PATIENCE, GUESSES, HUNT_BATCH, HUNT_GAP, HUNT_LISTEN, HUNT_MIN_GAP,
+    HUNT_PATIENCE, OBSERVE_TIMEOUT, OFFER_DELAY, OFFER_LIFETIME, PORT_SEARCH_GAPS,
+    PREDICTED_WINDOW, PRESERVED_GUESSES, SPREAD_PORTS,
 };
 use super::{Context, DropReason, Output, Path, Peer, State};
 use crate::proto::TxId;
@@ -184,7 +184,7 @@ impl Peer {
 
     /// Whether a search is under way, so that no verdict is due yet.
     pub(crate) fn is_hunting(&self) -> bool {
-        self.port_search.hunt.is_some() || self.port_search.observing
+        self.port_search.hunt.is_some()
     }
 
     /// Whether packets to extra ports are for this peer.
@@ -221,7 +221,15 @@ impl Peer {
         }
         match cx.host.nat.dependent {
             Some(true) => self.observe_and_tell(cx),
-            Some(false) => {}
+            // Perhaps all the same; but what most pairs need gets more time.
+            Some(false) => {
+                let sure = self.search.started + DOUBT_DELAY;
+                if cx.now >= sure {
+                    self.tell_nat(cx);
+                } else if self.state == State::Punching {
+                    self.timers.set(Timer::PortSearch, sure);
+                }
+            }
             // STUN has not said yet.
             None if self.state == State::Punching => {
                 self.timers.set(Timer::PortSearch, cx.now + OFFER_DELAY);
@@ -267,6 +275,7 @@ impl Peer {
         let ports = u32::from(EXTRA_PORTS.end - EXTRA_PORTS.start) - SPREAD_PORTS as u32;
         let offer = PortOffer {
             dependent: nat.dependent == Some(true),
+            doubtful: nat.dependent == Some(false) && cx.now >= self.search.started + DOUBT_DELAY,
             step: fresh.map_or(0, |it| it.step),
             first_port: EXTRA_PORTS.start + (cx.rng.next_u32() % ports) as u16,
             seen,
@@ -314,9 +323,11 @@ impl Peer {
         };
         let just_began = state.began.is_some_and(|at| cx.now < at + HUNT_MIN_GAP);
         let both = ours.dependent && theirs.dependent;
+        let neither = !(ours.dependent || theirs.dependent);
+        let doubtful = neither && (ours.doubtful || theirs.doubtful);
         // Two such NATs without order cannot be foretold, and chance would have to strike twice.
         let hopeless = both && (ours.step == 0 || theirs.step == 0);
-        if !(ours.dependent || theirs.dependent) || hopeless || just_began {
+        if (neither && !doubtful) || hopeless || just_began {
             return self.back_off(cx.now);
         }
         let middle = (SPREAD_PORTS / 2) as i32;
@@ -329,9 +340,10 @@ impl Peer {
         let hunt = Hunt {
             began: cx.now,
             ticked: cx.now,
-            spread: ours.dependent.then_some((ours.first_port, target)),
+            spread: (ours.dependent || doubtful).then_some((ours.first_port, target)),
             spread_sent: 0,
-            guesses: (theirs.dependent && !both).then(|| Guesses::new(theirs, random)),
+            guesses: ((theirs.dependent && !both) || doubtful)
+                .then(|| Guesses::new(theirs, random)),
             guesses_sent: 0,
         };
         debug!(peer = %self.name, ?hunt, "port search begins");
@@ -461,6 +473,9 @@ impl Peer {
     fn found(&mut self, cx: &mut Context<'_>) {
         self.port_search.hunt = None;
         self.timers.clear(Timer::PortSearch);
+        if self.state == State::Punching && self.timers.get(Timer::Search).is_none() {
+            self.timers.set(Timer::Search, cx.now + FOUND_PATIENCE);
+        }
         self.listen(cx);
         self.back_off(cx.now);
     }
@@ -499,7 +514,14 @@ impl Peer {
             (false, true) => {
                 "the peer is behind a symmetric NAT, which gives every destination another port"
             }
-            (false, false) => return None,
+            // Not known to be.
+            (false, false) => {
+                let (sent, seen) = self.port_search.in_vain?;
+                let ip = seen.ip();
+                return Some(format!(
+                    "{sent} packets to ports of {ip} met none that is open"
+                ));
+            }
         };
         let search = match self.port_search.in_vain {
             _ if !cx.host.aggressive => "--aggressive-punch is off".to_owned(),

@@ -3,6 +3,7 @@ use super::*;
 fn offer(step: i16) -> PortOffer {
     PortOffer {
         dependent: true,
+        doubtful: false,
         step,
         first_port: 21_000,
         seen: "203.0.113.1:40000".parse().unwrap(),

@@ -7,7 +7,7 @@ use super::candidates::Told;
 use super::limiter::Budget;
 use super::timers::Timer;
 use super::tuning::{
-    CALL_GAPS, CALL_MIN_GAP, HUNT_PATIENCE, IDLE_JITTER, MAX_PENDING, OFFLINE_STEP, PING_LIFETIME,
+    CALL_GAPS, CALL_MIN_GAP, IDLE_JITTER, MAX_PENDING, OFFLINE_STEP, PING_LIFETIME,
     RESTART_MIN_GAP, RETRY_GAPS, RETRY_STEP, SEARCH_TIMEOUT,
 };
 use super::{Context, DropReason, NO_ENDPOINT, OFFLINE, Output, Path, Peer, State};
@@ -117,9 +117,8 @@ impl Peer {
 
     /// [`Timer::Search`]: no path was proven in time. One that is being tested may still be.
     pub(crate) fn search_ended(&mut self, cx: &mut Context<'_>) {
-        if self.is_hunting() {
-            self.timers.set(Timer::Search, cx.now + HUNT_PATIENCE);
-        } else if !self.is_choosing() {
+        // A search for ports gives the verdict itself, at its end.
+        if !self.is_choosing() && !self.is_hunting() {
             self.conclude(cx);
         }
     }

@@ -160,6 +160,9 @@ pub(crate) const MAX_STEP: u16 = 16;
 /// How long the ordinary search has before ports are searched for: a call, a ping and its answer over 100 ms each.
 pub(crate) const OFFER_DELAY: Duration = ms(300);
 
+/// How long the ordinary search has before ports are searched for although STUN saw no NAT that needs it.
+pub(crate) const DOUBT_DELAY: Duration = ms(1_000);
+
 /// How long a look at what the NAT gives to new flows may take, and is worth something.
 pub(crate) const OBSERVE_TIMEOUT: Duration = ms(250);
 
@@ -175,6 +178,9 @@ pub(crate) const HUNT_BATCH: usize = 50;
 /// From a search's begin until it has failed, however quickly its own packets were sent: the peer may be guessing, for
 /// 2.3 s, and began a call later.
 pub(crate) const HUNT_PATIENCE: Duration = ms(3_500);
+
+/// How long a path over a port that was found may take to be nominated, when the search's time is up.
+pub(crate) const FOUND_PATIENCE: Duration = ms(2_000);
 
 /// A search begins at most this often, whatever the peer asks.
 pub(crate) const HUNT_MIN_GAP: Duration = ms(3_000);

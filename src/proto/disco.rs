@@ -52,6 +52,9 @@ const TYPE_PORT_SEARCH: u8 = 0x44;
 /// In the flags of a port search: the sender's NAT maps by destination.
 const FLAG_DEPENDENT: u8 = 0x01;
 
+/// In the flags of a port search: the sender's NAT may do so all the same.
+const FLAG_DOUBTFUL: u8 = 0x02;
+
 const ADDRESS_LEN: usize = 16;
 const ENDPOINT_LEN: usize = ADDRESS_LEN + 2;
 
@@ -115,6 +118,9 @@ pub struct PortOffer {
     /// Whether the NAT gives each destination a public port of its own (RFC 4787 section 4.1: address-dependent mapping, or
     /// address- and port-dependent). Its owner sends from many ports; the other side guesses.
     pub dependent: bool,
+    /// STUN saw no such thing, but nothing else joined the two: servers at one address cannot tell an address-dependent
+    /// mapping from an independent one. Then both sides send from many ports and guess.
+    pub doubtful: bool,
     /// From one public port to the next, where the NAT gives them out in order; else 0.
     pub step: i16,
     /// The first of the inner ports that the sender will send from.
@@ -199,7 +205,10 @@ impl Message {
             }
             Message::PortSearch(offer) => {
                 let mut out = header(TYPE_PORT_SEARCH, 5 + ENDPOINT_LEN);
-                out.push(if offer.dependent { FLAG_DEPENDENT } else { 0 });
+                let flag = |set, flag| if set { flag } else { 0 };
+                out.push(
+                    flag(offer.dependent, FLAG_DEPENDENT) | flag(offer.doubtful, FLAG_DOUBTFUL),
+                );
                 out.extend_from_slice(&offer.step.to_be_bytes());
                 out.extend_from_slice(&offer.first_port.to_be_bytes());
                 put_endpoint(&mut out, &offer.seen);
@@ -251,6 +260,7 @@ impl Message {
                 let [flags] = rest.take()?;
                 Ok(Message::PortSearch(PortOffer {
                     dependent: flags & FLAG_DEPENDENT != 0,
+                    doubtful: flags & FLAG_DOUBTFUL != 0,
                     step: i16::from_be_bytes(rest.take()?),
                     first_port: u16::from_be_bytes(rest.take()?),
                     seen: rest.endpoint()?,

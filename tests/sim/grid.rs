@@ -6,13 +6,13 @@ use std::time::Duration;
 use gretun::node::State;
 
 use crate::nat::{Filtering, Mapping, NatKind};
-use crate::oracle::direct_possible;
+use crate::oracle::{depends_on_luck, direct_possible};
 use crate::world::World;
 
-/// Both daemons run and know each other: far less than this is needed.
+/// Both daemons run and know each other: what needs no search for ports needs far less.
 const JOIN_BOUND: Duration = Duration::from_secs(3);
 /// How long an impossible pair is watched.
-const WATCH: Duration = Duration::from_secs(12);
+const WATCH: Duration = Duration::from_secs(25);
 
 const DOCUMENTATION: &str = include_str!("../../docs/NAT_TRAVERSAL.md");
 
@@ -57,13 +57,12 @@ fn join_time(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> Option<
     let possible = direct_possible(one, other);
     let bound = if possible { JOIN_BOUND } else { WATCH };
     let joined = world.run_until(bound, |world| world.joined(a, b));
-    assert_eq!(
-        joined.is_some(),
-        possible,
+    assert!(
+        joined.is_some() == possible || depends_on_luck(one, other),
         "{one:?} with {other:?}\n{}",
         world.story()
     );
-    if !possible {
+    if joined.is_none() {
         assert_eq!(world.state(a, b), State::Unreachable, "{}", world.story());
     }
     joined

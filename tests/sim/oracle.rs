@@ -62,8 +62,33 @@ fn joined_by_first_packet(sender: Behaviour, receiver: Behaviour) -> bool {
     first && answer
 }
 
-/// One side's public port is known, the other opens many and the first guesses: what is guessed right was sent to, so every
-/// filter admits it. When neither is known, both must be foreseeable.
+/// One side sends from many ports, the other guesses one. STUN servers at one address see only a mapping by address and port;
+/// which side is which is known only where it is that.
 fn joined_by_search(one: Behaviour, other: Behaviour) -> bool {
-    one.is_predictable() != other.is_predictable() || (one.sequential && other.sequential)
+    let seen = |it: Behaviour| it.mapping == Mapping::AddressPort;
+    match (seen(one), seen(other)) {
+        (true, true) => one.sequential && other.sequential,
+        (true, false) => joined_by_guess(one, other),
+        (false, true) => joined_by_guess(other, one),
+        (false, false) => joined_by_guess(one, other) || joined_by_guess(other, one),
+    }
+}
+
+fn joined_by_guess(spreading: Behaviour, guessing: Behaviour) -> bool {
+    // The open ports were opened towards the guess's source, if that is the one that STUN saw.
+    let guess = guessing.is_predictable() || spreading.filtering != Filtering::AddressPort;
+    // The answer comes from the port that was guessed, unless the guess came from elsewhere than was sent to.
+    let answer = guessing.is_predictable()
+        || spreading.mapping != Mapping::AddressPort
+        || guessing.filtering != Filtering::AddressPort;
+    !spreading.is_predictable() && guess && answer
+}
+
+/// Ports are searched for, the guesses get in, and the answers leave from other ports than were guessed: one of those may be
+/// guessed too, or not.
+pub fn depends_on_luck(one: Option<NatKind>, other: Option<NatKind>) -> bool {
+    let sides = [Behaviour::of(one), Behaviour::of(other)];
+    let both = sides.iter().all(|it| it.mapping == Mapping::AddressPort);
+    let admits = |it: &Behaviour| !it.is_predictable() && it.filtering != Filtering::AddressPort;
+    !direct_possible(one, other) && !both && sides.iter().any(admits)
 }

@@ -1,0 +1,16 @@
+start_all()
+
+with subtest("neither side claims a path, and both say why"):
+    for machine, other in ((alice, "bob"), (bob, "alice")):
+        record = wait_for_peer(machine, other, "unreachable")
+        retry(lambda last, machine=machine, other=other: "both are behind symmetric NATs" in peer(machine, other)["reason"], 60)
+        assert record["via"] is None, record
+
+with subtest("and so it stays, without a packet of a port search"):
+    for _ in range(20):
+        for machine, other in ((alice, "bob"), (bob, "alice")):
+            assert peer(machine, other)["state"] != "direct", peer(machine, other)
+        time.sleep(0.5)
+    for router in (gwa, gwb):
+        searched = {flow for flow in flows(router, "out") if flow[1] == "udp" and flow[2] != PORT and flow[4] not in (3478, 3479)}
+        assert not searched, searched

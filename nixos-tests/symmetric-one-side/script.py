@@ -1,0 +1,48 @@
+EXTRA_PORTS = range(20480, 32768)  # where a port search sends from
+
+start_all()
+
+
+def encap(machine: Host, other: str) -> Record:
+    """How the link towards a peer is wrapped in UDP."""
+    data: Record = link(machine, other)["linkinfo"]["info_data"]["encap"]
+    return data
+
+
+def fou_ports(machine: Host) -> set[int]:
+    """The UDP ports at which the kernel takes tunnels."""
+    return {int(port) for port in re.findall(r"port (\d+)", machine.succeed("ip fou show"))}
+
+
+with subtest("alice, behind the symmetric NAT, sends from a port of its own; bob sends to what it became outside"):
+    join(alice, bob)
+    source = encap(alice, "bob")["sport"]
+    assert source in EXTRA_PORTS, source
+    assert fou_ports(alice) == {PORT, source}, fou_ports(alice)
+    assert peer(alice, "bob")["endpoint"] == "203.0.113.20:7777", peer(alice, "bob")
+    address, _, outside = peer(bob, "alice")["endpoint"].rpartition(":")
+    assert address == "203.0.113.10" and int(outside) not in (PORT, source), outside
+    assert (encap(bob, "alice")["sport"], encap(bob, "alice")["dport"]) == (PORT, int(outside)), encap(bob, "alice")
+    assert fou_ports(bob) == {PORT}, fou_ports(bob)
+
+with subtest("ping, full packets and TCP cross"):
+    check_pair(alice, bob)
+    check_pair(bob, alice)
+
+with subtest("a restart leaves the tunnel as it is, and not a packet is lost"):
+    pings = BackgroundPing(alice, tunnel_ip(alice, "bob"), 50)
+    alice.succeed("systemctl restart gretun-peer.service")
+    join(alice, bob)
+    assert encap(alice, "bob")["sport"] == source, encap(alice, "bob")
+    assert pings.lost() == 0, pings.output()
+
+with subtest("when the router forgets its mappings, another port is found and the old one closed"):
+    gwa.succeed("conntrack --flush 2>/dev/null")
+    retry(lambda last: peer(alice, "bob")["state"] != "direct", 60)
+    join(alice, bob)
+    alice.wait_until_succeeds(f"test $(ip fou show | grep -c port) = 2 && ip fou show | grep -q 'port {encap(alice, 'bob')['sport']}'", timeout=60)
+    check_ping(alice, "bob")
+
+with subtest("down removes what up made, the extra port among it"):
+    alice.succeed("systemctl stop gretun-peer.service", "gretun down")
+    assert links_left(alice) == "", links_left(alice)
