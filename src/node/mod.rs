@@ -343,8 +343,10 @@ impl Node {
     fn update_nat(&mut self) {
         self.host.nat.dependent = match self.stun.nat(&self.host.locals) {
             NatMapping::Unknown => None,
-            NatMapping::None | NatMapping::Independent => Some(false),
-            NatMapping::Dependent => Some(true),
+            NatMapping::None | NatMapping::EndpointIndependent | NatMapping::PortIndependent => {
+                Some(false)
+            }
+            NatMapping::AddressDependent | NatMapping::AddressAndPortDependent => Some(true),
         };
         let mut seen = self.stun.answers().map(|(_, seen)| seen);
         self.host.nat.seen = seen.find(SocketAddr::is_ipv4);
