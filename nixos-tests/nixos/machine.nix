@@ -123,8 +123,15 @@ in
     peer = mkIf (peer != null) {
       enable = true;
       openFirewall = peer.open-firewall;
+      # What the module has an option of its own for, because the host has to be prepared as well.
       authKeyFile = peer.settings.auth-key-file or null;
-      settings = removeAttrs peer.settings [ "auth-key-file" ];
+      advertiseRoutes = lib.toList (peer.settings.advertise-routes or [ ]);
+      acceptRoutes = peer.settings.accept-routes or false;
+      settings = removeAttrs peer.settings [
+        "auth-key-file"
+        "advertise-routes"
+        "accept-routes"
+      ];
     };
 
     coordinator = mkIf (coordinator != null) {
