@@ -6,21 +6,23 @@
   pkgs,
   # services.gretun, with its package.
   module,
+  # Where the scenarios are.
+  directory ? ./.,
 }:
 let
   inherit (pkgs) lib;
 
   names = builtins.attrNames (
     lib.filterAttrs (
-      name: type: type == "directory" && builtins.pathExists (./. + "/${name}/topology.toml")
-    ) (builtins.readDir ./.)
+      name: type: type == "directory" && builtins.pathExists (directory + "/${name}/topology.toml")
+    ) (builtins.readDir directory)
   );
 
   # The file's tables as values that cannot be wrong: an unknown key or a wrong type is an error.
   load =
     name:
     let
-      raw = builtins.fromTOML (builtins.readFile (./. + "/${name}/topology.toml"));
+      raw = builtins.fromTOML (builtins.readFile (directory + "/${name}/topology.toml"));
     in
     {
       inherit raw;
@@ -28,7 +30,7 @@ let
         (lib.evalModules {
           modules = [
             ./nixos/topology.nix
-            (lib.setDefaultModuleLocation (./. + "/${name}/topology.toml") { config = raw; })
+            (lib.setDefaultModuleLocation (directory + "/${name}/topology.toml") { config = raw; })
           ];
         }).config;
     };
@@ -57,10 +59,14 @@ let
 
       testScript = ''
         ${builtins.readFile ./common.py}
+        def measured(key: str, value: object) -> None:
+            print(f"{key} = {value}")
+
+
         # A string of JSON is a string of Python.
         topology: Record = json.loads(${builtins.toJSON (builtins.toJSON raw)})
 
-        ${builtins.readFile (./. + "/${name}/script.py")}
+        ${builtins.readFile (directory + "/${name}/script.py")}
       '';
     };
 in

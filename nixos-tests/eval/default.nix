@@ -41,6 +41,11 @@ let
         inherit (networking) defaultGateway defaultGateway6;
         addresses = networking.interfaces;
       };
+      # What the machine can be switched to.
+      switches = lib.mapAttrs (
+        _: special:
+        removeAttrs (resultOf (evaluated.extendModules { modules = [ special.configuration ]; })) [ "switches" ]
+      ) config.specialisation;
     }
     // {
       failedAssertions = map (it: it.message) failed;
@@ -86,6 +91,30 @@ let
       canExecute = case.canExecute or true;
     });
 
+  scenariosOf =
+    directory:
+    lib.mapAttrs
+      (_: test: {
+        inherit (test) testScript globalTimeout;
+        nodes = lib.mapAttrs (
+          _: node:
+          resultOf (evaluate {
+            modules = [
+              ./test-stubs.nix
+              test.defaults
+              node
+            ];
+          })
+        ) test.nodes;
+      })
+      (
+        import ../. {
+          pkgs = import ./pkgs.nix { inherit lib system; };
+          module = ../../nixos;
+          inherit directory;
+        }
+      );
+
   good = lib.mapAttrs (_: evaluateCase) (import ./good.nix { inherit lib; });
 in
 {
@@ -119,27 +148,8 @@ in
       );
 
   # What the NixOS driver makes of the scenarios: one result a machine, and the script.
-  scenarios =
-    lib.mapAttrs
-      (_: test: {
-        inherit (test) testScript globalTimeout;
-        nodes = lib.mapAttrs (
-          _: node:
-          resultOf (evaluate {
-            modules = [
-              ./test-stubs.nix
-              test.defaults
-              node
-            ];
-          })
-        ) test.nodes;
-      })
-      (
-        import ../. {
-          pkgs = import ./pkgs.nix { inherit lib system; };
-          module = ../../nixos;
-        }
-      );
+  scenarios = scenariosOf ../.;
+  benches = scenariosOf ../../benches/guest;
 
   optionsDoc = import ./options-doc.nix {
     inherit lib;

@@ -13,6 +13,13 @@ let
 in
 {
   options = {
+    specialisation = of (types.attrsOf (
+      types.submodule {
+        options.inheritParentConfig = of types.bool true;
+        options.configuration = mkOption { type = types.deferredModule; };
+      }
+    )) { };
+
     virtualisation = {
       qemu.networkingOptions = of (types.listOf types.str) [ ];
       vlans = of (types.listOf types.ints.unsigned) [ 1 ];

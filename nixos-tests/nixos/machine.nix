@@ -50,7 +50,7 @@ let
 
   # --- gretun -------------------------------------------------------------------------------------------------------
 
-  inherit (machine.gretun) peer coordinator;
+  inherit (machine.gretun) peer coordinator tunnels;
 
   # TOML has one value or a list of them.
   asList =
@@ -59,6 +59,20 @@ let
   present = names: settings: lib.intersectLists names (builtins.attrNames settings);
 
   manually = daemon: mkIf (!daemon.autostart) (lib.mkForce [ ]);
+
+  peerOptions = daemon: {
+    enable = true;
+    openFirewall = daemon.open-firewall;
+    # What the module has an option of its own for, because the host has to be prepared as well.
+    authKeyFile = daemon.settings.auth-key-file or null;
+    advertiseRoutes = lib.toList (daemon.settings.advertise-routes or [ ]);
+    acceptRoutes = daemon.settings.accept-routes or false;
+    settings = removeAttrs daemon.settings [
+      "auth-key-file"
+      "advertise-routes"
+      "accept-routes"
+    ];
+  };
 in
 {
   virtualisation.interfaces = perDevice (it: {
@@ -120,19 +134,8 @@ in
   services.gretun = {
     enable = true;
 
-    peer = mkIf (peer != null) {
-      enable = true;
-      openFirewall = peer.open-firewall;
-      # What the module has an option of its own for, because the host has to be prepared as well.
-      authKeyFile = peer.settings.auth-key-file or null;
-      advertiseRoutes = lib.toList (peer.settings.advertise-routes or [ ]);
-      acceptRoutes = peer.settings.accept-routes or false;
-      settings = removeAttrs peer.settings [
-        "auth-key-file"
-        "advertise-routes"
-        "accept-routes"
-      ];
-    };
+    peer = mkIf (peer != null) (peerOptions peer);
+    inherit tunnels;
 
     coordinator = mkIf (coordinator != null) {
       enable = true;
@@ -143,4 +146,12 @@ in
       ] coordinator.settings;
     };
   };
+
+  # Another peer and other tunnels in place of the machine's own.
+  specialisation = lib.mapAttrs (_: other: {
+    configuration.services.gretun = {
+      peer = lib.mkForce (lib.optionalAttrs (other.gretun.peer != null) (peerOptions other.gretun.peer));
+      tunnels = lib.mkForce other.gretun.tunnels;
+    };
+  }) machine.switch;
 }

@@ -54,14 +54,28 @@ let
     settings = default (types.attrsOf types.anything) { };
   };
 
+  gretun = {
+    peer = default (types.nullOr daemon) null;
+    tunnels = default (types.attrsOf (types.attrsOf types.anything)) { };
+  };
+
   machine = table {
     interfaces = of (types.listOf interface);
     gateway4 = default (types.nullOr types.str) null;
     gateway6 = default (types.nullOr types.str) null;
     router = default (types.nullOr router) null;
     firewall = default firewall { };
-    gretun.peer = default (types.nullOr daemon) null;
-    gretun.coordinator = default (types.nullOr daemon) null;
+    # Only the local driver has a choice.
+    units = default (types.enum [
+      "direct"
+      "systemd"
+    ]) "direct";
+    gretun = gretun // {
+      coordinator = default (types.nullOr daemon) null;
+    };
+    switch = default (types.attrsOf (table {
+      inherit gretun;
+    })) { };
   };
 in
 {
