@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import host, topology
+from . import host, rendered, topology
 from .host import RESULTS, SCENARIOS, say
 from .vm import Vm, VmError
 
@@ -93,7 +93,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         return 0 if args.function(args) else 1
-    except (host.UsageError, VmError, topology.TopologyError) as error:
+    except (host.UsageError, VmError, topology.TopologyError, rendered.RenderedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

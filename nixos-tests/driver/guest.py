@@ -22,7 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
-from . import rust_tests, topology
+from . import container, rendered, rust_tests, topology
+from .container import Container
+from .direct import DirectUnits
 from .journal import Journal
 from .machine import Machine
 from .network import Wire
@@ -41,7 +43,7 @@ class TimeIsUp(Exception):
 class Scenario:
     """One scenario being run."""
 
-    def __init__(self, path: Path, programs: Path, results: Path, verbose: bool) -> None:
+    def __init__(self, path: Path, programs: Path, results: Path, root_image: Path, verbose: bool) -> None:
         self.name = path.name
         self._path = path
         self._results = results / self.name
@@ -53,11 +55,19 @@ class Scenario:
         shutil.rmtree(work, ignore_errors=True)
         (work / "wire").mkdir(parents=True)
         self._wire = Wire(self.topology, work / "wire")
+        renderings = rendered.load(path)
         self.machines = []
         for spec in self.topology.machines:
             directory = work / spec.name
             directory.mkdir()
-            self.machines.append(Machine(spec, self._wire, programs, directory, self.journal))
+            rendering = renderings[spec.name]
+            units: Container | DirectUnits
+            if spec.under_systemd:
+                lower = container.mount_root(root_image, WORK / "debian")
+                units = Container(spec.name, rendering, directory, programs, lower)
+            else:
+                units = DirectUnits(spec.name, rendering.configuration, directory, programs)
+            self.machines.append(Machine(spec, rendering, self._wire, units, directory, self.journal))
 
     def run(self) -> bool:
         """Executes the script and saves the result; true when it passed."""
@@ -184,6 +194,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="driver.guest")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--programs", type=Path, required=True)
+    parser.add_argument("--root-image", type=Path, required=True)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--shell", action="store_true")
     parser.add_argument("--rust-tests", nargs=2, action="append", default=[], metavar=("NAME", "BINARY"))
@@ -195,7 +206,7 @@ def main() -> int:
     for name, binary in args.rust_tests:
         passed = rust_tests.run(name, Path(binary), WORK / name, args.results) and passed
     for path in args.scenario:
-        scenario = Scenario(path.resolve(), programs, args.results, args.verbose)
+        scenario = Scenario(path.resolve(), programs, args.results, args.root_image, args.verbose)
         try:
             if args.shell:
                 _shell(scenario)

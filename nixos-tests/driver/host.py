@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import rust_tests, topology
+from . import rendered, rust_tests, topology
 from .vm import Vm, VmError
 
 SCENARIOS = Path(__file__).resolve().parent.parent
 REPOSITORY = SCENARIOS.parent
 RESULTS = REPOSITORY / "target" / "lab"
+# The root of machines under systemd; made by `scripts/setup lab`.
+ROOT_IMAGE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gretun" / "machine-root.squashfs"
 BOOT_TIMEOUT_S = 240
 PROGRAMS = ("gretun", "gretun-coord")
 
@@ -43,6 +46,8 @@ def scenarios(names: Sequence[str], directory: Path) -> list[Job]:
     if unknown:
         raise UsageError(f"no scenario {unknown[0]!r}; there are: {', '.join(by_name)}")
     chosen = [by_name[name] for name in names] or list(by_name.values())
+    for path in chosen:
+        rendered.load(path)
     return [Job(path.name, path, topology.load(path / "topology.toml").timeout_s) for path in chosen]
 
 
@@ -67,7 +72,8 @@ def strip(source: Path, destination: Path) -> None:
 
 def guest_command(jobs: Sequence[Job], *options: str) -> list[str]:
     """What a guest executes."""
-    call = ["python3", "-m", "driver.guest", "--results", str(RESULTS), "--programs", str(RESULTS / "programs"), *options]
+    call = ["python3", "-m", "driver.guest", "--results", str(RESULTS), "--programs", str(RESULTS / "programs")]
+    call += ["--root-image", str(ROOT_IMAGE), *options]
     for job in jobs:
         call += ["--rust-tests", job.name, str(RESULTS / "tests" / job.name)] if job.rust else ["--scenario", str(job.path)]
     return ["cd", shlex.quote(str(SCENARIOS)), "&&", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", *map(shlex.quote, call)]

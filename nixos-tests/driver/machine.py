@@ -6,21 +6,23 @@ Unlike a virtual machine, it starts in a fraction of a second. Like one, it keep
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import toml_text
+from .container import Container
+from .direct import DirectUnits
 from .journal import Journal
-from .namespace import Box
+from .namespace import Box, Inside
 from .network import Wire
-from .topology import Firewall, MachineSpec, Router
+from .rendered import Firewall, RenderedMachine
+from .topology import MachineSpec, Router
 
 HERE = Path(__file__).resolve().parent
 NAT_DIRECTORY = HERE.parent / "nat"
-UNITS = HERE / "units"
 POLL_S = 0.25
 DEFAULT_TIMEOUT_S = 900
 DIAGNOSES = (
@@ -43,41 +45,32 @@ class CommandFailed(Exception):
 class Machine:
     """See `nixos-tests/README.md` for what scripts may use."""
 
-    def __init__(self, spec: MachineSpec, wire: Wire, programs: Path, directory: Path, journal: Journal) -> None:
+    def __init__(
+        self, spec: MachineSpec, rendered: RenderedMachine, wire: Wire, units: Container | DirectUnits, directory: Path, journal: Journal
+    ) -> None:
         self.name = spec.name
         self._spec = spec
+        self._rendered = rendered
         self._wire = wire
-        self._programs = programs
+        self._units = units
         self._directory = directory
         self._journal = journal
         self._box: Box | None = None
-        self._units = directory / "units"
-        for service in spec.services:
-            unit = self._units / service.unit
-            unit.mkdir(parents=True)
-            (unit / "config.toml").write_text(toml_text.dumps(service.settings))
-            command = " ".join([service.program, *service.arguments, "--config", str(unit / "config.toml")])
-            (unit / "command").write_text(f"exec {command}\n")
+        self._inside: Inside | None = None
         (directory / "var-lib").mkdir(parents=True, exist_ok=True)
         self._console = (directory / "console.log").open("ab")
-        self._environment = {
-            "PATH": f"{UNITS}:{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": "/root",
-            "LAB_UNITS": str(self._units),
-            "LC_ALL": "C.UTF-8",
-            "NO_COLOR": "1",
-        }
+        self._environment = {"HOME": "/root", "LC_ALL": "C.UTF-8", "NO_COLOR": "1", **units.environment}
 
     # --- power -----------------------------------------------------------------------------------------------------------
 
     @property
     def started(self) -> bool:
         """Whether the machine is on."""
-        return self._box is not None
+        return self._inside is not None
 
     def start(self) -> None:
         """Power on: the network first, then the units with `autostart`."""
-        if self._box is None:
+        if not self.started:
             self.power_on()
             self.start_units()
 
@@ -86,32 +79,31 @@ class Machine:
         box = Box(self.name, self._setup(), self._directory)
         self._box = box
         steps = self._wire.plug(self._spec, box)
+        steps += "".join(f"echo {value} >/proc/sys/{key.replace('.', '/')}\n" for key, value in self._rendered.sysctl.items())
         if self._spec.router is not None:
-            steps += "echo 1 >/proc/sys/net/ipv4/ip_forward\necho 1 >/proc/sys/net/ipv6/conf/all/forwarding\n"
             steps += _nft(_router_rules(self._spec.router))
-        elif self._spec.firewall.enable:
-            steps += _nft(_firewall_rules(self._spec.firewall))
+        elif self._spec.firewall:
+            steps += _nft(_firewall_rules(self._rendered.firewall))
         box.feed(["sh", "-e"], steps)
-        for service in self._spec.services:
-            for stale in ("main.pid", "supervisor.pid", "stopping", "failed"):
-                (self._units / service.unit / stale).unlink(missing_ok=True)
+        self._inside = self._units.boot(box)
 
     def start_units(self) -> None:
         """Starts the units with `autostart`."""
-        for service in self._spec.services:
-            if service.autostart:
-                self.execute(f"supervise {self._units / service.unit}", check_output=False)
+        for command in self._units.start_commands():
+            self.execute(command, check_output=False)
 
     def crash(self) -> None:
         """Power cut."""
+        self._inside = None
+        self._units.crash()
         if self._box is not None:
             self._box.kill()
             self._box = None
 
     def shutdown(self) -> None:
         """Stops the units, then the machine."""
-        for service in self._spec.services:
-            self.stop_job(service.unit)
+        for command in self._units.stop_commands():
+            self.execute(command)
         self.crash()
 
     def _setup(self) -> str:
@@ -141,14 +133,14 @@ class Machine:
         self, command: str, check_return: bool = True, check_output: bool = True, timeout: float | None = DEFAULT_TIMEOUT_S
     ) -> tuple[int, str]:
         """Exit code and output of a shell command; 124 when it took longer than `timeout` seconds."""
-        if self._box is None:
+        if self._inside is None:
             self.start()
-        assert self._box is not None
+        assert self._inside is not None
         shell = ["bash", "-c", f"set -eo pipefail\n{command}"]
         if not check_output:
-            self._box.popen(shell, self._environment, subprocess.DEVNULL, self._console)
+            self._inside.popen(shell, self._environment, subprocess.DEVNULL, self._console)
             return -2, ""
-        finished = self._box.run(shell, self._environment, timeout, self._console)
+        finished = self._inside.run(shell, self._environment, timeout, self._console)
         self._note(command, finished.status, finished.output)
         return (finished.status if check_return else -1), finished.output
 
@@ -268,18 +260,15 @@ class Machine:
     def save(self, destination: Path, diagnose: bool) -> None:
         """Copies the machine's logs; with `diagnose`, also the state of its kernel network."""
         destination.mkdir(parents=True, exist_ok=True)
-        if diagnose and self._box is not None:
+        if diagnose and self._inside is not None:
             with (destination / "diagnosis.txt").open("wb") as file:
                 for command in DIAGNOSES:
                     file.write(f"\n### {command}\n".encode())
-                    finished = self._box.run(["bash", "-c", command], self._environment, 20, file)
+                    finished = self._inside.run(["bash", "-c", command], self._environment, 20, file)
                     file.write(finished.output.encode())
         self._console.flush()
         shutil.copyfile(self._directory / "console.log", destination / "console.log")
-        for service in self._spec.services:
-            log = self._units / service.unit / "log"
-            if log.exists():
-                shutil.copyfile(log, destination / f"{service.unit.removesuffix('.service')}.log")
+        self._units.save(self._inside, destination)
 
 
 def _nft(rules: str) -> str:
@@ -293,11 +282,17 @@ def _router_rules(router: Router) -> str:
 
 
 def _firewall_rules(firewall: Firewall) -> str:
-    rules = [(HERE / "host-firewall.nft").read_text()]
-    for name, ports in (("tcp-ports", firewall.tcp_ports), ("udp-ports", firewall.udp_ports)):
-        if ports:
-            rules.append(f"add element inet nixos-fw {name} {{ {', '.join(map(str, ports))} }}")
-    return "\n".join(rules) + "\n"
+    rules = (HERE / "host-firewall.nft").read_text()
+    if firewall.loose_reverse_path:
+        rules = rules.replace("fib saddr . mark . iif oif", "fib saddr . mark oif")
+    for name, elements in (
+        ("tcp-ports", firewall.tcp_ports),
+        ("udp-ports", firewall.udp_ports),
+        ("trusted", [json.dumps(pattern) for pattern in firewall.trusted_interfaces]),
+    ):
+        if elements:
+            rules += f"add element inet nixos-fw {name} {{ {', '.join(map(str, elements))} }}\n"
+    return rules
 
 
 def _tail(text: str) -> str:

@@ -35,27 +35,14 @@ class Finished:
     output: str
 
 
-class Box:
-    """Network, UTS, PID and mount namespaces with a life of their own."""
+class Inside:
+    """The inside of namespaces, known by a process there."""
 
-    def __init__(self, name: str, setup: str, directory: Path) -> None:
-        """Makes the namespaces and runs the shell text `setup` as their first act; `directory` gets a marker file."""
-        ready = directory / "ready"
-        ready.unlink(missing_ok=True)
-        script = f"set -e\nhostname {name}\n{setup}\n: >{ready}\n{INIT}"
+    def __init__(self, name: str, pid: int, namespaces: Sequence[str]) -> None:
+        """`namespaces` as options of nsenter(1)."""
         self.name = name
-        self._outer = subprocess.Popen(
-            ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
-            stdin=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not ready.exists():
-            if self._outer.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise BoxError(f"the namespaces of {name} could not be made")
-            time.sleep(0.02)
-        children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()
-        self.pid = int(children[0])
+        self.pid = pid
+        self._namespaces = namespaces
 
     def popen(self, command: Sequence[str], environment: Mapping[str, str], stdout: int, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         """Starts a command inside, in a process group of its own."""
@@ -93,12 +80,34 @@ class Box:
         if done.returncode != 0:
             raise BoxError(f"{self.name}: {' '.join(command)}: {done.stdout.strip()}\n{text}")
 
+    def _enter(self, command: Sequence[str]) -> list[str]:
+        return _nsenter(self.pid, self._namespaces, command)
+
+
+class Box(Inside):
+    """Network, UTS, PID and mount namespaces with a life of their own."""
+
+    def __init__(self, name: str, setup: str, directory: Path) -> None:
+        """Makes the namespaces and runs the shell text `setup` as their first act; `directory` gets a marker file."""
+        ready = directory / "ready"
+        ready.unlink(missing_ok=True)
+        script = f"set -e\nhostname {name}\n{setup}\n: >{ready}\n{INIT}"
+        self._outer = subprocess.Popen(
+            ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
+            stdin=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not ready.exists():
+            if self._outer.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise BoxError(f"the namespaces of {name} could not be made")
+            time.sleep(0.02)
+        children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()
+        super().__init__(name, int(children[0]), ["-n", "-u", "-m", "-p"])
+
     def ip_batch(self, commands: Sequence[str]) -> None:
         """Runs ip(8) commands in the network namespace alone, where process ids are still the guest's own."""
         subprocess.run(_nsenter(self.pid, ["-n"], ["ip", "-batch", "-"]), input="\n".join(commands) + "\n", text=True, check=True)
-
-    def _enter(self, command: Sequence[str]) -> list[str]:
-        return _nsenter(self.pid, ["-n", "-u", "-m", "-p"], command)
 
     def kill(self) -> None:
         """Ends every process inside at once; the network goes with them."""

@@ -59,6 +59,7 @@ class RenderedMachine:
     switches: Mapping[str, Configuration]
     firewall: Firewall
     sysctl: Mapping[str, str]
+    groups: tuple[str, ...]
 
 
 def digest(content: bytes) -> str:
@@ -99,6 +100,7 @@ def _machine(scenario: Path, record: dict[str, Any]) -> RenderedMachine:
             loose_reverse_path=firewall["checkReversePath"] == "loose",
         ),
         sysctl=record["sysctl"],
+        groups=tuple(record["groups"]),
     )
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 NAT_KINDS = ("none", "full-cone", "address-restricted", "port-restricted", "symmetric")
 MACHINE_NAME = re.compile(r"^[a-z][a-z0-9]*$")
+UNIT_GRADES = ("direct", "systemd")
 DEFAULT_TIMEOUT_S = 600
 
 Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-Settings = Mapping[str, object]
 
 
 class TopologyError(Exception):
@@ -60,26 +60,6 @@ class Router:
 
 
 @dataclass(frozen=True)
-class Firewall:
-    """The host's own firewall."""
-
-    enable: bool
-    tcp_ports: tuple[int, ...]
-    udp_ports: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Service:
-    """A gretun daemon on a machine: `unit` is its systemd name, `settings` its TOML configuration."""
-
-    unit: str
-    program: str
-    arguments: tuple[str, ...]
-    autostart: bool
-    settings: Settings
-
-
-@dataclass(frozen=True)
 class MachineSpec:
     """One machine."""
 
@@ -87,13 +67,14 @@ class MachineSpec:
     interfaces: tuple[Interface, ...]
     gateways: tuple[str, ...]
     router: Router | None
-    firewall: Firewall
-    services: tuple[Service, ...]
+    firewall: bool
+    under_systemd: bool  # runs its units under a systemd of its own
+    is_coordinator: bool
 
     @property
     def start_rank(self) -> int:
         """Coordinators start first, then routers, then the rest."""
-        if any(s.unit == "gretun-coord.service" for s in self.services):
+        if self.is_coordinator:
             return 0
         return 1 if self.router else 2
 
@@ -245,14 +226,20 @@ def _machine(name: str, table: Table, networks: Mapping[str, Network]) -> Machin
     interfaces = tuple(
         _interface(f"eth{i}", Table(value, f"{table.at('interfaces')}[{i - 1}]"), networks) for i, value in enumerate(listed, start=1)
     )
-    services, opened = _services(table.table("gretun"))
+    units = table.text("units") or UNIT_GRADES[0]
+    if units not in UNIT_GRADES:
+        raise TopologyError(f"{table.at('units')}: {units!r} is none of {', '.join(UNIT_GRADES)}")
+    # What they lead to is evaluated with the NixOS modules, which check it too: see rendered.py.
+    gretun = table.table("gretun")
+    table.get("switch")
     machine = MachineSpec(
         name=name,
         interfaces=interfaces,
         gateways=tuple(g for g in (table.text("gateway4"), table.text("gateway6")) if g),
         router=_router(table.table("router"), interfaces),
-        firewall=_firewall(table.table("firewall"), opened),
-        services=services,
+        firewall=_firewall(table.table("firewall")),
+        under_systemd=units == "systemd",
+        is_coordinator=gretun is not None and gretun.get("coordinator") is not None,
     )
     table.finish()
     return machine
@@ -295,51 +282,12 @@ def _router(table: Table | None, interfaces: tuple[Interface, ...]) -> Router | 
     return Router(nat, wan)
 
 
-def _firewall(table: Table | None, opened: Firewall) -> Firewall:
+def _firewall(table: Table | None) -> bool:
+    """Whether the host has one; which ports it opens is NixOS's to say."""
     if table is None:
-        return opened
-    firewall = Firewall(
-        enable=table.flag("enable", True),
-        tcp_ports=table.ports("allowed-tcp-ports") + opened.tcp_ports,
-        udp_ports=table.ports("allowed-udp-ports") + opened.udp_ports,
-    )
+        return True
+    enable = table.flag("enable", True)
+    for key in ("allowed-tcp-ports", "allowed-udp-ports"):
+        table.ports(key)
     table.finish()
-    return firewall
-
-
-def _services(table: Table | None) -> tuple[tuple[Service, ...], Firewall]:
-    """The machine's daemons, and the ports that `open-firewall` opens for them."""
-    services: list[Service] = []
-    tcp: list[int] = []
-    udp: list[int] = []
-    if table is None:
-        return (), Firewall(True, (), ())
-    if coordinator := table.table("coordinator"):
-        service = _service(coordinator, "gretun-coord.service", "gretun-coord", ())
-        if coordinator.flag("open-firewall", False):
-            tcp += [_port(service.settings.get("listen", "0.0.0.0:8443"))]
-            stun = service.settings.get("stun-listen", ["0.0.0.0:3478", "0.0.0.0:3479"])
-            udp += [_port(p) for p in stun] if isinstance(stun, list) else [_port(stun)]
-        coordinator.finish()
-        services.append(service)
-    if peer := table.table("peer"):
-        service = _service(peer, "gretun-peer.service", "gretun", ("up",))
-        if peer.flag("open-firewall", False):
-            port = service.settings.get("fou-port", 7777)
-            udp += [port if isinstance(port, int) else _port(port)]
-        peer.finish()
-        services.append(service)
-    table.finish()
-    return tuple(services), Firewall(True, tuple(tcp), tuple(udp))
-
-
-def _service(table: Table, unit: str, program: str, arguments: tuple[str, ...]) -> Service:
-    settings = table.table("settings")
-    return Service(unit, program, arguments, table.flag("autostart", True), settings.values if settings else {})
-
-
-def _port(listen: object) -> int:
-    port = str(listen).rpartition(":")[2]
-    if not port.isdigit():
-        raise TopologyError(f"no port in {listen!r}")
-    return int(port)
+    return enable

@@ -38,7 +38,7 @@ sys.exit("no answer within 60 s")
 start_all()
 alice.wait_until_succeeds("gretun --json peers")
 bob.succeed(f"cat >/tmp/first_ping.py <<'END'\n{FIRST_PING}\nEND")
-config = "$LAB_UNITS/gretun-peer.service/config.toml"
+config = bob.succeed("sed -n 's/.*--config \\([^ ]*\\).*/\\1/p' $LAB_UNITS/gretun-peer.service/command").strip()
 
 # Once beforehand: the daemon makes its keys, and the addresses are known.
 bob.succeed("systemctl start gretun-peer.service")
