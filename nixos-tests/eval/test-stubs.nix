@@ -20,6 +20,9 @@ in
       }
     )) { };
 
+    # Machines of tests are not switched, as a rule.
+    system.switch.enable = of types.bool false;
+
     virtualisation = {
       qemu.networkingOptions = of (types.listOf types.str) [ ];
       vlans = of (types.listOf types.ints.unsigned) [ 1 ];

@@ -147,6 +147,8 @@ in
     };
   };
 
+  system.switch.enable = mkIf (machine.switch != { }) true;
+
   # Another peer and other tunnels in place of the machine's own.
   specialisation = lib.mapAttrs (_: other: {
     configuration.services.gretun = {
