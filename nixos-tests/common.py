@@ -267,14 +267,6 @@ class BackgroundPing:
         """What it has printed."""
         return self._machine.succeed(f"cat {self._file}")
 
-    def lost(self) -> int:
-        """Waits for its end; how many of its packets were not answered."""
-        self._machine.wait_until_succeeds(f"! kill -0 $(cat {self._file}.pid) 2>/dev/null")
-        output = self.output()
-        found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
-        assert found is not None and int(found[1]) == self._count, output
-        return int(found[1]) - int(found[2])
-
     def stop(self) -> tuple[int, int]:
         """Ends it before its time; how many packets it sent, and how many of them were not answered."""
         self._machine.succeed(f"kill -INT $(cat {self._file}.pid)")
@@ -282,3 +274,11 @@ class BackgroundPing:
         found = re.search(r"(\d+) packets transmitted, (\d+) received", self.output())
         assert found is not None, self.output()
         return int(found[1]), int(found[1]) - int(found[2])
+
+    def lost(self) -> int:
+        """Waits for its end; how many of its packets were not answered."""
+        self._machine.wait_until_succeeds(f"! kill -0 $(cat {self._file}.pid) 2>/dev/null")
+        output = self.output()
+        found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
+        assert found is not None and int(found[1]) == self._count, output
+        return int(found[1]) - int(found[2])

@@ -59,12 +59,13 @@ let
 
       testScript = ''
         ${builtins.readFile ./common.py}
+        # A string of JSON is a string of Python.
+        topology: Record = json.loads(${builtins.toJSON (builtins.toJSON raw)})
+
+
         def measured(key: str, value: object) -> None:
             print(f"{key} = {value}")
 
-
-        # A string of JSON is a string of Python.
-        topology: Record = json.loads(${builtins.toJSON (builtins.toJSON raw)})
 
         ${builtins.readFile (directory + "/${name}/script.py")}
       '';
