@@ -45,12 +45,14 @@ let
 
       # The programs print their own completions and manual pages, where they can be run.
       postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
-        installShellCompletion --cmd gretun \
-          --bash <("$out/bin/gretun" completions bash) \
-          --zsh <("$out/bin/gretun" completions zsh) \
-          --fish <("$out/bin/gretun" completions fish)
         mkdir pages
-        "$out/bin/gretun" man --dir pages
+        for program in gretun gretun-coord; do
+          installShellCompletion --cmd "$program" \
+            --bash <("$out/bin/$program" completions bash) \
+            --zsh <("$out/bin/$program" completions zsh) \
+            --fish <("$out/bin/$program" completions fish)
+          "$out/bin/$program" man --dir pages
+        done
         installManPage pages/*
       '';
 

@@ -1,8 +1,7 @@
-//! `gretun completions`: shell completions on standard output.
+//! `gretun completions` and `gretun-coord completions`: shell completions on standard output.
 
 use std::io;
 
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use super::report::Report;
@@ -15,13 +14,9 @@ pub struct Args {
     shell: Shell,
 }
 
-/// Prints the script.
-pub fn run(args: &Args) -> Result<(), Report> {
-    clap_complete::generate(
-        args.shell,
-        &mut super::Cli::command(),
-        "gretun",
-        &mut io::stdout(),
-    );
+/// Prints the script for a program.
+pub fn run(args: &Args, mut program: clap::Command) -> Result<(), Report> {
+    let name = program.get_name().to_owned();
+    clap_complete::generate(args.shell, &mut program, name, &mut io::stdout());
     Ok(())
 }

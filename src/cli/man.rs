@@ -1,12 +1,10 @@
-//! `gretun man`: manual pages of every command.
+//! `gretun man` and `gretun-coord man`: manual pages of every command.
 
 use std::path::PathBuf;
 
-use clap::CommandFactory as _;
-
 use super::report::Report;
 
-/// Write the manual pages of gretun and all its commands
+/// Write the manual pages of this program and all its commands
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  gretun man --dir /usr/local/share/man/man1")]
 pub struct Args {
@@ -15,9 +13,9 @@ pub struct Args {
     dir: PathBuf,
 }
 
-/// Writes the pages.
-pub fn run(args: &Args) -> Result<(), Report> {
-    clap_mangen::generate_to(super::Cli::command(), &args.dir).map_err(|error| {
+/// Writes the pages of a program.
+pub fn run(args: &Args, program: clap::Command) -> Result<(), Report> {
+    clap_mangen::generate_to(program, &args.dir).map_err(|error| {
         Report::failed(format!(
             "cannot write manual pages to {}: {error}",
             args.dir.display()

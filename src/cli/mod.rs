@@ -1,7 +1,7 @@
 //! The command line: one file a command, and [`report`], which turns errors into messages, hints and exit codes.
 
 mod apply;
-mod completions;
+pub(crate) mod completions;
 mod create;
 mod delete;
 mod down;
@@ -10,7 +10,7 @@ mod import;
 mod list;
 mod local;
 mod log;
-mod man;
+pub(crate) mod man;
 mod peers;
 pub mod report;
 mod static_tunnels;
@@ -22,7 +22,7 @@ mod up;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::report::Report;
 
@@ -95,8 +95,8 @@ fn run(command: Command, context: Context) -> Result<ExitCode, Report> {
         Command::Status(args) => status::run(&args, context),
         Command::Import(args) => import::run(&args, context),
         Command::Export(args) => export::run(&args, context),
-        Command::Completions(args) => completions::run(&args),
-        Command::Man(args) => man::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

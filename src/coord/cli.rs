@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::Level;
 
 use super::admin::{self, Answer, KeyView, PeerView, Request};
@@ -15,6 +15,7 @@ use super::config::Given;
 use super::enrol::{KeyPolicy, KeyState};
 use super::{server, state_dir};
 use crate::cli::report::Report;
+use crate::cli::{completions, man};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,6 +62,12 @@ enum Command {
     /// Registered peers
     #[command(subcommand)]
     Peers(PeersCommand),
+    #[command(
+        after_help = "Example:\n  gretun-coord completions bash > /etc/bash_completion.d/gretun-coord"
+    )]
+    Completions(completions::Args),
+    #[command(after_help = "Example:\n  gretun-coord man --dir /usr/local/share/man/man1")]
+    Man(man::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,6 +139,8 @@ fn run(cli: Cli) -> Result<(), Report> {
                 "--check-config checks the settings of the server, and takes no command",
             ));
         }
+        Some(Command::Completions(args)) => return completions::run(&args, Cli::command()),
+        Some(Command::Man(args)) => return man::run(&args, Cli::command()),
         Some(Command::Keys(command)) => command.request(),
         Some(Command::Peers(PeersCommand::List)) => Request::ListPeers,
         Some(Command::Peers(PeersCommand::Remove { peer })) => Request::RemovePeer { peer },
