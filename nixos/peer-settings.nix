@@ -55,6 +55,11 @@ in
     STUN servers, as HOST:PORT. `null` means those of the coordinator.
   '';
 
+  aggressive-punch = optional types.bool false ''
+    Whether ports are searched for where a NAT gives every destination another one: up to 1000 packets a second for two
+    seconds. `null` means yes.
+  '';
+
   advertise-routes = optional (types.listOf types.str) [ "10.20.0.0/16" ] ''
     Networks behind this host. Set it through `advertiseRoutes`, which prepares the host as well.
   '';

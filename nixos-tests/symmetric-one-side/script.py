@@ -40,7 +40,9 @@ with subtest("when the router forgets its mappings, another port is found and th
     gwa.succeed("conntrack --flush 2>/dev/null")
     retry(lambda last: peer(alice, "bob")["state"] != "direct", 60)
     join(alice, bob)
-    alice.wait_until_succeeds(f"test $(ip fou show | grep -c port) = 2 && ip fou show | grep -q 'port {encap(alice, 'bob')['sport']}'", timeout=60)
+    alice.wait_until_succeeds(
+        f"test $(ip fou show | grep -c port) = 2 && ip fou show | grep -q 'port {encap(alice, 'bob')['sport']}'", timeout=60
+    )
     check_ping(alice, "bob")
 
 with subtest("down removes what up made, the extra port among it"):
