@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from .namespace import Box, BoxError, Inside
-from .rendered import Configuration, RenderedMachine, Unit
+from .rendered import Configuration, RenderedMachine, Unit, digest
 
 HERE = Path(__file__).resolve().parent
 STORE = "/nix/store"
@@ -29,6 +29,8 @@ MASKED = (
     "console-getty.service", "getty.target", "systemd-logind.service", "systemd-networkd.service", "systemd-resolved.service",
     "systemd-timesyncd.service", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "systemd-pstore.service",
     "e2scrub_reap.service", "timers.target", "systemd-journal-flush.service", "systemd-firstboot.service", "systemd-sysusers.service",
+    "systemd-sysctl.service", "systemd-remount-fs.service", "systemd-user-sessions.service", "systemd-tmpfiles-setup-dev.service",
+    "systemd-journal-catalog-update.service", "systemd-update-done.service", "ldconfig.service",
 )  # fmt: skip
 
 
@@ -78,6 +80,8 @@ class Container:
         root = self._root
         system = root / SYSTEM.lstrip("/")
         _write(root / "etc" / "hostname", f"{self._name}\n")
+        # Without one it were the first boot, which takes longer.
+        _write(root / "etc" / "machine-id", f"{digest(self._name.encode())[:32]}\n")
         _write(root / "etc" / "hosts", f"127.0.0.1 localhost {self._name}\n")
         with (root / "etc" / "group").open("a") as groups:
             groups.writelines(f"{name}:x:{990 - index}:\n" for index, name in enumerate(machine.groups))
@@ -144,8 +148,8 @@ class Container:
         deadline = time.monotonic() + BOOT_TIMEOUT_S
         while nspawn.poll() is None and time.monotonic() < deadline:
             for child in Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split():
-                # Until then it is still nspawn itself, in namespaces half made.
-                if Path(f"/proc/{child}/comm").read_text().strip() in ("systemd", "init"):
+                # Until its systemd listens, it may be nspawn itself, in namespaces half made.
+                if Path(f"/proc/{child}/root/run/systemd/private").exists():
                     inside = Inside(self._name, int(child), ["-m", "-u", "-i", "-n", "-p"])
                     if inside.run(["systemctl", "show", "-p", "Version"], self.environment, 30, console).status == 0:
                         return inside
