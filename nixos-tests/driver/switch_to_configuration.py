@@ -3,7 +3,6 @@
 to those of the system that this file belongs to, by the same rules (X-ReloadIfChanged, X-RestartIfChanged, X-StopIfChanged)."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +61,7 @@ def main() -> None:
         for link in wants(name, text):
             link.unlink()
     for name, text in new.items():
-        shutil.copyfile(system / "units" / name, MANAGER / name)
+        (MANAGER / name).write_text(text)
         for link in wants(name, text):
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(f"../{name}")
