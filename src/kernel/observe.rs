@@ -17,6 +17,8 @@ use super::link_codec;
 use super::{Kernel, KernelError};
 use crate::tunnel::mode::Family;
 use crate::tunnel::name::is_reserved;
+use crate::tunnel::owner::Owner;
+use crate::tunnel::snat::SnatPair;
 use crate::tunnel::state::{LinkConfig, Observed, TunnelAddress, TunnelRoute, TunnelState};
 
 /// A tunnel device, whoever made it.
@@ -171,14 +173,20 @@ impl Kernel {
         }
     }
 
-    /// Adds the address translation of each tunnel, which the links themselves do not tell.
-    pub async fn add_snat(&self, links: &mut Links) {
+    /// Adds the address translation of each tunnel, which the links themselves do not tell. Gives what belongs to no
+    /// tunnel of ours.
+    pub async fn add_snat(&self, links: &mut Links) -> Vec<SnatPair> {
+        let mut stray = Vec::new();
         for (name, network) in self.snat_pairs().await {
             let mut tunnels = links.tunnels.iter_mut();
-            if let Some(tunnel) = tunnels.find(|tunnel| tunnel.state.link.name == name) {
-                tunnel.state.snat.push(network);
+            match tunnels.find(|tunnel| tunnel.state.link.name == name) {
+                Some(tunnel) if tunnel.state.owner() != Owner::Other => {
+                    tunnel.state.snat.push(network);
+                }
+                _ => stray.push((name, network)),
             }
         }
+        stray
     }
 
     /// Everything that a plan is made from.
@@ -187,7 +195,7 @@ impl Kernel {
     /// When the kernel cannot be asked.
     pub async fn observe(&self, links: &Links) -> Result<Observed, KernelError> {
         let mut links = links.clone();
-        self.add_snat(&mut links).await;
+        let stray_snat = self.add_snat(&mut links).await;
         Ok(Observed {
             tunnels: links
                 .tunnels
@@ -196,6 +204,7 @@ impl Kernel {
                 .collect(),
             fou_ports: self.fou_ports().await?,
             other_links: links.others,
+            stray_snat,
         })
     }
 }

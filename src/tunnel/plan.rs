@@ -93,6 +93,7 @@ pub fn overlay(
             .filter_map(|tunnel| tunnel.link.listener())
             .collect(),
         other_links: other_links.to_vec(),
+        stray_snat: Vec::new(),
     };
     let mut ops = transition(
         from.as_slice(),
@@ -111,31 +112,34 @@ fn foreign(tunnel: &TunnelState, owner: Owner) -> PlanError {
 }
 
 /// The operations by what they need to come after.
+///
+/// Ports and address translation carry no mark of ours. So a device is there before what belongs to it and goes after it:
+/// whenever the process is killed, the next plan finds by the devices what it has to remove.
 #[derive(Default)]
 struct Steps {
-    open: Vec<KernelOp>,
+    close: Vec<KernelOp>,
     unmasquerade: Vec<KernelOp>,
     remove: Vec<KernelOp>,
     link: Vec<KernelOp>,
+    open: Vec<KernelOp>,
     unroute: Vec<KernelOp>,
     address: Vec<KernelOp>,
     route: Vec<KernelOp>,
     masquerade: Vec<KernelOp>,
-    close: Vec<KernelOp>,
 }
 
 impl Steps {
     fn in_order(self) -> Vec<KernelOp> {
         [
-            self.open,
+            self.close,
             self.unmasquerade,
             self.remove,
             self.link,
+            self.open,
             self.unroute,
             self.address,
             self.route,
             self.masquerade,
-            self.close,
         ]
         .concat()
     }
@@ -228,6 +232,11 @@ fn transition(
     observed: &Observed,
 ) -> Result<Vec<KernelOp>, PlanError> {
     let mut steps = Steps::default();
+    for (link, network) in observed.stray_snat.iter().cloned() {
+        steps
+            .unmasquerade
+            .push(KernelOp::DeleteSnat { link, network });
+    }
     for old in from {
         let name = &old.link.name;
         match to.iter().find(|new| new.link.name == *name) {
@@ -272,8 +281,23 @@ fn fou_ports(
     observed: &Observed,
 ) -> Result<(), PlanError> {
     let wanted: BTreeSet<FouPort> = to.iter().filter_map(|t| t.link.listener()).collect();
+    let untouched = observed
+        .tunnels
+        .iter()
+        .filter(|tunnel| from.iter().all(|old| old.link.name != tunnel.link.name));
+    let needed: BTreeSet<FouPort> = untouched
+        .filter_map(|tunnel| tunnel.link.listener())
+        .chain(wanted.iter().copied())
+        .collect();
+    let no_longer: BTreeSet<FouPort> = from.iter().filter_map(|t| t.link.listener()).collect();
     let mut there = observed.fou_ports.clone();
-    for &port in &wanted {
+    for &port in no_longer.difference(&needed) {
+        if there.contains(&port) {
+            there.retain(|other| *other != port);
+            steps.close.push(KernelOp::DeleteFou(port));
+        }
+    }
+    for port in wanted {
         let same = |other: &&FouPort| other.port == port.port && other.family == port.family;
         match there.iter().find(same) {
             Some(other) if *other == port => {}
@@ -282,20 +306,6 @@ fn fou_ports(
                 there.push(port);
                 steps.open.push(KernelOp::AddFou(port));
             }
-        }
-    }
-    let untouched = observed
-        .tunnels
-        .iter()
-        .filter(|tunnel| from.iter().all(|old| old.link.name != tunnel.link.name));
-    let needed: BTreeSet<FouPort> = untouched
-        .filter_map(|tunnel| tunnel.link.listener())
-        .chain(wanted)
-        .collect();
-    let no_longer: BTreeSet<FouPort> = from.iter().filter_map(|t| t.link.listener()).collect();
-    for port in no_longer.difference(&needed) {
-        if observed.fou_ports.contains(port) {
-            steps.close.push(KernelOp::DeleteFou(*port));
         }
     }
     Ok(())
