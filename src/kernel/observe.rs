@@ -94,29 +94,53 @@ impl Kernel {
         if positions.is_empty() {
             return Ok(links);
         }
-        let _listing = self.listing.lock().await;
-        let failed = |error| KernelError::route("list routes", error);
         for family in [Family::V4, Family::V6] {
-            let request = match family {
-                Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-                Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
-            };
-            let mut routes = self.route.route().get(request).execute();
-            while let Some(message) = routes.try_next().await.map_err(failed)? {
-                let Some((device, route)) = read_route(&message, family) else {
-                    continue;
+            let mut add = |device, route, protocol| {
+                let Some(&position) = positions.get(&device) else {
+                    return;
                 };
-                if let Some(&position) = positions.get(&device) {
-                    let tunnel = &mut links.tunnels[position];
-                    if message.header.protocol == RouteProtocol::Static {
-                        tunnel.state.routes.push(route);
-                    } else {
-                        tunnel.other_routes.push(route);
-                    }
+                let tunnel = &mut links.tunnels[position];
+                if protocol == RouteProtocol::Static {
+                    tunnel.state.routes.push(route);
+                } else {
+                    tunnel.other_routes.push(route);
                 }
-            }
+            };
+            self.list_routes(family, &mut add).await?;
         }
         Ok(links)
+    }
+
+    /// Gives all routes of the main table that lead through a device and that the kernel did not make itself.
+    async fn list_routes(
+        &self,
+        family: Family,
+        add: &mut impl FnMut(u32, TunnelRoute, RouteProtocol),
+    ) -> Result<(), KernelError> {
+        let mut request = match family {
+            Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+            Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+        };
+        request.header.table = RouteHeader::RT_TABLE_MAIN;
+        request.header.kind = RouteType::Unicast;
+        request.header.protocol = RouteProtocol::Unspec;
+        let _listing = self.listing.lock().await;
+        let mut routes = self.route_list.route().get(request).execute();
+        loop {
+            match routes.try_next().await {
+                Ok(Some(message)) => {
+                    if let Some((device, route)) = read_route(&message, family) {
+                        add(device, route, message.header.protocol);
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(error) => match KernelError::route("list routes", error) {
+                    // The main table comes into being with its first route.
+                    error if error.errno() == Some(libc::ENOENT) => return Ok(()),
+                    error => return Err(error),
+                },
+            }
+        }
     }
 
     /// All links, with the addresses of those that are tunnels: cheap also on a router with a million routes.

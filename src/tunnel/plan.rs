@@ -1,6 +1,6 @@
 //! From what is to what should be: the operations, in an order in which each can work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -48,8 +48,9 @@ pub fn apply(
     let ours = Owner::Static {
         set: set.to_owned(),
     };
+    let existing = by_name(&observed.tunnels);
     for tunnel in wanted {
-        if let Some(existing) = observed.tunnel(&tunnel.link.name)
+        if let Some(existing) = existing.get(tunnel.link.name.as_str())
             && existing.owner() != ours
         {
             return Err(foreign(existing, existing.owner()));
@@ -102,6 +103,15 @@ pub fn overlay(
     )?;
     ops.retain(|op| !matches!(op, KernelOp::AddFou(_) | KernelOp::DeleteFou(_)));
     Ok(ops)
+}
+
+fn by_name<'a>(
+    tunnels: impl IntoIterator<Item = &'a TunnelState>,
+) -> HashMap<&'a str, &'a TunnelState> {
+    let tunnels = tunnels.into_iter();
+    tunnels
+        .map(|tunnel| (tunnel.link.name.as_str(), tunnel))
+        .collect()
 }
 
 fn foreign(tunnel: &TunnelState, owner: Owner) -> PlanError {
@@ -237,9 +247,10 @@ fn transition(
             .unmasquerade
             .push(KernelOp::DeleteSnat { link, network });
     }
+    let wanted = by_name(to);
     for old in from {
         let name = &old.link.name;
-        match to.iter().find(|new| new.link.name == *name) {
+        match wanted.get(name.as_str()).copied() {
             Some(new) if old.link.can_become(&new.link) => {
                 if old.link != new.link {
                     steps.link.push(KernelOp::ChangeLink {
@@ -259,12 +270,14 @@ fn transition(
             }
         }
     }
+    let there = by_name(from.iter().copied());
+    let others: HashSet<&String> = observed.other_links.iter().collect();
     for new in to {
         let name = &new.link.name;
-        if from.iter().any(|old| old.link.name == *name) {
+        if there.contains_key(name.as_str()) {
             continue;
         }
-        if observed.other_links.contains(name) {
+        if others.contains(name) {
             return Err(PlanError::NameTaken { name: name.clone() });
         }
         steps.create(new);
@@ -281,10 +294,11 @@ fn fou_ports(
     observed: &Observed,
 ) -> Result<(), PlanError> {
     let wanted: BTreeSet<FouPort> = to.iter().filter_map(|t| t.link.listener()).collect();
+    let touched = by_name(from.iter().copied());
     let untouched = observed
         .tunnels
         .iter()
-        .filter(|tunnel| from.iter().all(|old| old.link.name != tunnel.link.name));
+        .filter(|tunnel| !touched.contains_key(tunnel.link.name.as_str()));
     let needed: BTreeSet<FouPort> = untouched
         .filter_map(|tunnel| tunnel.link.listener())
         .chain(wanted.iter().copied())
