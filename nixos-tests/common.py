@@ -137,7 +137,7 @@ def check_ping(machine: Host, name: str) -> None:
 # Both directions on one connection: the client sends; the server answers with a checksum of what came, and as much of its own.
 TCP_SERVER = f"""
 import os, socket, zlib
-with socket.create_server(("", {TCP_PORT})) as server:
+with socket.create_server(("", {TCP_PORT}), family=socket.AF_INET6, dualstack_ipv6=True) as server:
     server.settimeout(60)
     connection, _ = server.accept()
     came = 0

@@ -40,12 +40,16 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     }
     args.netns.block_on(async {
         let session = Session::open(args.dry_run).await?;
+        let observed = &session.observed;
         let tunnel = session
             .links
             .tunnel(&name)
-            .and_then(|tunnel| session.observed.tunnel(&tunnel.state.link.name))
-            .ok_or(PlanError::NotFound { name })?;
-        let ops = plan::delete(&[tunnel], &session.observed)?;
+            .and_then(|tunnel| observed.tunnel(&tunnel.state.link.name));
+        // Its device may be gone without its address translation.
+        if tunnel.is_none() && !observed.stray_snat.iter().any(|(link, _)| *link == name) {
+            return Err(PlanError::NotFound { name }.into());
+        }
+        let ops = plan::delete(tunnel.as_slice(), observed)?;
         session.carry_out(&ops, args.dry_run, context).await
     })
 }

@@ -24,12 +24,12 @@ use crate::tunnel::state::{LinkConfig, TunnelAddress, TunnelRoute};
 pub(super) const UNFINISHED: u32 = 0x6772_6574;
 
 /// The device group of every other device.
-const DEFAULT_GROUP: u32 = 0;
+pub(super) const DEFAULT_GROUP: u32 = 0;
 
 const ADD: u16 = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
+pub(super) const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 
-type Outcome = Result<(), KernelError>;
+pub(super) type Outcome = Result<(), KernelError>;
 /// Interface indices by name.
 type Indices = HashMap<String, u32>;
 
@@ -39,15 +39,21 @@ impl Kernel {
         match ops.first().map(KernelOp::stage) {
             Some(Stage::Fou) => self.apply_fou(ops).await,
             Some(Stage::Snat) => self.apply_snat(ops).await,
-            Some(_) => match self.indices(ops).await {
-                Ok(indices) => self.apply_links(ops, indices).await,
-                Err(error) => {
-                    let reason = error.to_string();
-                    let failed = |op: &KernelOp| Err(KernelError::netlink(op.to_string(), &reason));
-                    ops.iter().map(failed).collect()
-                }
-            },
+            Some(Stage::Removal) => self.apply_removals(ops).await,
+            Some(_) => self.apply_each(ops).await,
             None => Vec::new(),
+        }
+    }
+
+    /// Does operations on devices, each with a message of its own.
+    pub(super) async fn apply_each(&self, ops: &[KernelOp]) -> Vec<Outcome> {
+        match self.indices(ops).await {
+            Ok(indices) => self.apply_links(ops, indices).await,
+            Err(error) => {
+                let reason = error.to_string();
+                let failed = |op: &KernelOp| Err(KernelError::netlink(op.to_string(), &reason));
+                ops.iter().map(failed).collect()
+            }
         }
     }
 
@@ -93,7 +99,7 @@ impl Kernel {
     }
 
     /// Sends all messages, then collects the answers.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         ops: &[KernelOp],
         messages: Vec<Result<(RouteNetlinkMessage, u16), KernelError>>,
@@ -116,7 +122,7 @@ impl Kernel {
         outcomes
     }
 
-    fn send(
+    pub(super) fn send(
         &self,
         message: RouteNetlinkMessage,
         flags: u16,
@@ -166,7 +172,7 @@ impl Kernel {
 }
 
 /// Waits for an answer. What should be removed and is gone already is removed.
-async fn outcome(
+pub(super) async fn outcome(
     answers: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>>,
     op: &KernelOp,
 ) -> Outcome {

@@ -53,6 +53,7 @@ pub async fn execute(backend: &impl Backend, ops: &[KernelOp]) -> Result<(), Ste
         if let Some((op, source)) = failed {
             return Err(StepError {
                 step: op.to_string(),
+                hint: way_out(op, &source).or_else(|| source.hint()),
                 source,
                 left: undo(backend, &done).await,
             });
@@ -105,6 +106,8 @@ pub struct StepError {
     pub source: KernelError,
     /// What could not be undone.
     pub left: Vec<Left>,
+    /// What to do about it.
+    hint: Option<String>,
 }
 
 impl Explain for StepError {
@@ -113,6 +116,37 @@ impl Explain for StepError {
     }
 
     fn hint(&self) -> Option<String> {
-        self.source.hint()
+        self.hint.clone()
     }
+}
+
+/// What to do when the kernel has something already that is in the way of a step.
+fn way_out(op: &KernelOp, error: &KernelError) -> Option<String> {
+    let errno = error.errno()?;
+    let is_there = errno == libc::EEXIST;
+    Some(match op {
+        KernelOp::AddLink(link) | KernelOp::ChangeLink { to: link, .. } if is_there => {
+            let keys = if link.mode.is_gre() {
+                "; --key tells several tunnels between the same ends apart"
+            } else {
+                ""
+            };
+            let name = &link.name;
+            format!(
+                "there is a device named {name}, or a tunnel with the same ends{keys}: `gretun list` and `ip -d link` show them"
+            )
+        }
+        KernelOp::AddRoute { route, .. } if is_there => {
+            let network = route.network;
+            format!("there is a route to {network} already: `ip route show {network}` shows it")
+        }
+        KernelOp::AddAltName { name, .. } if is_there => {
+            format!("`ip link show dev {name}` shows the device that has the name")
+        }
+        KernelOp::AddFou(port) if errno == libc::EADDRINUSE => format!(
+            "another program has UDP port {0}: `ss -lunp sport = :{0}` shows it; or choose another --encap-dport or --encap-sport",
+            port.port
+        ),
+        _ => return None,
+    })
 }

@@ -15,6 +15,7 @@ pub mod preflight;
 pub mod probe_socket;
 pub mod process;
 pub mod raw_port;
+mod remove;
 mod watch;
 
 pub use address::{LocalAddress, RouteTo};
@@ -30,6 +31,8 @@ use tokio::sync::Mutex;
 #[derive(Clone, Debug)]
 pub struct Kernel {
     route: rtnetlink::Handle,
+    /// A socket for which the kernel picks the routes to list itself: most are its own, of no interest here.
+    route_list: rtnetlink::Handle,
     generic: genetlink::GenetlinkHandle,
     /// Held while the kernel lists something: it refuses a second list on the same socket (`EBUSY`).
     listing: Arc<Mutex<()>>,
@@ -47,10 +50,18 @@ impl Kernel {
         socket.set_ext_ack(true).map_err(failed)?;
         socket.set_cap_ack(true).map_err(failed)?;
         tokio::spawn(connection);
+        let (mut connection, route_list, _) = rtnetlink::new_connection().map_err(failed)?;
+        let socket = connection.socket_mut().socket_ref();
+        if let Err(error) = socket.set_netlink_get_strict_chk(true) {
+            // Linux before 4.20: it lists all routes, which are picked from here as well.
+            tracing::debug!(%error, "the kernel lists all routes");
+        }
+        tokio::spawn(connection);
         let (connection, generic, _) = genetlink::new_connection().map_err(failed)?;
         tokio::spawn(connection);
         Ok(Kernel {
             route,
+            route_list,
             generic,
             listing: Arc::default(),
         })

@@ -9,10 +9,7 @@ use serde_json::Value;
 
 use super::{Kernel, KernelError};
 use crate::tunnel::op::KernelOp;
-use crate::tunnel::snat::{CHAIN, SCRIPT, SETS, TABLE, element};
-
-/// A tunnel and a network towards which its traffic is masqueraded.
-pub type SnatPair = (String, IpNet);
+use crate::tunnel::snat::{CHAIN, SCRIPT, SETS, SnatPair, TABLE, element};
 
 impl Kernel {
     /// All pairs; none where there is no table of ours, or no `nft`.

@@ -17,6 +17,8 @@ use super::link_codec;
 use super::{Kernel, KernelError};
 use crate::tunnel::mode::Family;
 use crate::tunnel::name::is_reserved;
+use crate::tunnel::owner::Owner;
+use crate::tunnel::snat::SnatPair;
 use crate::tunnel::state::{LinkConfig, Observed, TunnelAddress, TunnelRoute, TunnelState};
 
 /// A tunnel device, whoever made it.
@@ -92,29 +94,53 @@ impl Kernel {
         if positions.is_empty() {
             return Ok(links);
         }
-        let _listing = self.listing.lock().await;
-        let failed = |error| KernelError::route("list routes", error);
         for family in [Family::V4, Family::V6] {
-            let request = match family {
-                Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-                Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
-            };
-            let mut routes = self.route.route().get(request).execute();
-            while let Some(message) = routes.try_next().await.map_err(failed)? {
-                let Some((device, route)) = read_route(&message, family) else {
-                    continue;
+            let mut add = |device, route, protocol| {
+                let Some(&position) = positions.get(&device) else {
+                    return;
                 };
-                if let Some(&position) = positions.get(&device) {
-                    let tunnel = &mut links.tunnels[position];
-                    if message.header.protocol == RouteProtocol::Static {
-                        tunnel.state.routes.push(route);
-                    } else {
-                        tunnel.other_routes.push(route);
-                    }
+                let tunnel = &mut links.tunnels[position];
+                if protocol == RouteProtocol::Static {
+                    tunnel.state.routes.push(route);
+                } else {
+                    tunnel.other_routes.push(route);
                 }
-            }
+            };
+            self.list_routes(family, &mut add).await?;
         }
         Ok(links)
+    }
+
+    /// Gives all routes of the main table that lead through a device and that the kernel did not make itself.
+    async fn list_routes(
+        &self,
+        family: Family,
+        add: &mut impl FnMut(u32, TunnelRoute, RouteProtocol),
+    ) -> Result<(), KernelError> {
+        let mut request = match family {
+            Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+            Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+        };
+        request.header.table = RouteHeader::RT_TABLE_MAIN;
+        request.header.kind = RouteType::Unicast;
+        request.header.protocol = RouteProtocol::Unspec;
+        let _listing = self.listing.lock().await;
+        let mut routes = self.route_list.route().get(request).execute();
+        loop {
+            match routes.try_next().await {
+                Ok(Some(message)) => {
+                    if let Some((device, route)) = read_route(&message, family) {
+                        add(device, route, message.header.protocol);
+                    }
+                }
+                Ok(None) => return Ok(()),
+                Err(error) => match KernelError::route("list routes", error) {
+                    // The main table comes into being with its first route.
+                    error if error.errno() == Some(libc::ENOENT) => return Ok(()),
+                    error => return Err(error),
+                },
+            }
+        }
     }
 
     /// All links, with the addresses of those that are tunnels: cheap also on a router with a million routes.
@@ -171,14 +197,20 @@ impl Kernel {
         }
     }
 
-    /// Adds the address translation of each tunnel, which the links themselves do not tell.
-    pub async fn add_snat(&self, links: &mut Links) {
+    /// Adds the address translation of each tunnel, which the links themselves do not tell. Gives what belongs to no
+    /// tunnel of ours.
+    pub async fn add_snat(&self, links: &mut Links) -> Vec<SnatPair> {
+        let mut stray = Vec::new();
         for (name, network) in self.snat_pairs().await {
             let mut tunnels = links.tunnels.iter_mut();
-            if let Some(tunnel) = tunnels.find(|tunnel| tunnel.state.link.name == name) {
-                tunnel.state.snat.push(network);
+            match tunnels.find(|tunnel| tunnel.state.link.name == name) {
+                Some(tunnel) if tunnel.state.owner() != Owner::Other => {
+                    tunnel.state.snat.push(network);
+                }
+                _ => stray.push((name, network)),
             }
         }
+        stray
     }
 
     /// Everything that a plan is made from.
@@ -187,7 +219,7 @@ impl Kernel {
     /// When the kernel cannot be asked.
     pub async fn observe(&self, links: &Links) -> Result<Observed, KernelError> {
         let mut links = links.clone();
-        self.add_snat(&mut links).await;
+        let stray_snat = self.add_snat(&mut links).await;
         Ok(Observed {
             tunnels: links
                 .tunnels
@@ -196,6 +228,7 @@ impl Kernel {
                 .collect(),
             fou_ports: self.fou_ports().await?,
             other_links: links.others,
+            stray_snat,
         })
     }
 }

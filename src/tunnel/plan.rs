@@ -1,6 +1,6 @@
 //! From what is to what should be: the operations, in an order in which each can work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -48,8 +48,9 @@ pub fn apply(
     let ours = Owner::Static {
         set: set.to_owned(),
     };
+    let existing = by_name(&observed.tunnels);
     for tunnel in wanted {
-        if let Some(existing) = observed.tunnel(&tunnel.link.name)
+        if let Some(existing) = existing.get(tunnel.link.name.as_str())
             && existing.owner() != ours
         {
             return Err(foreign(existing, existing.owner()));
@@ -93,6 +94,7 @@ pub fn overlay(
             .filter_map(|tunnel| tunnel.link.listener())
             .collect(),
         other_links: other_links.to_vec(),
+        stray_snat: Vec::new(),
     };
     let mut ops = transition(
         from.as_slice(),
@@ -103,6 +105,15 @@ pub fn overlay(
     Ok(ops)
 }
 
+fn by_name<'a>(
+    tunnels: impl IntoIterator<Item = &'a TunnelState>,
+) -> HashMap<&'a str, &'a TunnelState> {
+    let tunnels = tunnels.into_iter();
+    tunnels
+        .map(|tunnel| (tunnel.link.name.as_str(), tunnel))
+        .collect()
+}
+
 fn foreign(tunnel: &TunnelState, owner: Owner) -> PlanError {
     PlanError::Foreign {
         name: tunnel.link.name.clone(),
@@ -111,31 +122,34 @@ fn foreign(tunnel: &TunnelState, owner: Owner) -> PlanError {
 }
 
 /// The operations by what they need to come after.
+///
+/// Ports and address translation carry no mark of ours. So a device is there before what belongs to it and goes after it:
+/// whenever the process is killed, the next plan finds by the devices what it has to remove.
 #[derive(Default)]
 struct Steps {
-    open: Vec<KernelOp>,
+    close: Vec<KernelOp>,
     unmasquerade: Vec<KernelOp>,
     remove: Vec<KernelOp>,
     link: Vec<KernelOp>,
+    open: Vec<KernelOp>,
     unroute: Vec<KernelOp>,
     address: Vec<KernelOp>,
     route: Vec<KernelOp>,
     masquerade: Vec<KernelOp>,
-    close: Vec<KernelOp>,
 }
 
 impl Steps {
     fn in_order(self) -> Vec<KernelOp> {
         [
-            self.open,
+            self.close,
             self.unmasquerade,
             self.remove,
             self.link,
+            self.open,
             self.unroute,
             self.address,
             self.route,
             self.masquerade,
-            self.close,
         ]
         .concat()
     }
@@ -228,9 +242,15 @@ fn transition(
     observed: &Observed,
 ) -> Result<Vec<KernelOp>, PlanError> {
     let mut steps = Steps::default();
+    for (link, network) in observed.stray_snat.iter().cloned() {
+        steps
+            .unmasquerade
+            .push(KernelOp::DeleteSnat { link, network });
+    }
+    let wanted = by_name(to);
     for old in from {
         let name = &old.link.name;
-        match to.iter().find(|new| new.link.name == *name) {
+        match wanted.get(name.as_str()).copied() {
             Some(new) if old.link.can_become(&new.link) => {
                 if old.link != new.link {
                     steps.link.push(KernelOp::ChangeLink {
@@ -250,12 +270,14 @@ fn transition(
             }
         }
     }
+    let there = by_name(from.iter().copied());
+    let others: HashSet<&String> = observed.other_links.iter().collect();
     for new in to {
         let name = &new.link.name;
-        if from.iter().any(|old| old.link.name == *name) {
+        if there.contains_key(name.as_str()) {
             continue;
         }
-        if observed.other_links.contains(name) {
+        if others.contains(name) {
             return Err(PlanError::NameTaken { name: name.clone() });
         }
         steps.create(new);
@@ -272,8 +294,24 @@ fn fou_ports(
     observed: &Observed,
 ) -> Result<(), PlanError> {
     let wanted: BTreeSet<FouPort> = to.iter().filter_map(|t| t.link.listener()).collect();
+    let touched = by_name(from.iter().copied());
+    let untouched = observed
+        .tunnels
+        .iter()
+        .filter(|tunnel| !touched.contains_key(tunnel.link.name.as_str()));
+    let needed: BTreeSet<FouPort> = untouched
+        .filter_map(|tunnel| tunnel.link.listener())
+        .chain(wanted.iter().copied())
+        .collect();
+    let no_longer: BTreeSet<FouPort> = from.iter().filter_map(|t| t.link.listener()).collect();
     let mut there = observed.fou_ports.clone();
-    for &port in &wanted {
+    for &port in no_longer.difference(&needed) {
+        if there.contains(&port) {
+            there.retain(|other| *other != port);
+            steps.close.push(KernelOp::DeleteFou(port));
+        }
+    }
+    for port in wanted {
         let same = |other: &&FouPort| other.port == port.port && other.family == port.family;
         match there.iter().find(same) {
             Some(other) if *other == port => {}
@@ -282,20 +320,6 @@ fn fou_ports(
                 there.push(port);
                 steps.open.push(KernelOp::AddFou(port));
             }
-        }
-    }
-    let untouched = observed
-        .tunnels
-        .iter()
-        .filter(|tunnel| from.iter().all(|old| old.link.name != tunnel.link.name));
-    let needed: BTreeSet<FouPort> = untouched
-        .filter_map(|tunnel| tunnel.link.listener())
-        .chain(wanted)
-        .collect();
-    let no_longer: BTreeSet<FouPort> = from.iter().filter_map(|t| t.link.listener()).collect();
-    for port in no_longer.difference(&needed) {
-        if observed.fou_ports.contains(port) {
-            steps.close.push(KernelOp::DeleteFou(*port));
         }
     }
     Ok(())

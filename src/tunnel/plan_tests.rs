@@ -88,9 +88,9 @@ fn a_plan_reaches_what_is_wanted_and_then_nothing_is_to_be_done() {
     assert_eq!(apply(&wanted, &observed, "default").unwrap(), []);
 }
 
-#[test]
-fn every_step_back_leads_to_where_it_came_from() {
-    let texts = [
+/// Files from each of which one may go to each other one.
+fn texts() -> [String; 7] {
+    [
         "".to_owned(),
         FILE.to_owned(),
         FILE.replace("key = 1", "ttl = 9\nkey = 3"),
@@ -98,7 +98,13 @@ fn every_step_back_leads_to_where_it_came_from() {
             .replace("10.1.0.0/16", "10.2.0.0/16"),
         FILE.replace("key = 2", "mode = \"gretap\"\nkey = 2"),
         FILE.replace("5555", "6666"),
-    ];
+        FILE.replace("\"fou\"", "\"gue\""),
+    ]
+}
+
+#[test]
+fn every_step_back_leads_to_where_it_came_from() {
+    let texts = texts();
     for from in &texts {
         for to in &texts {
             let mut observed = Observed::default();
@@ -124,6 +130,50 @@ fn every_step_back_leads_to_where_it_came_from() {
             assert_eq!(sorted(observed), sorted(before), "{from} -> {to}");
         }
     }
+}
+
+/// A process can be killed between any two steps, and the file can be another one when it is started again.
+#[test]
+fn what_a_killed_process_leaves_is_found_and_put_right() {
+    let texts = texts();
+    for from in &texts {
+        for to in &texts {
+            let mut start = Observed::default();
+            let ops = apply(&states(from), &start, "default").unwrap();
+            carry_out(&mut start, &ops);
+            let ops = apply(&states(to), &start, "default").unwrap();
+            for done in 0..=ops.len() {
+                for next in [to, from, &texts[0]] {
+                    let mut observed = start.clone();
+                    carry_out(&mut observed, &ops[..done]);
+                    let wanted = states(next);
+                    let rest = apply(&wanted, &observed, "default").unwrap();
+                    carry_out(&mut observed, &rest);
+                    assert_eq!(apply(&wanted, &observed, "default").unwrap(), []);
+                    let needed: BTreeSet<_> =
+                        wanted.iter().filter_map(|t| t.link.listener()).collect();
+                    let open: BTreeSet<_> = observed.fou_ports.into_iter().collect();
+                    assert_eq!(open, needed, "{from} -> {to} after {done}, then {next}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn address_translation_of_tunnels_that_somebody_removed_is_tidied() {
+    let pair = ("gone".to_owned(), "10.0.0.0/8".parse().unwrap());
+    let observed = Observed {
+        stray_snat: vec![pair.clone()],
+        ..Observed::default()
+    };
+    let (link, network) = pair;
+    let tidy = KernelOp::DeleteSnat { link, network };
+    let wanted = states(FILE);
+    assert_eq!(apply(&[], &observed, "default").unwrap(), [tidy.clone()]);
+    assert_eq!(delete(&[], &observed).unwrap(), [tidy.clone()]);
+    let ops = create(&wanted[0], &observed, false).unwrap();
+    assert_eq!(ops[0], tidy, "the kernel takes no overlapping networks");
 }
 
 #[test]
@@ -172,6 +222,23 @@ fn a_port_has_one_use() {
     let text = FILE.replacen("\"fou\"", "\"gue\"", 1);
     let refused = apply(&states(&text), &Observed::default(), "default").unwrap_err();
     assert!(matches!(refused, PlanError::PortTaken { .. }), "{refused}");
+}
+
+#[test]
+fn a_port_whose_use_changes_is_closed_first() {
+    let mut observed = Observed::default();
+    let ops = apply(&states(FILE), &observed, "default").unwrap();
+    carry_out(&mut observed, &ops);
+    let gue = states(&FILE.replace("\"fou\"", "\"gue\""));
+    let ops = apply(&gue, &observed, "default").unwrap();
+    let ports: Vec<_> = ops
+        .iter()
+        .filter(|op| matches!(op, KernelOp::AddFou(_) | KernelOp::DeleteFou(_)))
+        .collect();
+    assert!(
+        matches!(ports[..], [KernelOp::DeleteFou(old), KernelOp::AddFou(new)] if old.port == new.port),
+        "{ports:?}"
+    );
 }
 
 #[test]

@@ -6,6 +6,9 @@
 
 use ipnet::IpNet;
 
+/// The name of a tunnel, and a network towards which its traffic is masqueraded.
+pub type SnatPair = (String, IpNet);
+
 /// The table; its family is `inet`.
 pub const TABLE: &str = "gretun";
 /// The chain with the rules.

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::encap::{Encap, FouPort};
 use super::mode::Mode;
 use super::owner::Owner;
+use super::snat::SnatPair;
 use super::value::Outer;
 
 /// One tunnel.
@@ -119,6 +120,8 @@ pub struct Observed {
     pub fou_ports: Vec<FouPort>,
     /// Names of all links that are no tunnels.
     pub other_links: Vec<String>,
+    /// Address translation of ours for tunnels that are not, or no longer: somebody else removed the device.
+    pub stray_snat: Vec<SnatPair>,
 }
 
 impl Observed {

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::future::Future;
+use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use gretun::kernel::preflight;
 
@@ -36,6 +38,22 @@ pub fn run(command: &str) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).expect("output is text")
+}
+
+/// Runs a future in a thread of its own, which may move between namespaces.
+pub fn in_own_thread<F: Future>(make: impl FnOnce() -> F + Send) -> F::Output
+where
+    F::Output: Send,
+{
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.expect("a runtime").block_on(async { make().await })
+        });
+        thread.join().expect("the test's thread")
+    })
 }
 
 /// A network namespace with one interface `eth0`; gone when dropped.
@@ -83,29 +101,65 @@ impl Host {
         run(&format!("ip netns exec {} sh -ec '{command}'", self.name))
     }
 
+    /// How many links there are whose names begin so. No program is started: what is being made is caught in the act.
+    pub fn count_links(&self, prefix: &str) -> usize {
+        std::thread::scope(|scope| {
+            let count = scope.spawn(|| {
+                self.enter();
+                let table =
+                    std::fs::read_to_string("/proc/thread-self/net/dev").expect("the table");
+                let names = table.lines().map(str::trim_start);
+                names.filter(|name| name.starts_with(prefix)).count()
+            });
+            count.join().expect("the thread that counts")
+        })
+    }
+
+    /// Waits until there are so many links whose names begin so.
+    pub fn wait_for_links(&self, prefix: &str, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.count_links(prefix) < count {
+            assert!(Instant::now() < deadline, "no {count} links {prefix}...");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Runs a script on this host, which is too long for an argument.
+    pub fn run_script(&self, script: &str) {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(script.as_bytes())
+            .expect("the file takes it");
+        let path = file.path().display();
+        run(&format!("ip netns exec {} sh -e {path}", self.name));
+    }
+
     /// Runs a future on this host, in a thread of its own.
     pub fn block_on<F: Future>(&self, make: impl FnOnce() -> F + Send) -> F::Output
     where
         F::Output: Send,
     {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                self.enter();
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build();
-                runtime.expect("a runtime").block_on(make())
-            });
-            thread.join().expect("the test's thread")
+        in_own_thread(|| {
+            self.enter();
+            make()
         })
     }
 
-    fn enter(&self) {
-        let namespace = File::open(format!("/run/netns/{}", self.name)).expect("the namespace");
-        // SAFETY: the descriptor is open; only this thread changes its namespace.
-        let entered = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
-        assert_eq!(entered, 0, "{}", std::io::Error::last_os_error());
+    /// Moves this thread to the host: sockets opened and programs started from here on are there.
+    pub fn enter(&self) {
+        set_namespace(&format!("/run/netns/{}", self.name));
     }
+}
+
+/// Moves this thread back to where the process is.
+pub fn leave() {
+    set_namespace("/proc/self/ns/net");
+}
+
+fn set_namespace(path: &str) {
+    let namespace = File::open(path).expect("the namespace");
+    // SAFETY: the descriptor is open; only this thread changes its namespace.
+    let entered = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(entered, 0, "{}", std::io::Error::last_os_error());
 }
 
 impl Drop for Host {

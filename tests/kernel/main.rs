@@ -10,6 +10,12 @@
 mod fou;
 mod lab;
 mod raw_port;
+mod traffic;
 mod tunnel_apply;
 mod tunnel_cli;
+mod tunnel_commands;
+mod tunnel_kill;
 mod tunnel_lab;
+mod tunnel_matrix;
+mod tunnel_mtu;
+mod tunnel_rollback;

@@ -1,18 +1,100 @@
 //! Static tunnels for tests: every kind and encapsulation between the two hosts of a pair, and what is left of them.
 
-#![allow(dead_code, reason = "shared by tests that come and go")]
-
 use std::net::IpAddr;
 
 use gretun::kernel::Kernel;
+use gretun::kernel::execute::StepError;
 use gretun::kernel::preflight::{self, Need};
 use gretun::tunnel::encap::{Encap, Udp};
 use gretun::tunnel::mode::{Family, Mode};
+use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::owner::Owner;
 use gretun::tunnel::spec::{TunnelOptions, TunnelSpec};
 use gretun::tunnel::state::{Observed, TunnelAddress, TunnelState};
+use ipnet::IpNet;
 
-use crate::lab::{Host, kernel_is_able};
+use crate::lab::{self, Host, kernel_is_able};
+
+/// A host with the netlink sockets that are in it, for tests that drive several hosts from one thread.
+#[derive(Debug)]
+pub struct Node {
+    /// The host.
+    pub host: Host,
+    /// Its kernel.
+    pub kernel: Kernel,
+}
+
+impl Node {
+    /// Two hosts on one wire. Duplicate addresses are not looked for, which on Ethernet devices takes more than a second.
+    pub async fn pair() -> (Node, Node) {
+        let (a, b) = Host::pair();
+        let nodes = (Node::open(a).await, Node::open(b).await);
+        // The next pair is not made from within a namespace, where there is a device of the same name.
+        lab::leave();
+        nodes
+    }
+
+    async fn open(host: Host) -> Node {
+        host.enter();
+        std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
+        let kernel = Kernel::open().await.unwrap();
+        Node { host, kernel }
+    }
+
+    /// Carries out a plan here.
+    pub async fn execute(&self, ops: &[KernelOp]) -> Result<(), StepError> {
+        self.host.enter();
+        self.kernel.execute(ops).await
+    }
+
+    /// What gretun sees here, but for address translation, which takes a program to look at.
+    pub async fn observe(&self) -> Observed {
+        let links = self.kernel.links().await.unwrap();
+        let tunnels = links.tunnels.into_iter();
+        Observed {
+            tunnels: tunnels.map(|tunnel| tunnel.state).collect(),
+            fou_ports: self.kernel.fou_ports().await.unwrap(),
+            other_links: links.others,
+            stray_snat: Vec::new(),
+        }
+    }
+
+    /// What gretun sees here.
+    pub async fn observe_all(&self) -> Observed {
+        self.host.enter();
+        observe(&self.kernel).await
+    }
+
+    /// What the kernel has here of links, addresses, routes and FOU ports, by its own tables and without any program:
+    /// less than [`traces`], and a thousand times as fast.
+    pub async fn remains(&self) -> Vec<String> {
+        self.host.enter();
+        let mut lines = Vec::new();
+        // Counters and reference counts are left out.
+        for (table, fields) in [
+            ("dev", &[0][..]),
+            ("fib_trie", &[0, 1, 2, 3, 4]),
+            ("route", &[0, 1, 2, 3, 6, 7]),
+            ("if_inet6", &[0, 2, 3, 5]),
+            ("ipv6_route", &[0, 1, 4, 5, 8, 9]),
+        ] {
+            let text = std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
+            // How the kernel groups the routes of `fib_trie` depends on what there was before.
+            let entries = text.lines().filter(|line| !line.contains("+--"));
+            lines.extend(entries.map(|line| {
+                let words: Vec<_> = line.split_whitespace().collect();
+                let kept: Vec<_> = fields
+                    .iter()
+                    .filter_map(|&i| words.get(i).copied())
+                    .collect();
+                format!("{table} {}", kept.join(" "))
+            }));
+        }
+        let ports = self.kernel.fou_ports().await.unwrap();
+        lines.extend(ports.iter().map(ToString::to_string));
+        lines
+    }
+}
 
 /// The port of both ends.
 pub const PORT: u16 = 5555;
@@ -86,6 +168,57 @@ pub fn options(mode: Mode, encap: Encap, number: u8) -> TunnelOptions {
         })
         .collect();
     options
+}
+
+/// One tunnel of every kind and encapsulation side by side, as host 1 or 2 has them. The kernel knows received packets by
+/// their addresses and key, so each has outer addresses of its own: [`add_outer_addresses`] puts them up.
+pub fn side_by_side(number: u8) -> Vec<TunnelOptions> {
+    let kinds = Mode::ALL
+        .into_iter()
+        .flat_map(|mode| encaps().map(|encap| (mode, encap)));
+    let tunnel = |(place, (mode, mut encap)): (u8, (Mode, Encap))| {
+        if let Encap::Fou(udp) | Encap::Gue(udp) = &mut encap {
+            udp.dport += u16::from(place);
+        }
+        let mut tunnel = options(mode, encap, number);
+        tunnel.name = format!("{mode}-{}", encap.name());
+        tunnel.local = Some(outer_address(mode.outer(), number, place));
+        tunnel.remote = outer_address(mode.outer(), 3 - number, place);
+        for address in &mut tunnel.addresses {
+            address.net = inner_net(Family::of_net(address.net), number, place);
+        }
+        tunnel
+    };
+    (0..).zip(kinds).map(tunnel).collect()
+}
+
+/// The outer address of a host for the tunnel at this place of [`side_by_side`].
+fn outer_address(family: Family, number: u8, place: u8) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::from([192, 0, 2, 100 * number + place]),
+        Family::V6 => format!("2001:db8::{number}:{place}").parse().unwrap(),
+    }
+}
+
+/// The inner address of a host in the tunnel at this place of [`side_by_side`].
+pub fn inner_net(family: Family, number: u8, place: u8) -> IpNet {
+    match family {
+        Family::V4 => format!("10.{place}.0.{number}/30").parse().unwrap(),
+        Family::V6 => format!("fd00:{place}::{number}/64").parse().unwrap(),
+    }
+}
+
+/// Gives host 1 or 2 the outer addresses of [`side_by_side`].
+pub fn add_outer_addresses(host: &Host, number: u8) {
+    let mut commands = String::new();
+    for place in (0..).take(Mode::ALL.len() * encaps().len()) {
+        for (family, length) in [(Family::V4, 24), (Family::V6, 64)] {
+            let address = outer_address(family, number, place);
+            let flag = if family == Family::V6 { " nodad" } else { "" };
+            commands.push_str(&format!("addr add {address}/{length} dev eth0{flag}\n"));
+        }
+    }
+    host.run(&format!("ip -batch - <<END\n{commands}END\n"));
 }
 
 /// The options as the kernel should have them, over a path of 1500 bytes.

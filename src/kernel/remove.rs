@@ -1,0 +1,112 @@
+//! Removing devices. With every request that removes one the kernel waits until nobody reads its tables any more, some ten
+//! milliseconds; all devices of a device group go with one request and one wait (`rtnl_group_dellink`,
+//! net/core/rtnetlink.c). So many devices are put into a group of their own first.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+
+use super::apply::{CHANGE, DEFAULT_GROUP, Outcome, outcome};
+use super::{Kernel, KernelError};
+use crate::tunnel::op::KernelOp;
+
+/// From so many devices on they are removed together: putting one into a group costs a request more.
+const MANY: usize = 8;
+
+/// The first device group that may be taken for a removal. "grm" in ASCII, and nothing else is there.
+const FIRST_GROUP: u32 = 0x6772_6d00;
+
+/// A device of the host.
+#[derive(Clone, Copy, Debug)]
+struct Device {
+    index: u32,
+    group: u32,
+}
+
+impl Kernel {
+    /// Removes devices; those that are gone already are removed.
+    pub(super) async fn apply_removals(&self, ops: &[KernelOp]) -> Vec<Outcome> {
+        if ops.len() < MANY {
+            return self.apply_each(ops).await;
+        }
+        match self.remove_together(ops).await {
+            Ok(()) => ops.iter().map(|_| Ok(())).collect(),
+            Err(error) => {
+                tracing::debug!(%error, "the devices cannot be removed together");
+                self.apply_each(ops).await
+            }
+        }
+    }
+
+    /// Removes all or none of the devices.
+    async fn remove_together(&self, ops: &[KernelOp]) -> Outcome {
+        let devices = self.devices().await?;
+        let taken: HashSet<u32> = devices.values().map(|device| device.group).collect();
+        // A group that a killed process has left is in use; there are fewer devices than groups.
+        let group = (FIRST_GROUP..).find(|group| !taken.contains(group));
+        let group = group.unwrap_or(FIRST_GROUP);
+        let (found, ops): (Vec<Device>, Vec<KernelOp>) = ops
+            .iter()
+            .filter_map(|op| match op {
+                KernelOp::DeleteLink(tunnel) => {
+                    let device = devices.get(&tunnel.link.name)?;
+                    Some((*device, op.clone()))
+                }
+                _ => None,
+            })
+            .unzip();
+        let Some(first) = ops.first() else {
+            return Ok(());
+        };
+        let together = found.iter().map(|device| (device.index, group)).collect();
+        let removed = match self.set_groups(&ops, together).await {
+            Ok(()) => {
+                let mut all = LinkMessage::default();
+                all.attributes.push(LinkAttribute::Group(group));
+                let answers = self.send(RouteNetlinkMessage::DelLink(all), CHANGE, first)?;
+                outcome(answers, first).await
+            }
+            Err(error) => Err(error),
+        };
+        if removed.is_err() {
+            let as_before = found.iter().map(|device| (device.index, device.group));
+            self.set_groups(&ops, as_before.collect()).await?;
+        }
+        removed
+    }
+
+    /// Puts devices, by their indices, into groups.
+    async fn set_groups(&self, ops: &[KernelOp], devices: Vec<(u32, u32)>) -> Outcome {
+        let message = |(index, group)| {
+            let mut message = LinkMessage::default();
+            message.header.index = index;
+            message.attributes.push(LinkAttribute::Group(group));
+            Ok((RouteNetlinkMessage::SetLink(message), CHANGE))
+        };
+        let messages = devices.into_iter().map(message).collect();
+        self.ask(ops, messages).await.into_iter().collect()
+    }
+
+    /// All devices by their names.
+    async fn devices(&self) -> Result<HashMap<String, Device>, KernelError> {
+        let failed = |error| KernelError::route("list links", error);
+        let _listing = self.listing.lock().await;
+        let mut links = self.route.link().get().execute();
+        let mut devices = HashMap::new();
+        while let Some(link) = links.try_next().await.map_err(failed)? {
+            let (mut name, mut group) = (None, DEFAULT_GROUP);
+            for attribute in link.attributes {
+                match attribute {
+                    LinkAttribute::IfName(text) => name = Some(text),
+                    LinkAttribute::Group(number) => group = number,
+                    _ => {}
+                }
+            }
+            let index = link.header.index;
+            devices.extend(name.map(|name| (name, Device { index, group })));
+        }
+        Ok(devices)
+    }
+}
