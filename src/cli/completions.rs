@@ -9,16 +9,30 @@ use super::report::Report;
 
 /// Print the completion script of a shell
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  gretun completions bash > /etc/bash_completion.d/gretun")]
+#[command(
+    after_help = "Examples:\n  gretun completions bash > /etc/bash_completion.d/gretun\n  gretun completions --shell zsh"
+)]
 pub struct Args {
     /// The shell
-    shell: Shell,
+    #[arg(value_name = "SHELL", required_unless_present = "shell_flag")]
+    shell: Option<Shell>,
+    /// The shell
+    #[arg(
+        long = "shell",
+        id = "shell_flag",
+        value_name = "SHELL",
+        conflicts_with = "shell"
+    )]
+    shell_flag: Option<Shell>,
 }
 
 /// Prints the script.
 pub fn run(args: &Args) -> Result<(), Report> {
+    let Some(shell) = args.shell.or(args.shell_flag) else {
+        return Err(Report::usage("SHELL: is missing"));
+    };
     clap_complete::generate(
-        args.shell,
+        shell,
         &mut super::Cli::command(),
         "gretun",
         &mut io::stdout(),
