@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Context;
 use super::report::Report;
-use super::static_tunnels::NetnsArgs;
+use super::static_tunnels::{NetnsArgs, unreadable};
 use crate::kernel::Kernel;
 use crate::kernel::observe::Links;
 use crate::tunnel::formats::{self, Format, Imported, Loss, Source, live, toml};
@@ -98,7 +98,7 @@ pub(super) fn from_files(paths: &[&PathBuf], format: Option<Format>) -> Result<I
         } else {
             std::fs::read_to_string(path)
         };
-        let text = text.map_err(|error| Report::usage(format!("{name}: {error}")))?;
+        let text = text.map_err(|error| unreadable(path, &error))?;
         let source = Source { name, text };
         let format = format.or_else(|| formats::detect(&source)).ok_or_else(|| {
             Report::usage(format!(

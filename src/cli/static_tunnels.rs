@@ -1,8 +1,9 @@
 //! What the commands for static tunnels have in common: the namespace, the checks before anything is tried, the path MTU,
 //! and carrying out a plan or only showing it.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::net::IpAddr;
+use std::path::Path;
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -48,6 +49,17 @@ impl NetnsArgs {
             .map_err(|error| Report::failed(format!("cannot start: {error}")))?;
         runtime.block_on(future)
     }
+}
+
+/// A file that a person named and that cannot be read.
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Report {
+    let report = Report::usage(format!("{}: {error}", path.display()));
+    report.with_hint(match error.kind() {
+        io::ErrorKind::NotFound => "`ls` tells whether the name is right; - reads standard input",
+        io::ErrorKind::PermissionDenied => "run as a user who may read it, or as root",
+        io::ErrorKind::InvalidData => "the file must be UTF-8 text",
+        _ => "give a file that can be read; - reads standard input",
+    })
 }
 
 /// Checks that the process may make these tunnels, and that the kernel can.
