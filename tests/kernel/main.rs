@@ -9,6 +9,7 @@
 
 mod fou;
 mod lab;
+mod networkd;
 mod probe;
 mod raw_port;
 mod tunnel_apply;

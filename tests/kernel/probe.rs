@@ -218,7 +218,7 @@ fn health_tells_which_tunnels_are_up() {
     // A tunnel to a host that has no other end of it.
     good(
         &a,
-        "create lost --remote 192.0.2.2 --key 9 --tunnel-ip 10.253.0.1 --peer-ip 10.253.0.2",
+        "create lost --remote 192.0.2.2 --key 9 --tunnel-ip 10.253.0.1/32 --peer-ip 10.253.0.2",
     );
     let done = output(&a, &format!("--json {once}"));
     assert_eq!(done.status.code(), Some(1));
