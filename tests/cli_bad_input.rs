@@ -125,3 +125,43 @@ fn a_file_that_may_not_be_read_is_named() {
         );
     }
 }
+
+#[test]
+fn a_reader_that_is_gone_is_no_error() {
+    for command in [
+        "completions bash",
+        "list",
+        "export one.toml --to ip",
+        "import one.toml",
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_gretun"))
+            .args(command.split(' '))
+            .current_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/bad_input"))
+            .stdout(writer)
+            .output()
+            .unwrap();
+        let said = said(&output);
+        assert!(
+            output.status.success() && said.is_empty(),
+            "{command}: {said}"
+        );
+    }
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_an_error() {
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_gretun"))
+        .args(["completions", "bash"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("standard output"), "{said}");
+}

@@ -1,10 +1,9 @@
 //! `gretun completions`: shell completions on standard output.
 
-use std::io;
-
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
+use super::out::out;
 use super::report::Report;
 
 /// Print the completion script of a shell
@@ -31,11 +30,8 @@ pub fn run(args: &Args) -> Result<(), Report> {
     let Some(shell) = args.shell.or(args.shell_flag) else {
         return Err(Report::usage("SHELL: is missing"));
     };
-    clap_complete::generate(
-        shell,
-        &mut super::Cli::command(),
-        "gretun",
-        &mut io::stdout(),
-    );
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut super::Cli::command(), "gretun", &mut script);
+    out!("{}", String::from_utf8_lossy(&script));
     Ok(())
 }

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
 use super::duration;
+use super::out::{out, outln};
 use super::probe::{figures, loss};
 use super::report::Report;
 use super::static_tunnels::NetnsArgs;
@@ -256,11 +257,11 @@ const HEADER: [&str; 6] = ["NAME", "FAR END", "STATE", "LOSS", "RTT MIN/AVG/MAX"
 fn print_once(rows: &[Row], context: Context) {
     if context.json {
         let rows: Vec<_> = rows.iter().map(Row::json).collect();
-        println!("{}", Value::Array(rows));
+        outln!("{}", Value::Array(rows));
     } else if rows.is_empty() {
-        println!("no tunnels");
+        outln!("no tunnels");
     } else {
-        print!("{}", table(rows));
+        out!("{}", table(rows));
     }
 }
 

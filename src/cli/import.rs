@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Context;
+use super::out::{out, outln};
 use super::report::Report;
 use super::static_tunnels::{NetnsArgs, unreadable};
 use crate::kernel::Kernel;
@@ -69,10 +70,10 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     imported.losses.extend(lost);
     say(&imported.losses, context);
     if context.json {
-        println!("{}", serde_json::json!(file));
+        outln!("{}", serde_json::json!(file));
     } else {
         let text = formats::export(Format::Toml, &imported.specs)?;
-        text.files.iter().for_each(|file| print!("{}", file.text));
+        text.files.iter().for_each(|file| out!("{}", file.text));
     }
     Ok(())
 }

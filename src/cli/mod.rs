@@ -13,6 +13,7 @@ mod list;
 mod local;
 mod log;
 mod man;
+mod out;
 mod peers;
 mod probe;
 pub mod report;

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::Context;
 use super::duration;
+use super::out::outln;
 use super::report::Report;
 use super::static_tunnels::NetnsArgs;
 use crate::probe::statistics::millis;
@@ -97,9 +98,9 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
         .await;
         misses.sort_unstable();
         if context.json {
-            println!("{}", asked.json(args, target, &statistics, &misses));
+            outln!("{}", asked.json(args, target, &statistics, &misses));
         } else {
-            println!("{}: {}", asked.shown(), summary(&statistics));
+            outln!("{}: {}", asked.shown(), summary(&statistics));
         }
         judge(args.threshold, &asked, &statistics, &misses)
     })

@@ -10,6 +10,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::Context;
+use super::out::outln;
 use super::report::Report;
 use crate::kernel::lock::Lock;
 use crate::kernel::observe::Links;
@@ -208,11 +209,11 @@ impl Session {
         }
         self.kernel.execute(ops).await?;
         if context.json {
-            println!("{}", json!({"changes": texts(ops)}));
+            outln!("{}", json!({"changes": texts(ops)}));
         } else if ops.is_empty() {
-            println!("nothing to change");
+            outln!("nothing to change");
         } else {
-            ops.iter().for_each(|op| println!("{op}"));
+            ops.iter().for_each(|op| outln!("{op}"));
         }
         Ok(())
     }
@@ -225,15 +226,15 @@ fn texts(ops: &[KernelOp]) -> Vec<String> {
 fn print_dry_run(ops: &[KernelOp], context: Context) {
     let commands: Vec<String> = ops.iter().flat_map(KernelOp::commands).collect();
     if context.json {
-        println!("{}", json!({"changes": texts(ops), "commands": commands}));
+        outln!("{}", json!({"changes": texts(ops), "commands": commands}));
         return;
     }
     if ops.is_empty() {
-        println!("nothing to change");
+        outln!("nothing to change");
         return;
     }
-    println!("Would:");
-    ops.iter().for_each(|op| println!("  {op}"));
-    println!("As commands:");
-    commands.iter().for_each(|command| println!("  {command}"));
+    outln!("Would:");
+    ops.iter().for_each(|op| outln!("  {op}"));
+    outln!("As commands:");
+    commands.iter().for_each(|command| outln!("  {command}"));
 }
