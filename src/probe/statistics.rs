@@ -67,7 +67,7 @@ pub fn millis(duration: Duration) -> f64 {
 }
 
 /// How a path is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// Every probe was answered.
     Up,
