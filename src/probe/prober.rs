@@ -144,10 +144,11 @@ impl Prober {
         let mut cause: &dyn std::error::Error = error;
         while let Some(source) = cause.source() {
             let system = source.downcast_ref::<io::Error>();
-            if system.is_some_and(|system| system.kind() == io::ErrorKind::ConnectionRefused) {
-                return Miss::Refused(self.target.port());
+            match system.and_then(io::Error::raw_os_error) {
+                Some(libc::ECONNREFUSED) => return Miss::Refused(self.target.port()),
+                Some(code) => return io::Error::from_raw_os_error(code).into(),
+                None => cause = source,
             }
-            cause = source;
         }
         Miss::Http(chain(error))
     }
