@@ -20,6 +20,9 @@ let
           "tests"
           "benches"
         ]
+        # A test reads its cases there.
+        || relative == "docs"
+        || relative == "docs/BAD_INPUT.md"
         || !(lib.hasInfix "/" relative) && craneLib.filterCargoSources path type
       );
   };

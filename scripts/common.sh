@@ -4,6 +4,9 @@
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-${HOME:-$repository/target}/.cache}/gretun
 venv=$cache/venv
+# NetworkManager's command, unpacked and not installed: its daemon must not run here.
+# shellcheck disable=SC2034 # for the scripts that source this
+networkmanager=$cache/networkmanager
 # Cargo's own variable wins, so that scripts find what cargo builds.
 target=${CARGO_TARGET_DIR:-$repository/target}
 export PATH=$venv/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin

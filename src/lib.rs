@@ -1,14 +1,16 @@
 //! gretun joins Linux hosts with kernel GRE tunnels.
 //!
 //! The library has a pure core and a thin shell around it. [`proto`], [`tunnel`], [`peer`] and [`node`] decide: they
-//! read no clock, open no socket and draw no randomness of their own. [`kernel`], [`daemon`] and [`coord`] act.
+//! read no clock, open no socket and draw no randomness of their own. [`kernel`], [`probe`], [`daemon`] and [`coord`] act.
 //! Dependencies point downwards only: `cli` → `daemon` → `node` → `peer` → `proto`, and `cli` → `kernel` → `tunnel`.
 
 pub mod cli;
 pub mod coord;
 pub mod daemon;
+mod http_client;
 pub mod kernel;
 pub mod node;
 pub mod peer;
+pub mod probe;
 pub mod proto;
 pub mod tunnel;

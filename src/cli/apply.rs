@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::Context;
-use super::report::Report;
-use super::static_tunnels::{self, NetnsArgs, Session};
-use crate::tunnel::file::TunnelFile;
+use super::report::{Explain as _, Report};
+use super::static_tunnels::{self, NetnsArgs, Session, unreadable};
+use crate::tunnel::file::{FileError, TunnelFile};
 use crate::tunnel::owner::Owner;
 use crate::tunnel::plan;
 
@@ -60,11 +60,16 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     } else {
         std::fs::read_to_string(&path)
     };
-    let named =
-        |error: &dyn std::fmt::Display| Report::usage(format!("{}: {error}", path.display()));
-    let text = text.map_err(|error| named(&error))?;
-    let file = TunnelFile::parse(&text).map_err(|error| named(&error))?;
-    let specs = file.specs().map_err(|error| named(&error))?;
+    let text = text.map_err(|error| unreadable(&path, &error))?;
+    let bad = |error: FileError| {
+        let report = Report::usage(format!("{}: {error}", path.display()));
+        match error.hint() {
+            Some(hint) => report.with_hint(hint),
+            None => report,
+        }
+    };
+    let file = TunnelFile::parse(&text).map_err(bad)?;
+    let specs = file.specs().map_err(bad)?;
     if args.check {
         return Ok(());
     }

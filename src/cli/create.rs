@@ -59,9 +59,16 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     let spec = args
         .tunnel
         .spec(name.map_or("", String::as_str))
-        .map_err(|error| Report::usage(format!("--{error}")))?;
+        .map_err(|error| {
+            let report = Report::usage(format!("--{error}"));
+            match error.hint() {
+                Some(hint) => report.with_hint(hint),
+                None => report,
+            }
+        })?;
     if !is_set_name(&args.set) {
-        return Err(Report::usage(format!("--set: {:?} is no name", args.set)));
+        let report = Report::usage(format!("--set: {:?} is no name", args.set));
+        return Err(report.with_hint("up to 64 letters, digits, dots, dashes and underscores"));
     }
     let specs = [spec];
     if !args.dry_run {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Context;
 use super::import::{from_files, from_kernel, say};
+use super::out::outln;
 use super::report::Report;
 use super::static_tunnels::NetnsArgs;
 use crate::tunnel::formats::{self, Exported, Format};
@@ -89,14 +90,14 @@ fn print(exported: &Exported, context: Context) {
         let files: serde_json::Map<String, serde_json::Value> = files
             .map(|file| (file.name.clone(), file.text.clone().into()))
             .collect();
-        println!("{}", serde_json::Value::Object(files));
+        outln!("{}", serde_json::Value::Object(files));
         return;
     }
     for file in &exported.files {
         if exported.files.len() > 1 {
-            println!("# {}", file.name);
+            outln!("# {}", file.name);
         }
-        println!("{}", file.text.trim_end());
+        outln!("{}", file.text.trim_end());
     }
 }
 
@@ -125,9 +126,9 @@ fn write(dir: &Path, exported: &Exported, context: Context) -> Result<(), Report
         written.push(path.display().to_string());
     }
     if context.json {
-        println!("{}", serde_json::json!({"files": written}));
+        outln!("{}", serde_json::json!({"files": written}));
     } else {
-        written.iter().for_each(|path| println!("{path}"));
+        written.iter().for_each(|path| outln!("{path}"));
     }
     Ok(())
 }

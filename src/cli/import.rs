@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::Context;
+use super::out::{out, outln};
 use super::report::Report;
-use super::static_tunnels::NetnsArgs;
+use super::static_tunnels::{NetnsArgs, unreadable};
 use crate::kernel::Kernel;
 use crate::kernel::observe::Links;
 use crate::tunnel::formats::{self, Format, Imported, Loss, Source, live, toml};
@@ -69,10 +70,10 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     imported.losses.extend(lost);
     say(&imported.losses, context);
     if context.json {
-        println!("{}", serde_json::json!(file));
+        outln!("{}", serde_json::json!(file));
     } else {
         let text = formats::export(Format::Toml, &imported.specs)?;
-        text.files.iter().for_each(|file| print!("{}", file.text));
+        text.files.iter().for_each(|file| out!("{}", file.text));
     }
     Ok(())
 }
@@ -98,7 +99,7 @@ pub(super) fn from_files(paths: &[&PathBuf], format: Option<Format>) -> Result<I
         } else {
             std::fs::read_to_string(path)
         };
-        let text = text.map_err(|error| Report::usage(format!("{name}: {error}")))?;
+        let text = text.map_err(|error| unreadable(path, &error))?;
         let source = Source { name, text };
         let format = format.or_else(|| formats::detect(&source)).ok_or_else(|| {
             Report::usage(format!(

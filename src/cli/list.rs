@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Context;
+use super::out::{out, outln};
 use super::report::Report;
 use super::static_tunnels::NetnsArgs;
 use super::table;
@@ -26,11 +27,11 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
         .block_on(async { Ok(Kernel::open().await?.links().await?) })?;
     let tunnels: Vec<_> = links.tunnels.iter().map(TunnelView::new).collect();
     if context.json {
-        println!("{}", serde_json::json!(tunnels));
+        outln!("{}", serde_json::json!(tunnels));
         return Ok(());
     }
     if tunnels.is_empty() {
-        println!("no tunnels");
+        outln!("no tunnels");
         return Ok(());
     }
     let header = [
@@ -49,7 +50,7 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
         "OWNER",
     ];
     let rows: Vec<_> = tunnels.iter().map(row).collect();
-    print!("{}", table::render(header, &rows));
+    out!("{}", table::render(header, &rows));
     Ok(())
 }
 

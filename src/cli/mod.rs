@@ -5,13 +5,17 @@ pub(crate) mod completions;
 mod create;
 mod delete;
 mod down;
+mod duration;
 mod export;
+mod health;
 mod import;
 mod list;
 mod local;
 mod log;
 pub(crate) mod man;
+mod out;
 mod peers;
+mod probe;
 pub mod report;
 mod static_tunnels;
 mod status;
@@ -62,6 +66,8 @@ enum Command {
     Delete(delete::Args),
     List(list::Args),
     Status(status::Args),
+    Probe(probe::Args),
+    Health(health::Args),
     Import(import::Args),
     Export(export::Args),
     Completions(completions::Args),
@@ -70,7 +76,10 @@ enum Command {
 
 /// Parses the command line, runs the command and gives the process's exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     let context = Context {
         json: cli.json,
         verbose: cli.verbose,
@@ -80,6 +89,20 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(report) => report.exit(context.json),
     }
+}
+
+/// What clap says of a command line: help and version, or an error, in JSON where that is wanted.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().any(|argument| argument == "--json");
+    if !error.use_stderr() || !wants_json {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let message = text.split("\n\n").next().unwrap_or_default();
+    let message = message.trim_start_matches("error: ").trim();
+    Report::usage(message)
+        .with_hint("`gretun COMMAND --help` has examples")
+        .exit(true)
 }
 
 fn run(command: Command, context: Context) -> Result<ExitCode, Report> {
@@ -93,10 +116,58 @@ fn run(command: Command, context: Context) -> Result<ExitCode, Report> {
         Command::Delete(args) => delete::run(&args, context),
         Command::List(args) => list::run(&args, context),
         Command::Status(args) => status::run(&args, context),
+        Command::Probe(args) => probe::run(&args, context),
+        Command::Health(args) => health::run(&args, context),
         Command::Import(args) => import::run(&args, context),
         Command::Export(args) => export::run(&args, context),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(&args, Cli::command()),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_description_and_examples() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name}");
+            let after = command.get_after_help().map(ToString::to_string);
+            let after = after.unwrap_or_default();
+            assert!(after.starts_with("Example"), "{name}: {after}");
+            assert!(
+                after.contains(&format!("{name} ")) || after.contains(&format!("{name}\n")),
+                "{name}: {after}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_command_acts_on_is_a_flag_too() {
+        let value = |argument: &clap::Arg| {
+            let names = argument.get_value_names().unwrap_or_default();
+            names.first().map(ToString::to_string).unwrap_or_default()
+        };
+        for command in Cli::command().get_subcommands() {
+            for positional in command.get_positionals() {
+                let wanted = value(positional);
+                let mut flags = command.get_arguments().filter(|a| a.get_long().is_some());
+                assert!(
+                    flags.any(|flag| wanted.contains(&value(flag)) && !value(flag).is_empty()),
+                    "{} {wanted} has no flag",
+                    command.get_name()
+                );
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::local::LocalArgs;
+use super::out::{out, outln};
 use super::report::Report;
 use super::table;
 use crate::daemon::local_api::{self, PeerView, Request};
@@ -20,11 +21,11 @@ pub struct Args {
 pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     let peers: Vec<PeerView> = local_api::ask(&args.local.socket, Request::Peers)?;
     if context.json {
-        println!("{}", serde_json::json!(peers));
+        outln!("{}", serde_json::json!(peers));
         return Ok(());
     }
     if peers.is_empty() {
-        println!("no peers yet");
+        outln!("no peers yet");
         return Ok(());
     }
     let rows: Vec<_> = peers.iter().map(row).collect();
@@ -41,9 +42,9 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
         "TX",
         "SINCE",
     ];
-    print!("{}", table::render(header, &rows));
+    out!("{}", table::render(header, &rows));
     for peer in peers.iter().filter(|peer| peer.state != "direct") {
-        println!("{}: {}", peer.name, peer.reason);
+        outln!("{}: {}", peer.name, peer.reason);
     }
     Ok(())
 }

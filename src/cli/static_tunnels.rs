@@ -1,14 +1,16 @@
 //! What the commands for static tunnels have in common: the namespace, the checks before anything is tried, the path MTU,
 //! and carrying out a plan or only showing it.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::net::IpAddr;
+use std::path::Path;
 
 use futures_util::future::join_all;
 use serde_json::json;
 use tracing::{info, warn};
 
 use super::Context;
+use super::out::outln;
 use super::report::Report;
 use crate::kernel::lock::Lock;
 use crate::kernel::observe::Links;
@@ -48,6 +50,17 @@ impl NetnsArgs {
             .map_err(|error| Report::failed(format!("cannot start: {error}")))?;
         runtime.block_on(future)
     }
+}
+
+/// A file that a person named and that cannot be read.
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> Report {
+    let report = Report::usage(format!("{}: {error}", path.display()));
+    report.with_hint(match error.kind() {
+        io::ErrorKind::NotFound => "`ls` tells whether the name is right; - reads standard input",
+        io::ErrorKind::PermissionDenied => "run as a user who may read it, or as root",
+        io::ErrorKind::InvalidData => "the file must be UTF-8 text",
+        _ => "give a file that can be read; - reads standard input",
+    })
 }
 
 /// Checks that the process may make these tunnels, and that the kernel can.
@@ -196,11 +209,11 @@ impl Session {
         }
         self.kernel.execute(ops).await?;
         if context.json {
-            println!("{}", json!({"changes": texts(ops)}));
+            outln!("{}", json!({"changes": texts(ops)}));
         } else if ops.is_empty() {
-            println!("nothing to change");
+            outln!("nothing to change");
         } else {
-            ops.iter().for_each(|op| println!("{op}"));
+            ops.iter().for_each(|op| outln!("{op}"));
         }
         Ok(())
     }
@@ -213,15 +226,15 @@ fn texts(ops: &[KernelOp]) -> Vec<String> {
 fn print_dry_run(ops: &[KernelOp], context: Context) {
     let commands: Vec<String> = ops.iter().flat_map(KernelOp::commands).collect();
     if context.json {
-        println!("{}", json!({"changes": texts(ops), "commands": commands}));
+        outln!("{}", json!({"changes": texts(ops), "commands": commands}));
         return;
     }
     if ops.is_empty() {
-        println!("nothing to change");
+        outln!("nothing to change");
         return;
     }
-    println!("Would:");
-    ops.iter().for_each(|op| println!("  {op}"));
-    println!("As commands:");
-    commands.iter().for_each(|command| println!("  {command}"));
+    outln!("Would:");
+    ops.iter().for_each(|op| outln!("  {op}"));
+    outln!("As commands:");
+    commands.iter().for_each(|command| outln!("  {command}"));
 }

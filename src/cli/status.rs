@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Context;
+use super::out::{out, outln};
 use super::report::Report;
 use super::static_tunnels::NetnsArgs;
 use super::table;
@@ -41,9 +42,9 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     };
     let tunnel = TunnelView::new(tunnel);
     if context.json {
-        println!("{}", serde_json::json!(tunnel));
+        outln!("{}", serde_json::json!(tunnel));
     } else {
-        print!("{}", text(&tunnel));
+        out!("{}", text(&tunnel));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Context;
 use super::local::LocalArgs;
+use super::out::{out, outln};
 use super::report::Report;
 use super::table;
 use crate::daemon::local_api::{self, Request, StunView};
@@ -58,13 +59,13 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
             .with_hint("UDP may be blocked here, or the coordinator's STUN ports closed: try `gretun stun HOST:PORT`"));
     }
     if context.json {
-        println!("{}", serde_json::json!(views));
+        outln!("{}", serde_json::json!(views));
     } else {
         let rows: Vec<_> = views
             .iter()
             .map(|view| [view.endpoint.to_string(), view.server.to_string()])
             .collect();
-        print!("{}", table::render(["ENDPOINT", "SERVER"], &rows));
+        out!("{}", table::render(["ENDPOINT", "SERVER"], &rows));
     }
     Ok(())
 }

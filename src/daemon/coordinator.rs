@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use super::settings::CoordinatorUrl;
 use crate::cli::report::{Explain, chain};
+use crate::http_client;
 use crate::proto::api::{
     self, EndpointsRequest, ErrorBody, PeerList, RegisterRequest, RegisterResponse, SignalList,
     SignalRequest,
@@ -448,20 +449,8 @@ fn http_client(url: &CoordinatorUrl) -> Result<Client, ClientError> {
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .no_proxy();
-    let builder = if url.is_tls() {
-        // One provider serves the whole process; that it is there already is no error.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        builder.https_only(true)
-    } else {
-        // No certificate is looked at over plain HTTP, so a host without any must not fail here.
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(ClientError::Tls)?
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        builder.tls_backend_preconfigured(tls)
-    };
+    let builder = http_client::with_tls(builder, url.is_tls()).map_err(ClientError::Tls)?;
+    let builder = builder.https_only(url.is_tls());
     Ok(builder.build()?)
 }
 

@@ -1,8 +1,9 @@
 //! A file of tunnels, TOML or JSON: the table `tunnels` has one table a tunnel, named as the interface.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
 use super::owner;
@@ -21,6 +22,7 @@ pub struct TunnelFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set: Option<String>,
     /// The tunnels by their interface names.
+    #[serde(deserialize_with = "each_once")]
     pub tunnels: BTreeMap<String, TunnelTable>,
 }
 
@@ -49,7 +51,7 @@ impl TunnelFile {
     /// The tunnels, checked.
     ///
     /// # Errors
-    /// Names the tunnel and the key at fault.
+    /// Names the tunnel and the key at fault, or the two tunnels that cannot be together.
     pub fn specs(&self) -> Result<Vec<TunnelSpec>, FileError> {
         let specs = self.tunnels.iter().map(|(name, table)| {
             table.spec(name).map_err(|error| FileError::Tunnel {
@@ -57,8 +59,45 @@ impl TunnelFile {
                 error,
             })
         });
-        specs.collect()
+        let specs: Vec<TunnelSpec> = specs.collect::<Result<_, _>>()?;
+        let mut seen: HashMap<_, &str> = HashMap::new();
+        for spec in &specs {
+            if let Some(other) = seen.insert(spec.demux(), &spec.name) {
+                return Err(FileError::Alike {
+                    name: spec.name.clone(),
+                    other: other.to_owned(),
+                });
+            }
+        }
+        Ok(specs)
     }
+}
+
+/// Tables by name, each name once: TOML has that rule, JSON parsers silently take the last.
+fn each_once<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, TunnelTable>, D::Error> {
+    struct Visitor;
+    impl<'de> de::Visitor<'de> for Visitor {
+        type Value = BTreeMap<String, TunnelTable>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table of tunnels by their names")
+        }
+
+        fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut tunnels = BTreeMap::new();
+            while let Some((name, table)) = map.next_entry::<String, _>()? {
+                if tunnels.contains_key(&name) {
+                    let what = format!("tunnel {name} is described twice");
+                    return Err(de::Error::custom(what));
+                }
+                tunnels.insert(name, table);
+            }
+            Ok(tunnels)
+        }
+    }
+    deserializer.deserialize_map(Visitor)
 }
 
 /// A file that cannot be used.
@@ -78,11 +117,33 @@ pub enum FileError {
         /// What is wrong.
         error: SpecError,
     },
+    /// Two tunnels whose packets the kernel could not tell apart; it refuses the second one.
+    #[error("tunnels.{name}: has the ends, the ikey and the dev of tunnels.{other}")]
+    Alike {
+        /// One.
+        name: String,
+        /// The other.
+        other: String,
+    },
 }
 
 impl Explain for FileError {
     fn kind(&self) -> Kind {
         Kind::Usage
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            FileError::Syntax(_) => {
+                Some("the keys are the names of the flags: `gretun create --help`".to_owned())
+            }
+            FileError::Set(_) => None,
+            FileError::Tunnel { error, .. } => error.hint(),
+            FileError::Alike { .. } => Some(
+                "the kernel tells tunnels apart by these: give each a key of its own (GRE), or another local end"
+                    .to_owned(),
+            ),
+        }
     }
 }
 

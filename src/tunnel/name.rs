@@ -34,6 +34,22 @@ pub enum NameFlaw {
     Reserved,
 }
 
+impl NameFlaw {
+    /// The way out.
+    pub fn hint(self) -> &'static str {
+        match self {
+            NameFlaw::Reserved => "choose another name, such as tun0",
+            NameFlaw::Empty
+            | NameFlaw::Long
+            | NameFlaw::Directory
+            | NameFlaw::Character(_)
+            | NameFlaw::Dash => {
+                "interface names have 1 to 15 printable ASCII characters without blank, / and :, such as tun0"
+            }
+        }
+    }
+}
+
 /// Checks an interface name.
 ///
 /// # Errors

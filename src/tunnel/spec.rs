@@ -1,6 +1,7 @@
 //! What a tunnel should be. A [`TunnelSpec`] can only be made from [`TunnelOptions`] that hold together, so that whoever
 //! has one need not check anything again.
 
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Deref;
 
@@ -13,6 +14,9 @@ use super::mtu;
 use super::name::{self, NameFlaw};
 use super::state::{LinkConfig, TunnelAddress, TunnelRoute, TunnelState};
 use super::value::Outer;
+
+/// What is expected where an address stands.
+pub(super) const IP_ADDRESS: &str = "an IP address";
 
 /// All there is to say about a tunnel, checked or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +109,18 @@ impl TunnelSpec {
     pub fn mtu_over(&self, path: u32) -> u32 {
         self.mtu
             .unwrap_or_else(|| mtu::inner(path, self.mode, self.encap, self.okey.is_some()))
+    }
+
+    /// By what the kernel tells this tunnel's packets from those of others of its kind (`ip_tunnel_find`,
+    /// `ip6_tnl_locate`). No two tunnels of a host may have the same.
+    pub fn demux(&self) -> impl Eq + Hash + use<> {
+        (
+            self.mode.link_kind(),
+            self.local,
+            self.remote,
+            self.ikey,
+            self.dev.clone(),
+        )
     }
 
     /// What the kernel should have of it, with this MTU and this ownership mark.
@@ -339,6 +355,32 @@ impl SpecError {
     pub(super) fn new(key: &'static str, problem: Problem) -> Self {
         SpecError { key, problem }
     }
+
+    /// The way out, where the error itself does not tell it.
+    pub fn hint(&self) -> Option<String> {
+        match &self.problem {
+            Problem::Malformed { expected, .. } if *expected == IP_ADDRESS => Some(
+                "names are not looked up here: `getent ahosts NAME` shows their addresses"
+                    .to_owned(),
+            ),
+            // These say what would be right.
+            Problem::Malformed { .. } | Problem::Range { .. } | Problem::Needs { .. } => None,
+            Problem::Missing => Some("give it; `gretun create --help` has examples".to_owned()),
+            Problem::Name { flaw, .. } => Some(flaw.hint().to_owned()),
+            Problem::Address { flaw, .. } => Some(flaw.hint()),
+            Problem::Network { net, flaw } => flaw.hint(*net),
+            Problem::NotForMode { .. } => Some(match self.key {
+                "pmtudisc" => "leave it out: IPv6 routers never fragment".to_owned(),
+                _ => {
+                    "leave it out, or choose a GRE mode: gre, ip6gre, gretap, ip6gretap".to_owned()
+                }
+            }),
+            Problem::Excludes { other } => Some(format!("leave {} or {other} out", self.key)),
+            Problem::OwnParent => {
+                Some("name the interface that outer packets leave through".to_owned())
+            }
+        }
+    }
 }
 
 /// What is wrong with an option.
@@ -457,6 +499,32 @@ pub enum AddressFlaw {
     NoHost,
 }
 
+impl AddressFlaw {
+    fn hint(self) -> String {
+        match self {
+            AddressFlaw::Family { needed } => format!(
+                "give an {needed} address, or choose another mode: gre, gretap, ipip and sit go over IPv4, ip6gre, ip6gretap, ip6ip6 and ipip6 over IPv6"
+            ),
+            AddressFlaw::Loopback
+            | AddressFlaw::Unspecified
+            | AddressFlaw::Multicast
+            | AddressFlaw::Broadcast => {
+                "give an address of one host that the other host can reach; `ip address` shows this host's".to_owned()
+            }
+            AddressFlaw::LinkLocalWithoutDevice => {
+                "add --dev with the interface that the address is on".to_owned()
+            }
+            AddressFlaw::SameAsLocal => {
+                "local is this host's address, remote the other host's".to_owned()
+            }
+            AddressFlaw::SameAsTunnelIp => {
+                "tunnel-ip is this host's inner address, peer-ip the other host's".to_owned()
+            }
+            AddressFlaw::NoHost => "give the inner address of the other host".to_owned(),
+        }
+    }
+}
+
 /// Why a network or an interface address cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NetworkFlaw {
@@ -490,6 +558,26 @@ pub enum NetworkFlaw {
         /// The other network.
         other: IpNet,
     },
+}
+
+impl NetworkFlaw {
+    fn hint(self, net: IpNet) -> Option<String> {
+        match self {
+            NetworkFlaw::NotCarried { .. } => Some(
+                "GRE modes carry both versions of IP; ipip and ipip6 only IPv4, sit and ip6ip6 only IPv6"
+                    .to_owned(),
+            ),
+            NetworkFlaw::NoHost => Some("give unicast addresses".to_owned()),
+            NetworkFlaw::NetworkAddress | NetworkFlaw::BroadcastAddress => net
+                .hosts()
+                .find(|host| *host != net.network())
+                .map(|host| format!("give a host's address, such as {host}/{}", net.prefix_len())),
+            // Says what would be right.
+            NetworkFlaw::HostBits { .. } => None,
+            NetworkFlaw::Twice => Some("give it once".to_owned()),
+            NetworkFlaw::Overlaps { .. } => Some("give only the larger network".to_owned()),
+        }
+    }
 }
 
 #[cfg(test)]

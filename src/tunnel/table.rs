@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use super::encap::{Encap, Udp};
 use super::mode::Mode;
 use super::mtu;
-use super::spec::{Problem, SpecError, TunnelOptions, TunnelSpec};
+use super::spec::{IP_ADDRESS, Problem, SpecError, TunnelOptions, TunnelSpec};
 use super::state::TunnelAddress;
 use super::value::parse_key;
 
@@ -36,23 +36,23 @@ pub struct TunnelTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dev: Option<String>,
     /// GRE key for both directions: a number, or four as 0.0.0.42
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Text>,
     /// GRE key of received packets
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ikey: Option<Text>,
     /// GRE key of sent packets
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub okey: Option<Text>,
     /// Time to live of outer packets, 1-255 or "inherit" [default: 64]
-    #[arg(long, value_name = "TTL")]
+    #[arg(long, value_name = "TTL", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Text>,
     /// Type of service of outer packets, 0-255 or "inherit" [default: 0]
-    #[arg(long, value_name = "TOS")]
+    #[arg(long, value_name = "TOS", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tos: Option<Text>,
     /// Do not fragment outer IPv4 packets [default: true]
@@ -92,7 +92,7 @@ pub struct TunnelTable {
     )]
     pub snat: Vec<String>,
     /// Largest inner packet; 0 works it out from the path [default: 0]
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<Text>,
     /// UDP around the tunnel: none, fou, gue [default: none]
@@ -100,11 +100,11 @@ pub struct TunnelTable {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encap: Option<String>,
     /// UDP source port; 0 takes one for each flow [default: 0]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encap_sport: Option<Text>,
     /// UDP destination port
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encap_dport: Option<Text>,
     /// Fill in the UDP checksum [default: true]
@@ -120,7 +120,7 @@ impl TunnelTable {
     /// Names the key at fault.
     pub fn spec(&self, name: &str) -> Result<TunnelSpec, SpecError> {
         let remote: IpAddr = match &self.remote {
-            Some(text) => parse("remote", text, "an IP address")?,
+            Some(text) => parse("remote", text, IP_ADDRESS)?,
             None => return Err(SpecError::new("remote", Problem::Missing)),
         };
         let mode = match self.mode.as_deref() {
@@ -134,7 +134,7 @@ impl TunnelTable {
         };
         let mut options = TunnelOptions::new(name, mode, remote);
         if let Some(text) = &self.local {
-            options.local = Some(parse("local", text, "an IP address")?);
+            options.local = Some(parse("local", text, IP_ADDRESS)?);
         }
         options.dev.clone_from(&self.dev);
         (options.ikey, options.okey) = self.keys()?;
@@ -147,7 +147,7 @@ impl TunnelTable {
         options.pmtudisc = self.pmtudisc.unwrap_or(!self.no_pmtudisc);
         options.encap = self.encap()?;
         options.mtu = match &self.mtu {
-            Some(text) => match number("mtu", text, mtu::MAX)? {
+            Some(text) => match number("mtu", text, 0, mtu::MAX)? {
                 0 => None,
                 mtu => Some(mtu),
             },
@@ -191,7 +191,8 @@ impl TunnelTable {
         }
         let port = |key, text: &Option<Text>| {
             let most = u32::from(u16::MAX);
-            let value = text.as_ref().map(|text| number(key, text, most));
+            let least = u32::from(key == "encap-dport");
+            let value = text.as_ref().map(|text| number(key, text, least, most));
             // The conversion cannot fail: the number is in range.
             value
                 .transpose()
@@ -217,7 +218,7 @@ impl TunnelTable {
             addresses.push(TunnelAddress { net, peer: None });
         }
         for text in &self.peer_ip {
-            let peer: IpAddr = parse("peer-ip", text, "an IP address")?;
+            let peer: IpAddr = parse("peer-ip", text, IP_ADDRESS)?;
             let of_family = |address: &&mut TunnelAddress| {
                 address.net.addr().is_ipv4() == peer.is_ipv4() && address.peer.is_none()
             };
@@ -256,12 +257,12 @@ fn malformed(key: &'static str, value: &str, expected: &'static str) -> SpecErro
     SpecError::new(key, Problem::Malformed { value, expected })
 }
 
-fn number(key: &'static str, text: &Text, most: u32) -> Result<u32, SpecError> {
+fn number(key: &'static str, text: &Text, least: u32, most: u32) -> Result<u32, SpecError> {
     match text.0.parse::<u64>() {
         Ok(value) => u32::try_from(value)
             .ok()
-            .filter(|value| *value <= most)
-            .ok_or_else(|| SpecError::new(key, Problem::range(&text.0, 0, most))),
+            .filter(|value| (least..=most).contains(value))
+            .ok_or_else(|| SpecError::new(key, Problem::range(&text.0, least, most))),
         Err(_) => Err(malformed(key, &text.0, "a number")),
     }
 }

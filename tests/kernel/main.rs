@@ -9,6 +9,8 @@
 
 mod fou;
 mod lab;
+mod networkd;
+mod probe;
 mod raw_port;
 mod traffic;
 mod tunnel_apply;

@@ -25,7 +25,7 @@ const FILE: &str = r#"
     ttl = 64
     encap = "fou"
     encap-dport = 5555
-    tunnel-ip = "10.2.0.1"
+    tunnel-ip = "10.2.0.1/32"
     peer-ip = "10.2.0.2"
     snat = "10.12.0.0/16"
     [tunnels.tap]

@@ -8,7 +8,7 @@ use crate::tunnel_lab::{is_able, traces};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_gretun");
 
-fn gretun(host: &Host, arguments: &str) -> Command {
+pub fn gretun(host: &Host, arguments: &str) -> Command {
     let mut command = Command::new("ip");
     command
         .args(["netns", "exec", host.name(), PROGRAM])
@@ -16,11 +16,11 @@ fn gretun(host: &Host, arguments: &str) -> Command {
     command
 }
 
-fn output(host: &Host, arguments: &str) -> Output {
+pub fn output(host: &Host, arguments: &str) -> Output {
     gretun(host, arguments).output().unwrap()
 }
 
-fn good(host: &Host, arguments: &str) -> String {
+pub fn good(host: &Host, arguments: &str) -> String {
     let output = output(host, arguments);
     assert!(
         output.status.success(),
@@ -31,13 +31,13 @@ fn good(host: &Host, arguments: &str) -> String {
 }
 
 /// Runs what must fail; gives the exit code and what it said.
-fn bad(host: &Host, arguments: &str) -> (i32, String) {
+pub fn bad(host: &Host, arguments: &str) -> (i32, String) {
     let output = output(host, arguments);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code().unwrap(), said)
 }
 
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");
@@ -166,7 +166,7 @@ fn background(host: &Host, arguments: &str) -> Child {
         .unwrap()
 }
 
-fn signal(child: &Child, signal: i32) {
+pub fn signal(child: &Child, signal: i32) {
     let pid = i32::try_from(child.id()).unwrap();
     // SAFETY: the child has not been waited for, so its number is its own. `ip netns exec` has become the program.
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);

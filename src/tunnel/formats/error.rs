@@ -92,7 +92,13 @@ impl Explain for FormatError {
             FormatError::Syntax { .. } => Some(
                 "--format says what the file is, if it was taken for something else".to_owned(),
             ),
-            _ => None,
+            FormatError::Tunnel { error, .. } => error.hint(),
+            FormatError::Own { error, .. } => error.hint(),
+            FormatError::Twice { .. } => Some("give each tunnel in one file only".to_owned()),
+            FormatError::WriteOnly => {
+                Some("where its tunnels run, `gretun import --live` reads them".to_owned())
+            }
+            FormatError::Value { .. } | FormatError::Missing { .. } | FormatError::Write(_) => None,
         }
     }
 }

@@ -1,0 +1,1 @@
+ip tunnel add tun0 mode gre remote
