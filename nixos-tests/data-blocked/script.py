@@ -25,6 +25,19 @@ with subtest("the reason is said, with the evidence, by peers and in the log"):
         assert "disco" in reason and "data" in reason and "7777" in reason, reason
         assert reason in unit_log(machine), f"the log of {machine.name} lacks: {reason}"
 
+with subtest("explain names the host whose firewall it is, and what to do"):
+    for machine, other, cause in ((alice, "bob", "data-dropped-at-peer"), (bob, "alice", "data-dropped-here")):
+        told = explain(machine, other)
+        assert told["cause"] == cause, told
+        assert told["evidence"] and any("7777" in remedy for remedy in told["remedies"]), told
+        machine.log(machine.succeed(f"gretun explain {other}"))
+
+with subtest("ping: disco is answered, data is not, and the exit code says so"):
+    status, output = alice.execute("gretun ping --count 2 --timeout 2s bob")
+    assert status == 1, output
+    assert "203.0.113.20:7777  disco: no answer" not in output, output
+    assert "203.0.113.20:7777  through the tunnel: no answer" in output, output
+
 with subtest("it stays so while the firewall does"):
     for _ in range(6):
         for machine, other in SIDES:

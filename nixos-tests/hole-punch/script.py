@@ -15,6 +15,16 @@ with subtest("the kernel has one FOU link per peer, to the other's NAT"):
 with subtest("ping, full packets and TCP cross"):
     check_pair(alice, bob)
 
+with subtest("explain and ping say what the path is"):
+    told = explain(alice, "bob")
+    assert told["cause"] == "direct" and "203.0.113.20:7777" in told["verdict"], told
+    assert told["remedies"] == [], told
+    alice.log(alice.succeed("gretun explain bob"))
+    lines = [json.loads(line) for line in alice.succeed("gretun --json ping --timeout 5s bob").splitlines()]
+    answered = {(line["kind"], line["endpoint"]) for line in lines if line["rtt_ms"] is not None}
+    assert {("disco", "203.0.113.20:7777"), ("data", "203.0.113.20:7777")} <= answered, lines
+    alice.fail("gretun explain nobody", "gretun ping nobody")
+
 with subtest("the routers saw UDP between the two ports, and the coordinator's"):
     check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})
     check_router(gwb, {("192.168.2.2", "203.0.113.10", PORT)})

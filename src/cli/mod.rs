@@ -5,13 +5,16 @@ mod completions;
 mod create;
 mod delete;
 mod down;
+mod explain;
 mod export;
 mod import;
 mod list;
 mod local;
 mod log;
 mod man;
+mod peer_arg;
 mod peers;
+mod ping;
 pub mod report;
 mod static_tunnels;
 mod status;
@@ -56,6 +59,8 @@ enum Command {
     Up(up::Args),
     Down(down::Args),
     Peers(peers::Args),
+    Explain(explain::Args),
+    Ping(ping::Args),
     Stun(stun::Args),
     Create(Box<create::Args>),
     Apply(apply::Args),
@@ -86,6 +91,8 @@ fn run(command: Command, context: Context) -> Result<ExitCode, Report> {
     let done = match command {
         Command::Up(args) => return up::run(args),
         Command::Down(args) => down::run(args),
+        Command::Explain(args) => explain::run(&args, context),
+        Command::Ping(args) => return ping::run(&args, context),
         Command::Peers(args) => peers::run(&args, context),
         Command::Stun(args) => stun::run(&args, context),
         Command::Create(args) => create::run(&args, context),

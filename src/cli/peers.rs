@@ -18,7 +18,7 @@ pub struct Args {
 
 /// Asks the daemon and prints.
 pub fn run(args: &Args, context: Context) -> Result<(), Report> {
-    let peers: Vec<PeerView> = local_api::ask(&args.local.socket, Request::Peers)?;
+    let peers: Vec<PeerView> = local_api::ask(&args.local.socket, &Request::Peers)?;
     if context.json {
         println!("{}", serde_json::json!(peers));
         return Ok(());

@@ -337,6 +337,7 @@ impl Daemon {
 
     /// Answers one query; true when it was `down` and everything is gone.
     async fn answer(&mut self, query: Query) -> Result<bool, DaemonError> {
+        let is_down = query.request == Request::Down;
         let value = match query.request {
             Request::Peers => serde_json::json!(self.peer_views().await?),
             Request::Stun => serde_json::json!(
@@ -345,6 +346,9 @@ impl Daemon {
                     .map(|(server, endpoint)| StunView { server, endpoint })
                     .collect::<Vec<_>>()
             ),
+            Request::Explain(peer) => serde_json::json!(self.explain(&peer)),
+            Request::Paths(peer) => serde_json::json!(self.paths(&peer)),
+            Request::Ping(peer) => serde_json::json!(self.ping(&peer)),
             Request::Metrics => serde_json::Value::String(
                 self.metrics.render(&self.gauges(), self.node.counters())?,
             ),
@@ -356,11 +360,11 @@ impl Daemon {
         };
         // A client that did not wait for its answer has no use for it.
         let _ = query.answer.send(value);
-        if query.request == Request::Down {
+        if is_down {
             // The answer is written by another task of this runtime.
             tokio::time::sleep(ANSWER_GRACE).await;
         }
-        Ok(query.request == Request::Down)
+        Ok(is_down)
     }
 
     fn gauges(&self) -> Gauges {

@@ -10,6 +10,7 @@ pub mod local_api;
 mod mark;
 mod metrics;
 mod metrics_server;
+pub mod path_views;
 pub mod settings;
 mod startup;
 pub mod state_dir;
