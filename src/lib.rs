@@ -8,6 +8,7 @@ pub mod cli;
 pub mod coord;
 pub mod daemon;
 pub mod kernel;
+pub mod netcheck;
 pub mod node;
 pub mod peer;
 pub mod proto;

@@ -49,3 +49,12 @@ with subtest("the firewall is opened: direct, and data crosses"):
     join(alice, bob)
     check_pair(alice, bob)
     check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})
+
+with subtest("the router drops all UDP of one host: netcheck and explain say so"):
+    gwa.succeed("nft 'table inet no_udp { chain forward { type filter hook forward priority -10; udp dport 1-65535 drop; }; }'")
+    wait_for_peer(alice, "bob", "unreachable")
+    told = explain(alice, "bob")
+    assert told["cause"] == "udp-blocked-here", told
+    alice.log(told["verdict"])
+    status, output = alice.execute("gretun --json netcheck")
+    assert status == 1 and json.loads(output)["families"][0]["udp"] == "blocked", output

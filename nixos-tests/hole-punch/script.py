@@ -25,6 +25,17 @@ with subtest("explain and ping say what the path is"):
     assert {("disco", "203.0.113.20:7777"), ("data", "203.0.113.20:7777")} <= answered, lines
     alice.fail("gretun explain nobody", "gretun ping nobody")
 
+with subtest("netcheck names the NAT, with the daemon and without"):
+    for arguments in ("", "--socket /nonexistent --coordinator http://203.0.113.1:8443"):
+        checked = json.loads(alice.succeed(f"gretun --json netcheck {arguments}"))
+        family = checked["families"][0]
+        seen = (family["family"], family["udp"], family["mapping"], family["filtering"], family["hairpin"])
+        assert seen == ("ipv4", "works", "port-independent", "address-and-port-dependent", False), checked
+        assert (checked["daemon"] is None) == bool(arguments), checked
+        assert checked["port_mapping"] == [], checked
+        assert {(it["name"], it["mtu"]) for it in checked["interfaces"]} >= {("eth1", 1500)}, checked
+    alice.log(alice.succeed("gretun netcheck"))
+
 with subtest("the routers saw UDP between the two ports, and the coordinator's"):
     check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})
     check_router(gwb, {("192.168.2.2", "203.0.113.10", PORT)})

@@ -12,6 +12,7 @@ mod list;
 mod local;
 mod log;
 mod man;
+mod netcheck;
 mod peer_arg;
 mod peers;
 mod ping;
@@ -61,6 +62,7 @@ enum Command {
     Peers(peers::Args),
     Explain(explain::Args),
     Ping(ping::Args),
+    Netcheck(netcheck::Args),
     Stun(stun::Args),
     Create(Box<create::Args>),
     Apply(apply::Args),
@@ -92,6 +94,7 @@ fn run(command: Command, context: Context) -> Result<ExitCode, Report> {
         Command::Up(args) => return up::run(args),
         Command::Down(args) => down::run(args),
         Command::Explain(args) => explain::run(&args, context),
+        Command::Netcheck(args) => netcheck::run(&args, context),
         Command::Ping(args) => return ping::run(&args, context),
         Command::Peers(args) => peers::run(&args, context),
         Command::Stun(args) => stun::run(&args, context),

@@ -14,7 +14,7 @@ use tracing::{debug, info, trace, warn};
 
 use super::applier::{self, Applied, Wanted, WantedTunnels};
 use super::coordinator::{self, Event};
-use super::local_api::{self, PeerView, Query, Request, StunView};
+use super::local_api::{self, DaemonNetView, PeerView, Query, Request, StunView};
 use super::metrics::{Gauges, Metrics};
 use super::settings::Config;
 use super::state_dir::{LinkIndices, Network, StateDir};
@@ -349,6 +349,11 @@ impl Daemon {
             Request::Explain(peer) => serde_json::json!(self.explain(&peer)),
             Request::Paths(peer) => serde_json::json!(self.paths(&peer)),
             Request::Ping(peer) => serde_json::json!(self.ping(&peer)),
+            Request::Net => serde_json::json!(DaemonNetView {
+                port: self.config.port,
+                mapping: self.node.nat_mapping(),
+                servers: self.node.stun_servers().collect(),
+            }),
             Request::Metrics => serde_json::Value::String(
                 self.metrics.render(&self.gauges(), self.node.counters())?,
             ),

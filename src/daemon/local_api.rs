@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
 use crate::cli::report::{Explain, Kind};
+use crate::proto::NatMapping;
 use crate::proto::keys::NodePublic;
 
 /// Who may talk to the daemon: its owner and its group.
@@ -43,6 +44,8 @@ pub enum Request {
     Paths(String),
     /// The same, after which one more ping goes over every path and through the tunnel.
     Ping(String),
+    /// What the daemon knows of the network around its own port: [`DaemonNetView`].
+    Net,
     /// The text of a Prometheus scrape.
     Metrics,
     /// Remove all tunnels and stop; the answer is null.
@@ -87,6 +90,17 @@ pub struct StunView {
     pub server: SocketAddr,
     /// The address and port that it saw.
     pub endpoint: SocketAddr,
+}
+
+/// What the daemon knows of the network around its port. The names are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonNetView {
+    /// The data port.
+    pub port: u16,
+    /// How the NAT maps it.
+    pub mapping: NatMapping,
+    /// The STUN servers that are asked.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// A request with the place for its answer.

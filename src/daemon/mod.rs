@@ -14,7 +14,7 @@ pub mod path_views;
 pub mod settings;
 mod startup;
 pub mod state_dir;
-mod stun_servers;
+pub mod stun_servers;
 pub mod teardown;
 
 use std::process::ExitCode;

@@ -263,6 +263,11 @@ impl Node {
         self.stun.answers()
     }
 
+    /// The STUN servers that are asked.
+    pub fn stun_servers(&self) -> impl Iterator<Item = SocketAddr> {
+        self.stun.servers()
+    }
+
     /// What STUN told of the NAT in front of this node.
     pub fn nat_mapping(&self) -> NatMapping {
         self.stun.nat(&self.host.locals)

@@ -88,6 +88,10 @@ impl StunClient {
         self.refresh(now);
     }
 
+    pub(super) fn servers(&self) -> impl Iterator<Item = SocketAddr> {
+        self.servers.iter().map(|it| it.addr)
+    }
+
     /// Each server that has answered, and where it saw this node.
     pub(super) fn answers(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
         self.servers
