@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod coord;
 pub mod daemon;
+pub mod doctor;
 pub mod kernel;
 pub mod netcheck;
 pub mod node;

@@ -44,8 +44,14 @@ with subtest("it stays so while the firewall does"):
             assert peer(machine, other)["state"] not in ("direct", "relay"), peer(machine, other)
         time.sleep(0.3)
 
-with subtest("the firewall is opened: direct, and data crosses"):
-    bob.succeed("nft delete table inet block")
+with subtest("doctor finds the rule"):
+    findings = json.loads(bob.fail("gretun --json doctor"))
+    wrong = [finding for finding in findings if finding["level"] == "problem"]
+    assert [finding["check"] for finding in wrong] == ["host-firewall"], wrong
+    assert "inet block input" in wrong[0]["evidence"], wrong
+
+with subtest("its command opens the firewall: direct, and data crosses"):
+    bob.succeed(wrong[0]["mend"])
     join(alice, bob)
     check_pair(alice, bob)
     check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})

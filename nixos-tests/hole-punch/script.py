@@ -36,6 +36,9 @@ with subtest("netcheck names the NAT, with the daemon and without"):
         assert {(it["name"], it["mtu"]) for it in checked["interfaces"]} >= {("eth1", 1500)}, checked
     alice.log(alice.succeed("gretun netcheck"))
 
+with subtest("doctor finds nothing wrong"):
+    alice.log(alice.succeed("gretun doctor"))
+
 with subtest("the routers saw UDP between the two ports, and the coordinator's"):
     check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})
     check_router(gwb, {("192.168.2.2", "203.0.113.10", PORT)})
@@ -43,3 +46,12 @@ with subtest("the routers saw UDP between the two ports, and the coordinator's")
 with subtest("down removes what up made"):
     bob.succeed("systemctl stop gretun-peer.service", "gretun down")
     assert links_left(bob) == "", links_left(bob)
+
+with subtest("doctor works without a daemon, and names who has the port"):
+    bob.succeed("gretun doctor --coordinator http://203.0.113.1:8443")
+    bob.succeed("python3 -c 'import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\"\", 7777)); time.sleep(600)' >/dev/null 2>&1 &")
+    bob.wait_until_succeeds("ss -Hulpn 'sport = :7777' | grep -q python3")
+    findings = json.loads(bob.fail("gretun --json doctor --coordinator http://203.0.113.9:8443"))
+    wrong = {finding["check"]: finding for finding in findings if finding["level"] == "problem"}
+    assert "python3" in wrong["port"]["what"], wrong
+    assert set(wrong) == {"port", "coordinator", "stun"}, wrong

@@ -4,6 +4,7 @@ mod apply;
 mod completions;
 mod create;
 mod delete;
+mod doctor;
 mod down;
 mod explain;
 mod export;
@@ -63,6 +64,7 @@ enum Command {
     Explain(explain::Args),
     Ping(ping::Args),
     Netcheck(netcheck::Args),
+    Doctor(Box<doctor::Args>),
     Stun(stun::Args),
     Create(Box<create::Args>),
     Apply(apply::Args),
@@ -94,6 +96,7 @@ fn run(command: Command, context: Context) -> Result<ExitCode, Report> {
         Command::Up(args) => return up::run(args),
         Command::Down(args) => down::run(args),
         Command::Explain(args) => explain::run(&args, context),
+        Command::Doctor(args) => return doctor::run(*args, context),
         Command::Netcheck(args) => netcheck::run(&args, context),
         Command::Ping(args) => return ping::run(&args, context),
         Command::Peers(args) => peers::run(&args, context),

@@ -353,6 +353,8 @@ impl Daemon {
                 port: self.config.port,
                 mapping: self.node.nat_mapping(),
                 servers: self.node.stun_servers().collect(),
+                coordinator: self.config.coordinator.base().to_owned(),
+                state_dir: self.config.state_dir.clone(),
             }),
             Request::Metrics => serde_json::Value::String(
                 self.metrics.render(&self.gauges(), self.node.counters())?,

@@ -101,6 +101,10 @@ pub struct DaemonNetView {
     pub mapping: NatMapping,
     /// The STUN servers that are asked.
     pub servers: Vec<SocketAddr>,
+    /// The coordinator's URL.
+    pub coordinator: String,
+    /// Where the keys are.
+    pub state_dir: PathBuf,
 }
 
 /// A request with the place for its answer.
