@@ -80,6 +80,10 @@ pub struct Evidence {
     pub peer_nat: NatMapping,
     /// Where STUN servers saw the peer, as it says.
     pub peer_public: Vec<SocketAddr>,
+    /// Whether ports are searched for where a NAT is symmetric (`--aggressive-punch`).
+    pub aggressive: bool,
+    /// Packets that the latest search for ports sent in vain.
+    pub guesses: Option<usize>,
     /// Every place that was tried.
     pub tried: Vec<Tried>,
     /// The tunnel, once a path was chosen.
@@ -202,6 +206,8 @@ pub enum Remedy {
     JoinLan,
     /// What the kernel lacks is found by `gretun doctor`.
     Doctor(Side),
+    /// Search for ports: it is switched off here.
+    AggressivePunch,
     /// Nothing but time.
     Wait,
 }
@@ -324,11 +330,14 @@ fn remedies(it: &Evidence, cause: Cause) -> Vec<Remedy> {
             IndependentMappings,
             Ipv6,
         ],
-        Cause::SymmetricHere => {
-            vec![IndependentMapping(Side::Here), FullCone(Side::Peer), Ipv6]
-        }
-        Cause::SymmetricAtPeer => {
-            vec![IndependentMapping(Side::Peer), FullCone(Side::Here), Ipv6]
+        Cause::SymmetricHere | Cause::SymmetricAtPeer => {
+            let (symmetric, other) = match cause {
+                Cause::SymmetricHere => (Side::Here, Side::Peer),
+                _ => (Side::Peer, Side::Here),
+            };
+            let nat = [IndependentMapping(symmetric), FullCone(other), Ipv6];
+            let search = (!it.aggressive).then_some(AggressivePunch);
+            search.into_iter().chain(nat).collect()
         }
         Cause::NoCoordinator => vec![ReachCoordinator],
         Cause::OneWay => vec![OpenFirewall(Side::Peer)],

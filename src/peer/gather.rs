@@ -85,6 +85,8 @@ impl Peer {
             udp_came_in: around.udp_came_in,
             peer_nat: self.nat_mapping,
             peer_public: self.public.clone(),
+            aggressive: host.aggressive,
+            guesses: self.guesses_in_vain(),
             tried: tried.collect(),
             tunnel,
         }

@@ -119,7 +119,7 @@ impl Guesses {
         if self.offer.step != 0 {
             if number < PREDICTED_WINDOW {
                 let from_middle = number.div_ceil(2) as i32;
-                let sign = if number % 2 == 0 { 1 } else { -1 };
+                let sign = if number.is_multiple_of(2) { 1 } else { -1 };
                 let steps = (PREDICTED_WINDOW / 2) as i32 + sign * from_middle;
                 return predicted(&self.offer, steps);
             }
@@ -498,6 +498,11 @@ impl Peer {
         let gap = PORT_SEARCH_GAPS[state.failures.min(PORT_SEARCH_GAPS.len() - 1)];
         state.failures += 1;
         state.not_before = Some(now + gap);
+    }
+
+    /// Packets that the latest search sent without finding an open port.
+    pub(crate) fn guesses_in_vain(&self) -> Option<usize> {
+        self.port_search.in_vain.map(|(sent, _)| sent)
     }
 
     /// What ports have to do with it that no path was found; for the verdict.

@@ -77,16 +77,20 @@ pub(super) fn verdict(it: &Evidence, cause: Cause) -> String {
                 .unwrap_or_default()
         ),
         Cause::SymmetricBoth => format!(
-            "{unreachable}: both NATs are symmetric (here {}, at {peer} {}): each gives every destination another public port, so neither side can be told where to send",
-            it.own_nat, it.peer_nat
+            "{unreachable}: both NATs are symmetric (here {}, at {peer} {}): each gives every destination another public port, so neither side can be told where to send{}",
+            it.own_nat,
+            it.peer_nat,
+            search(it)
         ),
         Cause::SymmetricHere => format!(
-            "{unreachable}: the NAT of this host is symmetric ({}), and the one of {peer} admits only packets from a port that it sent to: the port that packets to {peer} leave from is not known before",
-            it.own_nat
+            "{unreachable}: the NAT of this host is symmetric ({}), and the one of {peer} admits only packets from a port that it sent to: the port that packets to {peer} leave from is not known before{}",
+            it.own_nat,
+            search(it)
         ),
         Cause::SymmetricAtPeer => format!(
-            "{unreachable}: the NAT of {peer} is symmetric ({}), and the one of this host admits only packets from a port that it sent to: the port that packets of {peer} come from is not known before",
-            it.peer_nat
+            "{unreachable}: the NAT of {peer} is symmetric ({}), and the one of this host admits only packets from a port that it sent to: the port that packets of {peer} come from is not known before{}",
+            it.peer_nat,
+            search(it)
         ),
         Cause::UdpBlockedAtPeer => format!(
             "{unreachable}: {peer} knows no public address of its own, so UDP is blocked on its side, or no STUN server answers there"
@@ -110,6 +114,17 @@ pub(super) fn verdict(it: &Evidence, cause: Cause) -> String {
             it.own_nat,
             it.peer_nat
         ),
+    }
+}
+
+/// What came of a search for ports.
+fn search(it: &Evidence) -> String {
+    match it.guesses {
+        _ if !it.aggressive => {
+            ", and ports are not searched for (--aggressive-punch is off)".to_owned()
+        }
+        Some(sent) => format!(", and {sent} guesses met none that is open"),
+        None => String::new(),
     }
 }
 
@@ -250,6 +265,9 @@ impl Remedy {
                 "let the hosts of the LAN reach each other (client isolation off, routes between its networks), or switch on hairpin NAT in the router".to_owned()
             }
             Remedy::Doctor(side) => format!("`gretun doctor` on {}", on(side)),
+            Remedy::AggressivePunch => {
+                "let this host search for ports: start `gretun up` with --aggressive-punch".to_owned()
+            }
             Remedy::Wait => "a few seconds".to_owned(),
         }
     }
