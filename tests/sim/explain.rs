@@ -283,8 +283,32 @@ fn a_firewall_between_public_hosts_is_told_by_what_is_heard() {
 }
 
 #[test]
+fn a_search_for_ports_that_is_switched_off_is_the_first_remedy() {
+    for aggressive in [false, true] {
+        let mut world = World::new(6);
+        let a = world.site("a", 2, Some(NatKind::SYMMETRIC));
+        let b = world.site("b", 1, RESTRICTED);
+        for host in [a, b] {
+            world.hosts[host.0].aggressive_punch = aggressive;
+            world.start(host);
+        }
+        world.run(LONG);
+        let expected = match aggressive {
+            true => [Cause::Direct; 2],
+            false => [Cause::SymmetricHere, Cause::SymmetricAtPeer],
+        };
+        assert_eq!(both(&world, [a, b]), expected, "{}", world.story());
+        if !aggressive {
+            let remedies = explain(&world, a, b).1.remedies;
+            assert_eq!(remedies.first(), Some(&Remedy::AggressivePunch));
+        }
+    }
+}
+
+#[test]
 fn before_everything_was_tried_there_is_no_verdict() {
-    let (mut world, [a, b]) = pair(5, Some(NatKind::SYMMETRIC), RESTRICTED, true);
+    let symmetric = Some(NatKind::SYMMETRIC);
+    let (mut world, [a, b]) = pair(5, symmetric, symmetric, true);
     world.reboot(a);
     world.run(SECOND);
     assert_eq!(world.state(a, b), State::Punching);
