@@ -52,6 +52,12 @@ def peer(machine: Host, name: str) -> Record:
     return record
 
 
+def explain(machine: Host, name: str) -> Record:
+    """`gretun explain` of one peer."""
+    told: Record = json.loads(machine.succeed(f"gretun --json explain {name}"))
+    return told
+
+
 def wait_for_peer(machine: Host, name: str, state: str, timeout: int = JOIN_TIMEOUT_S, **fields: object) -> Record:
     """Until a peer is in a state (and its record has these fields); returns the record."""
     deadline = time.monotonic() + timeout

@@ -7,8 +7,10 @@
 pub mod cli;
 pub mod coord;
 pub mod daemon;
+pub mod doctor;
 mod http_client;
 pub mod kernel;
+pub mod netcheck;
 pub mod node;
 pub mod peer;
 pub mod probe;

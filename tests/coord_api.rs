@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use coord_support::{Connection, Coord, Node, PATIENCE, nonce, now_ms, request_bytes};
 use gretun::proto::api::{PeerList, RegisterResponse, SignalList, SignedHeaders, sign_request};
-use gretun::proto::stun::{StunMessage, TxId, binding_request, decode};
+use gretun::proto::stun::{
+    StunMessage, TxId, binding_request, binding_request_change_port, decode,
+};
 
 #[test]
 fn peers_join_with_keys_and_find_each_other() {
@@ -376,6 +378,62 @@ fn stun_tells_the_address_and_drops_junk() {
         ))
     };
     assert_eq!((dropped("not_stun"), dropped("not_request")), (4.0, 1.0));
+}
+
+#[test]
+fn stun_answers_from_its_other_port_when_asked_to() {
+    // One port of its own is what every coordinator of these tests has.
+    let coord = Coord::start(&["--open", "--stun-listen=127.0.0.1:0"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = binding_request_change_port(TxId([7; 12]));
+    socket.send_to(&request, coord.stun).unwrap();
+    let mut buffer = [0; 100];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!(from.ip(), coord.stun.ip());
+    assert_ne!(from.port(), coord.stun.port());
+    assert_eq!(
+        decode(&buffer[..length]),
+        Ok(StunMessage::Success {
+            tx_id: TxId([7; 12]),
+            mapped: socket.local_addr().unwrap()
+        })
+    );
+    assert!(length <= 32, "{length} bytes for {}", request.len());
+}
+
+#[test]
+fn stun_without_another_port_says_so() {
+    let coord = Coord::open();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = binding_request_change_port(TxId([7; 12]));
+    socket.send_to(&request, coord.stun).unwrap();
+    let mut buffer = [0; 100];
+    let length = socket.recv(&mut buffer).unwrap();
+    let tx_id = TxId([7; 12]);
+    let refused = StunMessage::Error { tx_id, code: 420 };
+    assert_eq!(decode(&buffer[..length]), Ok(refused));
+}
+
+#[test]
+fn stun_changes_its_port_only_so_often() {
+    // One port of its own is what every coordinator of these tests has.
+    let coord = Coord::start(&["--open", "--stun-listen=127.0.0.1:0"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let request = binding_request_change_port(TxId([7; 12]));
+    // Paced, so that no buffer overflows, and still far above the rate.
+    for sent in 1..=1000 {
+        socket.send_to(&request, coord.stun).unwrap();
+        if sent % 50 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    let limited = "gretun_coord_stun_drops_total{reason=\"rate_limited\"}";
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while coord.metric(limited) == 0.0 {
+        assert!(std::time::Instant::now() < deadline, "none was dropped");
+    }
 }
 
 #[test]

@@ -25,14 +25,42 @@ with subtest("the reason is said, with the evidence, by peers and in the log"):
         assert "disco" in reason and "data" in reason and "7777" in reason, reason
         assert reason in unit_log(machine), f"the log of {machine.name} lacks: {reason}"
 
+with subtest("explain names the host whose firewall it is, and what to do"):
+    for machine, other, cause in ((alice, "bob", "data-dropped-at-peer"), (bob, "alice", "data-dropped-here")):
+        told = explain(machine, other)
+        assert told["cause"] == cause, told
+        assert told["evidence"] and any("7777" in remedy for remedy in told["remedies"]), told
+        machine.log(machine.succeed(f"gretun explain {other}"))
+
+with subtest("ping: disco is answered, data is not, and the exit code says so"):
+    status, output = alice.execute("gretun ping --count 2 --timeout 2s bob")
+    assert status == 1, output
+    assert "203.0.113.20:7777  disco: no answer" not in output, output
+    assert "203.0.113.20:7777  through the tunnel: no answer" in output, output
+
 with subtest("it stays so while the firewall does"):
     for _ in range(6):
         for machine, other in SIDES:
             assert peer(machine, other)["state"] not in ("direct", "relay"), peer(machine, other)
         time.sleep(0.3)
 
-with subtest("the firewall is opened: direct, and data crosses"):
-    bob.succeed("nft delete table inet block")
+with subtest("doctor finds the rule"):
+    findings = json.loads(bob.fail("gretun --json doctor"))
+    wrong = [finding for finding in findings if finding["level"] == "problem"]
+    assert [finding["check"] for finding in wrong] == ["host-firewall"], wrong
+    assert "inet block input" in wrong[0]["evidence"], wrong
+
+with subtest("its command opens the firewall: direct, and data crosses"):
+    bob.succeed(wrong[0]["mend"])
     join(alice, bob)
     check_pair(alice, bob)
     check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})
+
+with subtest("the router drops all UDP of one host: netcheck and explain say so"):
+    gwa.succeed("nft 'table inet no_udp { chain forward { type filter hook forward priority -10; udp dport 1-65535 drop; }; }'")
+    wait_for_peer(alice, "bob", "unreachable")
+    told = explain(alice, "bob")
+    assert told["cause"] == "udp-blocked-here", told
+    alice.log(told["verdict"])
+    status, output = alice.execute("gretun --json netcheck")
+    assert status == 1 and json.loads(output)["families"][0]["udp"] == "blocked", output

@@ -15,3 +15,7 @@ with subtest("ping, full packets and TCP cross"):
 with subtest("the routers saw UDP between the two ports, and the coordinator's"):
     check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})
     check_router(gwb, {("192.168.2.2", "203.0.113.10", PORT)})
+
+with subtest("netcheck sees that the NAT admits anyone"):
+    family = json.loads(alice.succeed("gretun --json netcheck"))["families"][0]
+    assert (family["mapping"], family["filtering"]) == ("port-independent", "port-independent"), family

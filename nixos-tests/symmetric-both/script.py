@@ -5,6 +5,9 @@ with subtest("neither side claims a path, and both say why"):
         record = wait_for_peer(machine, other, "unreachable")
         retry(lambda last, machine=machine, other=other: "both are behind symmetric NATs" in peer(machine, other)["reason"], 60)
         assert record["via"] is None, record
+        told = explain(machine, other)
+        assert told["cause"] == "symmetric-both" and "IPv6 on both hosts" in told["remedies"], told
+        machine.log(told["verdict"])
 
 with subtest("and so it stays, without a packet of a port search"):
     for _ in range(20):

@@ -26,7 +26,7 @@ pub struct Args {
 
 /// Asks the daemon, or does it in its place.
 pub fn run(args: Args) -> Result<(), Report> {
-    match local_api::ask::<()>(&args.local.socket, Request::Down) {
+    match local_api::ask::<()>(&args.local.socket, &Request::Down) {
         Ok(()) => Ok(()),
         Err(LocalApiError::NoDaemon { .. }) => {
             let settings = Settings {

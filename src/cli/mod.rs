@@ -4,8 +4,10 @@ mod apply;
 pub(crate) mod completions;
 mod create;
 mod delete;
+mod doctor;
 mod down;
 mod duration;
+mod explain;
 mod export;
 mod health;
 mod import;
@@ -13,8 +15,11 @@ mod list;
 mod local;
 mod log;
 pub(crate) mod man;
+mod netcheck;
 mod out;
+mod peer_arg;
 mod peers;
+mod ping;
 mod probe;
 pub mod report;
 mod static_tunnels;
@@ -60,6 +65,10 @@ enum Command {
     Up(up::Args),
     Down(down::Args),
     Peers(peers::Args),
+    Explain(explain::Args),
+    Ping(ping::Args),
+    Netcheck(netcheck::Args),
+    Doctor(Box<doctor::Args>),
     Stun(stun::Args),
     Create(Box<create::Args>),
     Apply(apply::Args),
@@ -109,6 +118,10 @@ fn run(command: Command, context: Context) -> Result<ExitCode, Report> {
     let done = match command {
         Command::Up(args) => return up::run(args),
         Command::Down(args) => down::run(args),
+        Command::Explain(args) => explain::run(&args, context),
+        Command::Doctor(args) => return doctor::run(*args, context),
+        Command::Netcheck(args) => netcheck::run(&args, context),
+        Command::Ping(args) => return ping::run(&args, context),
         Command::Peers(args) => peers::run(&args, context),
         Command::Stun(args) => stun::run(&args, context),
         Command::Create(args) => create::run(&args, context),

@@ -19,7 +19,7 @@ pub struct Args {
 
 /// Asks the daemon and prints.
 pub fn run(args: &Args, context: Context) -> Result<(), Report> {
-    let peers: Vec<PeerView> = local_api::ask(&args.local.socket, Request::Peers)?;
+    let peers: Vec<PeerView> = local_api::ask(&args.local.socket, &Request::Peers)?;
     if context.json {
         outln!("{}", serde_json::json!(peers));
         return Ok(());

@@ -43,7 +43,7 @@ pub struct Args {
 pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     let servers: Vec<&String> = args.server.iter().chain(&args.target).collect();
     let views = if servers.is_empty() {
-        local_api::ask(&args.local.socket, Request::Stun).map_err(|error| {
+        local_api::ask(&args.local.socket, &Request::Stun).map_err(|error| {
             Report::from(error).with_hint(
                 "start the daemon with `gretun up`, or name a server: `gretun stun HOST:PORT`",
             )

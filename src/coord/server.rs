@@ -124,6 +124,7 @@ impl Ports {
                 }
             }
         }
+        StunServer::pair_up(&mut stun);
         Ok(Ports {
             api,
             metrics: metrics_listener,

@@ -1,25 +1,44 @@
 //! The coordinator's STUN server: tells a node which address its datagram came from. Two ports, so that a node can tell
-//! whether its NAT maps by destination.
+//! whether its NAT maps by destination, and, by an answer from the port that was not asked, how it filters.
 
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use super::limit::{Bucket, Rate};
 use super::metrics::Metrics;
-use crate::proto::stun::{StunMessage, binding_success, binding_unknown, decode};
+use crate::proto::stun::{CHANGE_REQUEST, StunMessage, binding_success, binding_unknown, decode};
 
 /// Room for what the kernel hands over at once, bytes: several datagrams of one sender may come joined (UDP GRO).
 const MAX_RECEIVE: usize = 64 * 1024;
 
+/// How often a port answers through the other one: only `gretun netcheck` asks for that. An answer is hardly longer than
+/// its request (32 bytes to 28, in IPv6 44), but it comes from where nobody asked.
+const CHANGED_RATE: Rate = Rate {
+    per_second: 50.0,
+    burst: 200.0,
+};
+
+#[derive(Debug)]
+struct Port {
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
 /// One open port.
 #[derive(Debug)]
 pub struct StunServer {
-    socket: UdpSocket,
-    state: UdpSocketState,
+    port: Arc<Port>,
+    /// Another port of the same address.
+    other: Option<Arc<Port>>,
+    changed: Bucket,
+    start: Instant,
     metrics: Metrics,
 }
 
@@ -34,20 +53,35 @@ impl StunServer {
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
         let state = UdpSocketState::new((&socket).into())?;
+        let socket = UdpSocket::from_std(socket.into())?;
         Ok(StunServer {
-            socket: UdpSocket::from_std(socket.into())?,
-            state,
+            port: Arc::new(Port { socket, state }),
+            other: None,
+            changed: Bucket::new(CHANGED_RATE, Duration::ZERO),
+            start: Instant::now(),
             metrics,
         })
     }
 
+    /// Gives each server the next one of its address, to answer from when a request asks for another port.
+    pub fn pair_up(servers: &mut [(StunServer, SocketAddr)]) {
+        for index in 0..servers.len() {
+            let addr = servers[index].1;
+            let (before, after) = servers.split_at(index);
+            let mut others = after.iter().chain(before);
+            let other = others.find(|(_, it)| it.ip() == addr.ip() && it.port() != addr.port());
+            let other = other.map(|(it, _)| Arc::clone(&it.port));
+            servers[index].0.other = other;
+        }
+    }
+
     /// The address that it listens on.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        self.port.socket.local_addr()
     }
 
     /// Answers until it is dropped.
-    pub async fn serve(self) {
+    pub async fn serve(mut self) {
         let mut buffer = vec![0; MAX_RECEIVE];
         loop {
             match self.receive(&mut buffer).await {
@@ -69,21 +103,43 @@ impl StunServer {
         let mut meta = [RecvMeta::default()];
         let receive = || {
             let mut slices = [IoSliceMut::new(&mut *buffer)];
-            self.state
-                .recv((&self.socket).into(), &mut slices, &mut meta)
+            let Port { socket, state } = &*self.port;
+            state.recv(socket.into(), &mut slices, &mut meta)
         };
-        self.socket.async_io(Interest::READABLE, receive).await?;
+        self.port
+            .socket
+            .async_io(Interest::READABLE, receive)
+            .await?;
         let [meta] = meta;
         Ok(meta)
     }
 
-    fn answer(&self, datagram: &[u8], meta: &RecvMeta) {
+    fn answer(&mut self, datagram: &[u8], meta: &RecvMeta) {
+        let mut port = &self.port;
         let from = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
         let answer = match decode(datagram) {
-            Ok(StunMessage::Request { tx_id, unknown }) if unknown.is_empty() => {
-                binding_success(tx_id, from)
+            Ok(StunMessage::Request { tx_id, unknown, .. }) if !unknown.is_empty() => {
+                binding_unknown(tx_id, &unknown)
             }
-            Ok(StunMessage::Request { tx_id, unknown }) => binding_unknown(tx_id, &unknown),
+            Ok(StunMessage::Request {
+                tx_id,
+                change_port: true,
+                ..
+            }) => match &self.other {
+                Some(other) => {
+                    if self
+                        .changed
+                        .take(CHANGED_RATE, self.start.elapsed())
+                        .is_err()
+                    {
+                        return self.drop_for("rate_limited");
+                    }
+                    port = other;
+                    binding_success(tx_id, from)
+                }
+                None => binding_unknown(tx_id, &[CHANGE_REQUEST]),
+            },
+            Ok(StunMessage::Request { tx_id, .. }) => binding_success(tx_id, from),
             Ok(StunMessage::Success { .. } | StunMessage::Error { .. }) => {
                 return self.drop_for("not_request");
             }
@@ -98,7 +154,7 @@ impl StunServer {
             src_ip: meta.dst_ip,
         };
         // A full send buffer loses the answer, as the network might; the client asks again.
-        match self.state.try_send((&self.socket).into(), &transmit) {
+        match port.state.try_send((&port.socket).into(), &transmit) {
             Ok(()) => self.metrics.stun_answers.inc(),
             Err(error) => {
                 self.drop_for("send_error");

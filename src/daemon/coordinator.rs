@@ -444,7 +444,8 @@ impl Requester {
     }
 }
 
-fn http_client(url: &CoordinatorUrl) -> Result<Client, ClientError> {
+/// A client for the coordinator's API: its own timeouts, no proxy, TLS where the URL asks for it.
+pub(crate) fn http_client(url: &CoordinatorUrl) -> Result<Client, ClientError> {
     let builder = Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)

@@ -14,7 +14,7 @@ use tracing::{debug, info, trace, warn};
 
 use super::applier::{self, Applied, Wanted, WantedTunnels};
 use super::coordinator::{self, Event};
-use super::local_api::{self, PeerView, Query, Request, StunView};
+use super::local_api::{self, DaemonNetView, PeerView, Query, Request, StunView};
 use super::metrics::{Gauges, Metrics};
 use super::settings::Config;
 use super::state_dir::{LinkIndices, Network, StateDir};
@@ -337,6 +337,7 @@ impl Daemon {
 
     /// Answers one query; true when it was `down` and everything is gone.
     async fn answer(&mut self, query: Query) -> Result<bool, DaemonError> {
+        let is_down = query.request == Request::Down;
         let value = match query.request {
             Request::Peers => serde_json::json!(self.peer_views().await?),
             Request::Stun => serde_json::json!(
@@ -345,6 +346,16 @@ impl Daemon {
                     .map(|(server, endpoint)| StunView { server, endpoint })
                     .collect::<Vec<_>>()
             ),
+            Request::Explain(peer) => serde_json::json!(self.explain(&peer)),
+            Request::Paths(peer) => serde_json::json!(self.paths(&peer)),
+            Request::Ping(peer) => serde_json::json!(self.ping(&peer)),
+            Request::Net => serde_json::json!(DaemonNetView {
+                port: self.config.port,
+                mapping: self.node.nat_mapping(),
+                servers: self.node.stun_servers().collect(),
+                coordinator: self.config.coordinator.base().to_owned(),
+                state_dir: self.config.state_dir.clone(),
+            }),
             Request::Metrics => serde_json::Value::String(
                 self.metrics.render(&self.gauges(), self.node.counters())?,
             ),
@@ -356,11 +367,11 @@ impl Daemon {
         };
         // A client that did not wait for its answer has no use for it.
         let _ = query.answer.send(value);
-        if query.request == Request::Down {
+        if is_down {
             // The answer is written by another task of this runtime.
             tokio::time::sleep(ANSWER_GRACE).await;
         }
-        Ok(query.request == Request::Down)
+        Ok(is_down)
     }
 
     fn gauges(&self) -> Gauges {

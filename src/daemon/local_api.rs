@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
 use crate::cli::report::{Explain, Kind};
+use crate::proto::NatMapping;
 use crate::proto::keys::NodePublic;
 
 /// Who may talk to the daemon: its owner and its group.
@@ -29,13 +30,22 @@ const REQUEST_MAX: u64 = 4096;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// All peers, as a list of [`PeerView`].
     Peers,
     /// Our public endpoints as STUN servers see them, as a list of [`StunView`].
     Stun,
+    /// Why the peer of this name, tunnel address or node key is joined or not:
+    /// [`ExplainView`](super::path_views::ExplainView), or null when there is no such peer.
+    Explain(String),
+    /// Every path to that peer: [`PathsView`](super::path_views::PathsView), or null.
+    Paths(String),
+    /// The same, after which one more ping goes over every path and through the tunnel.
+    Ping(String),
+    /// What the daemon knows of the network around its own port: [`DaemonNetView`].
+    Net,
     /// The text of a Prometheus scrape.
     Metrics,
     /// Remove all tunnels and stop; the answer is null.
@@ -80,6 +90,21 @@ pub struct StunView {
     pub server: SocketAddr,
     /// The address and port that it saw.
     pub endpoint: SocketAddr,
+}
+
+/// What the daemon knows of the network around its port. The names are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonNetView {
+    /// The data port.
+    pub port: u16,
+    /// How the NAT maps it.
+    pub mapping: NatMapping,
+    /// The STUN servers that are asked.
+    pub servers: Vec<SocketAddr>,
+    /// The coordinator's URL.
+    pub coordinator: String,
+    /// Where the keys are.
+    pub state_dir: PathBuf,
 }
 
 /// A request with the place for its answer.
@@ -184,7 +209,7 @@ async fn serve(stream: UnixStream, queries: mpsc::Sender<Query>) -> io::Result<(
 ///
 /// # Errors
 /// When no daemon answers, or it answers with an error.
-pub fn ask<T: DeserializeOwned>(path: &Path, request: Request) -> Result<T, LocalApiError> {
+pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, LocalApiError> {
     let at = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => LocalApiError::NoDaemon {
             path: path.to_owned(),
@@ -196,7 +221,7 @@ pub fn ask<T: DeserializeOwned>(path: &Path, request: Request) -> Result<T, Loca
     };
     let mut stream = BlockingStream::connect(path).map_err(at)?;
     stream.set_read_timeout(Some(CLIENT_TIMEOUT)).map_err(at)?;
-    let mut line = serde_json::to_string(&request).map_err(|error| at(error.into()))?;
+    let mut line = serde_json::to_string(request).map_err(|error| at(error.into()))?;
     line.push('\n');
     stream.write_all(line.as_bytes()).map_err(at)?;
     let mut answer = String::new();

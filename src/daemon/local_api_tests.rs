@@ -10,7 +10,7 @@ async fn a_request_is_answered_and_the_socket_is_private() {
     assert_eq!(mode & 0o777, SOCKET_MODE);
     let client = tokio::task::spawn_blocking({
         let path = path.clone();
-        move || ask::<Vec<StunView>>(&path, Request::Stun)
+        move || ask::<Vec<StunView>>(&path, &Request::Stun)
     });
     let query = asked.recv().await.unwrap();
     assert_eq!(query.request, Request::Stun);
@@ -47,7 +47,7 @@ async fn garbage_gets_an_error_and_the_next_client_an_answer() {
         let _ = stream.read_to_end(&mut answer).await;
         assert!(!answer.windows(4).any(|window| window == b"\"Ok\""));
     }
-    let client = tokio::task::spawn_blocking(move || ask::<()>(&path, Request::Down));
+    let client = tokio::task::spawn_blocking(move || ask::<()>(&path, &Request::Down));
     asked
         .recv()
         .await
@@ -73,7 +73,7 @@ async fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
 
 #[test]
 fn no_daemon_is_said_plainly() {
-    let error = ask::<()>(Path::new("/nonexistent/gretun.sock"), Request::Peers).unwrap_err();
+    let error = ask::<()>(Path::new("/nonexistent/gretun.sock"), &Request::Peers).unwrap_err();
     assert!(matches!(error, LocalApiError::NoDaemon { .. }));
     assert!(error.hint().unwrap().contains("gretun up"));
 }

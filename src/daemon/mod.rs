@@ -10,10 +10,11 @@ pub mod local_api;
 mod mark;
 mod metrics;
 mod metrics_server;
+pub mod path_views;
 pub mod settings;
 mod startup;
 pub mod state_dir;
-mod stun_servers;
+pub mod stun_servers;
 pub mod teardown;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ mod apply;
 mod error;
 pub mod execute;
 pub mod fou;
+mod interfaces;
 mod link_codec;
 pub mod lock;
 pub mod netns;
@@ -20,6 +21,7 @@ mod watch;
 
 pub use address::{LocalAddress, RouteTo};
 pub use error::KernelError;
+pub use interfaces::Interface;
 pub use watch::NetChange;
 
 use std::sync::Arc;

@@ -57,11 +57,24 @@ fn capability(capability: Capability) -> Result<(), PreflightError> {
     }
 }
 
+/// Whether a module is loaded or could be; loads nothing.
+///
+/// # Errors
+/// When it is not there.
+pub fn is_available(name: &'static str) -> Result<(), PreflightError> {
+    modprobe(name, &["--dry-run"])
+}
+
 fn module(name: &'static str) -> Result<(), PreflightError> {
+    modprobe(name, &[])
+}
+
+fn modprobe(name: &'static str, options: &[&str]) -> Result<(), PreflightError> {
     if is_loaded(name) {
         return Ok(());
     }
     let said = match Command::new("modprobe")
+        .args(options)
         .arg(name)
         .stdin(Stdio::null())
         .output()

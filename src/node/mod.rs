@@ -3,6 +3,7 @@
 //! Pure: time and randomness come in, nothing is sent. The driver calls a `handle_*`, then takes [`Node::poll_output`] until
 //! it is empty, then sleeps until [`Node::poll_timeout`] or the next input, whichever comes first.
 
+mod explain;
 mod observe;
 mod stun;
 
@@ -25,8 +26,9 @@ use stun::StunClient;
 pub use crate::proto::NatMapping;
 
 pub use crate::peer::{
-    Counters, DropReason, EXTRA_PORTS, MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND,
-    Output, Path, PeerStatus, State, TunnelReport, Via,
+    Cause, Counters, DropReason, EXTRA_PORTS, Evidence, Explanation, MAX_PACKETS_PER_SECOND,
+    MAX_SEARCH_PACKETS_PER_SECOND, Output, Path, PeerStatus, Remedy, Side, State, Tried,
+    TunnelReport, TunnelSeen, Via,
 };
 
 /// What a node is made of.
@@ -259,6 +261,11 @@ impl Node {
     /// Each STUN server that has answered, and where it saw the data port of this node.
     pub fn stun_answers(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
         self.stun.answers()
+    }
+
+    /// The STUN servers that are asked.
+    pub fn stun_servers(&self) -> impl Iterator<Item = SocketAddr> {
+        self.stun.servers()
     }
 
     /// What STUN told of the NAT in front of this node.

@@ -46,6 +46,8 @@ struct Server {
     mapped: Option<SocketAddr>,
     /// The host's addresses changed since that answer: it is void unless the server confirms it.
     doubtful: bool,
+    /// The latest request and all its repetitions went unanswered.
+    silent: bool,
 }
 
 /// The client's state, one entry a server.
@@ -68,6 +70,7 @@ impl StunClient {
                     due: Some(now),
                     mapped: None,
                     doubtful: false,
+                    silent: false,
                 });
             }
         }
@@ -85,11 +88,22 @@ impl StunClient {
         self.refresh(now);
     }
 
+    pub(super) fn servers(&self) -> impl Iterator<Item = SocketAddr> {
+        self.servers.iter().map(|it| it.addr)
+    }
+
     /// Each server that has answered, and where it saw this node.
     pub(super) fn answers(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
         self.servers
             .iter()
             .filter_map(|it| Some((it.addr, it.mapped?)))
+    }
+
+    /// How many servers are asked, being of a family that this host has, and how many of them answered the latest time.
+    pub(super) fn count(&self, locals: &[IpAddr]) -> (usize, usize) {
+        let asked = || self.servers.iter().filter(|it| reaches(locals, it.addr));
+        let answered = asked().filter(|it| it.mapped.is_some() && !it.silent);
+        (asked().count(), answered.count())
     }
 
     /// Asks all servers again that are not being asked, unless that was done just now.
@@ -138,6 +152,7 @@ impl StunClient {
                 }
                 None => {
                     server.mapped = server.mapped.filter(|_| !server.doubtful);
+                    server.silent = true;
                     server.rest(now, rng);
                 }
             }
@@ -164,6 +179,7 @@ impl StunClient {
         server.rest(now, rng);
         server.mapped = mapped.or(server.mapped);
         server.doubtful = false;
+        server.silent = false;
         Ok(())
     }
 

@@ -13,11 +13,13 @@ use super::tuning::{
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RoundTrip {
     smoothed: Option<Duration>,
+    latest: Option<Duration>,
     samples: u32,
 }
 
 impl RoundTrip {
     pub(crate) fn measured(&mut self, sample: Duration) {
+        self.latest = Some(sample);
         self.smoothed = Some(match self.smoothed {
             None => sample,
             Some(smoothed) => (smoothed * 7 + sample) / 8,
@@ -27,6 +29,11 @@ impl RoundTrip {
 
     pub(crate) fn get(&self) -> Option<Duration> {
         self.smoothed
+    }
+
+    /// The latest measurement as it was.
+    pub(crate) fn latest(&self) -> Option<Duration> {
+        self.latest
     }
 
     /// The round trip, once enough were measured to compare it with another.
@@ -76,6 +83,10 @@ pub(crate) struct Candidate {
     /// mapping; that works, but only one of them is kept open by traffic.
     pub(crate) symmetric: bool,
     pub(crate) round_trip: RoundTrip,
+    /// Pings sent there.
+    pub(crate) pings: u32,
+    /// Pings answered.
+    pub(crate) pongs: u32,
     /// How often in a row it did not carry data, or let a nomination go unanswered.
     pub(crate) failures: u32,
     blocked_until: Option<Instant>,
@@ -95,6 +106,8 @@ impl Candidate {
             answered: None,
             symmetric: true,
             round_trip: RoundTrip::default(),
+            pings: 0,
+            pongs: 0,
             failures: 0,
             blocked_until: None,
             no_move_until: None,
@@ -191,6 +204,7 @@ impl Candidate {
             .get(self.step)
             .copied()
             .unwrap_or(IDLE_GAP + jitter);
+        self.pings = self.pings.saturating_add(1);
         self.step = (self.step + 1).min(BURST_GAPS.len());
         self.next_ping = Some(now + gap);
     }
@@ -198,6 +212,7 @@ impl Candidate {
     /// A ping was answered: once the round trip is settled the rest of the burst is not needed.
     pub(crate) fn pong(&mut self, now: Instant, round_trip: Duration, jitter: Duration) {
         self.answered = Some(now);
+        self.pongs = self.pongs.saturating_add(1);
         self.round_trip.measured(round_trip);
         if self.round_trip.settled().is_some() {
             self.step = BURST_GAPS.len();
@@ -306,6 +321,11 @@ impl Candidates {
 
     pub(crate) fn burst(&mut self, now: Instant, step: usize) {
         self.list.iter_mut().for_each(|it| it.burst(now, step));
+    }
+
+    /// A ping to each goes out now; the schedule of the others after it stays.
+    pub(crate) fn ping_now(&mut self, now: Instant) {
+        self.list.iter_mut().for_each(|it| it.postpone(now));
     }
 
     /// The next candidate of those that `reachable` admits whose ping is due.

@@ -10,6 +10,8 @@
 mod candidates;
 mod counters;
 mod evidence;
+mod explain;
+mod gather;
 mod limiter;
 mod nomination;
 mod output;
@@ -21,6 +23,7 @@ mod search;
 mod state;
 mod timers;
 mod tuning;
+mod verdict;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -32,7 +35,7 @@ use tracing::{debug, trace};
 
 use crate::proto::api::PeerRecord;
 use crate::proto::disco::{self, Envelope, Message};
-use crate::proto::{DiscoPublic, DiscoShared, NodePublic, TxId};
+use crate::proto::{DiscoPublic, DiscoShared, NatMapping, NodePublic, TxId};
 
 use candidates::{Candidates, Told};
 use limiter::Budget;
@@ -45,6 +48,8 @@ use search::{Calls, Pending, Search};
 use timers::{Timer, Timers};
 
 pub use counters::{Counters, DropReason};
+pub use explain::{Cause, Evidence, Explanation, Remedy, Side, Tried, TunnelSeen, explain};
+pub(crate) use gather::Surroundings;
 pub use output::Output;
 pub(crate) use path::is_usable;
 pub use path::{Path, Via};
@@ -156,6 +161,12 @@ pub(crate) struct Peer {
     tunnel: Option<Tunnel>,
     /// How long probes over the tunnel may go unanswered.
     loss_timeout: Duration,
+    /// When data of the peer last came out of the tunnel.
+    data_heard: Option<Instant>,
+    /// How the peer's NAT maps, as it says.
+    nat_mapping: NatMapping,
+    /// Where STUN servers saw the peer, as it says.
+    public: Vec<SocketAddr>,
 }
 
 impl Peer {
@@ -184,6 +195,9 @@ impl Peer {
             port_search: PortSearch::default(),
             tunnel: None,
             loss_timeout: tuning::LOSS_TIMEOUT,
+            data_heard: None,
+            nat_mapping: NatMapping::Unknown,
+            public: Vec::new(),
         }
     }
 
@@ -212,6 +226,7 @@ impl Peer {
         self.tunnel_ips.clone_from(&record.tunnel_ips);
         let came_online = record.online && !self.online;
         self.online = record.online;
+        self.learn_nat(record);
         let own = &cx.host.endpoints;
         let endpoints = record.endpoints.iter().map(|it| it.addr);
         let added = self.candidates.told(

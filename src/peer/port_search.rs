@@ -500,6 +500,11 @@ impl Peer {
         state.not_before = Some(now + gap);
     }
 
+    /// Packets that the latest search sent without finding an open port.
+    pub(crate) fn guesses_in_vain(&self) -> Option<usize> {
+        self.port_search.in_vain.map(|(sent, _)| sent)
+    }
+
     /// What ports have to do with it that no path was found; for the verdict.
     pub(crate) fn port_evidence(&self, cx: &Context<'_>) -> Option<String> {
         let ours = cx.host.nat.dependent == Some(true);

@@ -58,7 +58,11 @@ pub(crate) struct Tunnel {
     step: usize,
     /// Data pings since the first that is late.
     late: u32,
-    round_trip: RoundTrip,
+    pub(crate) round_trip: RoundTrip,
+    /// Data pings sent.
+    pub(crate) pings: u32,
+    /// Data pings answered.
+    pub(crate) pongs: u32,
     /// It was found at start or lost in silence: its peer may come back and find it in order, so it is tested before any
     /// other path is chosen.
     awaits_grace: bool,
@@ -81,6 +85,8 @@ impl Tunnel {
             step: 0,
             late: 0,
             round_trip: RoundTrip::default(),
+            pings: 0,
+            pongs: 0,
             awaits_grace: false,
             error: None,
         }
@@ -273,6 +279,7 @@ impl Peer {
         }
         tunnel.probes.push_back((tx_id, cx.now));
         tunnel.unanswered.get_or_insert(cx.now);
+        tunnel.pings = tunnel.pings.saturating_add(1);
         let alarmed = tunnel.proof == Proof::Late && {
             tunnel.late += 1;
             tunnel.late == LATE_PROBES
@@ -292,6 +299,7 @@ impl Peer {
         cx: &mut Context<'_>,
         tx_id: TxId,
     ) -> Result<(), DropReason> {
+        self.data_heard = Some(cx.now);
         if !self.send_through_tunnel(cx, &Message::DataPong { tx_id }) {
             return Err(DropReason::RateLimited);
         }
@@ -319,6 +327,7 @@ impl Peer {
         let sent = tunnel.probes.drain(..=index).next_back();
         let (_, sent) = sent.ok_or(DropReason::Unsolicited)?;
         tunnel.round_trip.measured(cx.now - sent);
+        tunnel.pongs = tunnel.pongs.saturating_add(1);
         cx.counters.data_pongs_received += 1;
         self.proven(cx, cx.now - sent);
         Ok(())

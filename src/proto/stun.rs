@@ -1,8 +1,9 @@
-//! STUN binding requests and answers (RFC 8489), on stun-rs: how a node learns the public address of its data port, and
+//! STUN binding requests and answers (RFC 8489) and the change of port of RFC 5780, on stun-rs: how a node learns the public address of its data port, and
 //! what the coordinator's STUN server speaks. No credentials, no other method.
 
 use std::net::SocketAddr;
 
+use stun_rs::attributes::discovery::{ChangeRequest, ChangeRequestFlags, Padding, ResponsePort};
 use stun_rs::attributes::stun::{ErrorCode, MappedAddress, UnknownAttributes, XorMappedAddress};
 use stun_rs::methods::BINDING;
 use stun_rs::{
@@ -20,6 +21,11 @@ const MAX_UNKNOWN: usize = 8;
 /// RFC 8489 section 14.8: a request with comprehension-required attributes that the server does not know.
 const UNKNOWN_ATTRIBUTE: u16 = 420;
 
+/// Types of RFC 5780 section 7.
+pub const CHANGE_REQUEST: u16 = 0x0003;
+const PADDING: u16 = 0x0026;
+const RESPONSE_PORT: u16 = 0x0027;
+
 /// A binding message, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StunMessage {
@@ -30,6 +36,8 @@ pub enum StunMessage {
         /// Comprehension-required attribute types that are not known here: when there are any, the answer must be
         /// [`binding_unknown`] (RFC 8489 section 6.3.1).
         unknown: Vec<u16>,
+        /// The answer is to come from another port of the server (CHANGE-REQUEST, RFC 5780 section 7.2).
+        change_port: bool,
     },
     /// A server tells a client its address.
     Success {
@@ -94,6 +102,13 @@ pub fn binding_request(tx_id: TxId) -> Vec<u8> {
     encode(message(tx_id, MessageClass::Request))
 }
 
+/// A binding request whose answer is to come from another port of the server: 28 bytes. Only a NAT that does not
+/// filter by port lets it in.
+pub fn binding_request_change_port(tx_id: TxId) -> Vec<u8> {
+    let change = ChangeRequest::new(Some(ChangeRequestFlags::ChangePort.into()));
+    encode(message(tx_id, MessageClass::Request).with_attribute(change))
+}
+
 /// The answer to a request that was seen to come from `mapped`: 32 bytes for IPv4, 44 for IPv6.
 pub fn binding_success(tx_id: TxId, mapped: SocketAddr) -> Vec<u8> {
     encode(
@@ -132,6 +147,7 @@ pub fn decode(datagram: &[u8]) -> Result<StunMessage, DecodeError> {
         MessageClass::Request => Ok(StunMessage::Request {
             tx_id,
             unknown: unknown_required(&message),
+            change_port: asks_to_change(&message, ChangeRequestFlags::ChangePort),
         }),
         MessageClass::SuccessResponse => mapped_address(&message)
             .map(|mapped| StunMessage::Success { tx_id, mapped })
@@ -164,15 +180,32 @@ fn mapped_address(message: &stun_rs::StunMessage) -> Option<SocketAddr> {
         .map(|it| *it.socket_address())
 }
 
+fn asks_to_change(message: &stun_rs::StunMessage, flag: ChangeRequestFlags) -> bool {
+    let found = message.get::<ChangeRequest>();
+    let found = found.and_then(|it| it.as_change_request().ok());
+    found.is_some_and(|it| it.flags().contains(flag))
+}
+
+/// The types that are not known, and those that stun-rs knows and nobody here obeys. RFC 5780 section 6.1: a server
+/// without a second address refuses CHANGE-REQUEST with the flag for it.
 fn unknown_required(message: &stun_rs::StunMessage) -> Vec<u16> {
-    message
-        .attributes()
-        .iter()
+    let attributes = message.attributes().iter();
+    let mut unknown: Vec<u16> = attributes
         .filter_map(|attribute| attribute.as_unknown().ok())
         .map(|unknown| unknown.attribute_type())
         .filter(|kind| kind.is_comprehension_required())
         .map(|kind| kind.as_u16())
-        .collect()
+        .collect();
+    let refused = [
+        (
+            asks_to_change(message, ChangeRequestFlags::ChangeIp),
+            CHANGE_REQUEST,
+        ),
+        (message.get::<Padding>().is_some(), PADDING),
+        (message.get::<ResponsePort>().is_some(), RESPONSE_PORT),
+    ];
+    unknown.extend(refused.iter().filter(|(is, _)| *is).map(|(_, kind)| kind));
+    unknown
 }
 
 fn message(tx_id: TxId, class: MessageClass) -> stun_rs::StunMessageBuilder {

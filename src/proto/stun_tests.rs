@@ -33,9 +33,41 @@ fn request_is_a_bare_header() {
         decode(&bytes),
         Ok(StunMessage::Request {
             tx_id: TX,
-            unknown: vec![]
+            unknown: vec![],
+            change_port: false,
         })
     );
+}
+
+#[test]
+fn a_change_of_port_is_asked_for_and_read() {
+    let bytes = hex("0001 0008 2112a442 101112131415161718191a1b  0003 0004 00000002");
+    assert_eq!(binding_request_change_port(TX), bytes);
+    assert_eq!(
+        decode(&bytes),
+        Ok(StunMessage::Request {
+            tx_id: TX,
+            unknown: vec![],
+            change_port: true
+        })
+    );
+}
+
+#[test]
+fn what_only_a_full_rfc_5780_server_can_do_is_not_known_here() {
+    // Change of address, PADDING, RESPONSE-PORT: the last would send answers to where nobody asked from.
+    let cases = [
+        ("0003 0004 00000004", 0x0003),
+        ("0026 0004 00000000", 0x0026),
+        ("0027 0004 04d20000", 0x0027),
+    ];
+    for (attribute, kind) in cases {
+        let text = format!("0001 0008 2112a442 101112131415161718191a1b {attribute}");
+        let Ok(StunMessage::Request { unknown, .. }) = decode(&hex(&text)) else {
+            panic!("{attribute} is no request");
+        };
+        assert_eq!(unknown, [kind], "{attribute}");
+    }
 }
 
 #[test]
@@ -102,7 +134,8 @@ fn unknown_required_attributes_are_named_and_refused_by_name() {
         decode(&request),
         Ok(StunMessage::Request {
             tx_id: TX,
-            unknown: vec![3]
+            unknown: vec![3],
+            change_port: false,
         })
     );
     let answer = binding_unknown(TX, &[3]);

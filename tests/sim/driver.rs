@@ -128,6 +128,9 @@ impl World {
         payload: Payload,
     ) {
         let host = &self.hosts[id.0];
+        if host.firewall.drops_udp {
+            return;
+        }
         if local.is_some_and(|local| !host.locals().contains(&local)) {
             return;
         }
@@ -151,6 +154,10 @@ impl World {
         let local = packet.to.ip();
         let here = host.interfaces.get(interface);
         if !here.is_some_and(|it| it.up && it.ip == local) {
+            return;
+        }
+        let firewall = host.firewall;
+        if firewall.drops_udp || firewall.ignores == Some(packet.from.ip()) {
             return;
         }
         match packet.payload {

@@ -16,7 +16,7 @@ const WATCH: Duration = Duration::from_secs(25);
 
 const DOCUMENTATION: &str = include_str!("../../docs/NAT_TRAVERSAL.md");
 
-fn kinds() -> Vec<Option<NatKind>> {
+pub fn kinds() -> Vec<Option<NatKind>> {
     let mut kinds: Vec<Option<NatKind>> = vec![None, Some(NatKind::LINUX)];
     kinds.extend(NatKind::all().map(Some));
     kinds.push(Some(NatKind::SEQUENTIAL));

@@ -32,6 +32,10 @@ pub struct KernelTunnel {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Firewall {
     pub drops_data: bool,
+    /// Everything over UDP is dropped in front of the host, both ways, before disco sees it.
+    pub drops_udp: bool,
+    /// What comes from this address is dropped in front of the host.
+    pub ignores: Option<IpAddr>,
 }
 
 pub struct Host {

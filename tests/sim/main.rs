@@ -16,6 +16,7 @@ mod network;
 mod oracle;
 mod world;
 
+mod explain;
 mod faults;
 mod grid;
 mod join_time;

@@ -1,0 +1,45 @@
+//! `gretun explain PEER`: why a pair is direct or unreachable.
+
+use super::Context;
+use super::local::LocalArgs;
+use super::peer_arg::PeerArg;
+use super::report::Report;
+use crate::daemon::local_api::{self, Request};
+use crate::daemon::path_views::ExplainView;
+
+/// Say why a peer is direct or unreachable, on what evidence, and what would change it
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  gretun explain bob\n  gretun explain 100.64.0.2\n  gretun --json explain bob | jq -r .cause"
+)]
+pub struct Args {
+    #[command(flatten)]
+    peer: PeerArg,
+    #[command(flatten)]
+    local: LocalArgs,
+}
+
+/// Asks the daemon and prints.
+pub fn run(args: &Args, context: Context) -> Result<(), Report> {
+    let request = Request::Explain(args.peer.name());
+    let answer: Option<ExplainView> = local_api::ask(&args.local.socket, &request)?;
+    let view = args.peer.known(answer)?;
+    if context.json {
+        println!("{}", serde_json::json!(view));
+        return Ok(());
+    }
+    println!("{}.", view.verdict);
+    section("What was seen:", &view.evidence);
+    section("What would change it (one is enough):", &view.remedies);
+    Ok(())
+}
+
+fn section(title: &str, lines: &[String]) {
+    if lines.is_empty() {
+        return;
+    }
+    println!("\n{title}");
+    for line in lines {
+        println!("  - {line}");
+    }
+}

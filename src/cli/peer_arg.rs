@@ -1,0 +1,30 @@
+//! The argument that names a peer, and what is said when there is none of that name.
+
+use super::report::Report;
+
+/// Which peer: as a flag or as the one positional argument.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PeerArg {
+    /// The peer's name, tunnel address or node key
+    #[arg(value_name = "PEER", required_unless_present = "peer")]
+    target: Option<String>,
+    /// The same as a flag
+    #[arg(long, value_name = "PEER", conflicts_with = "target")]
+    peer: Option<String>,
+}
+
+impl PeerArg {
+    /// The peer as it was named.
+    pub fn name(&self) -> String {
+        let named = self.target.as_ref().or(self.peer.as_ref());
+        named.cloned().unwrap_or_default()
+    }
+
+    /// What the daemon answered about it, or the report that it knows no such peer.
+    pub fn known<T>(&self, answer: Option<T>) -> Result<T, Report> {
+        answer.ok_or_else(|| {
+            Report::failed(format!("there is no peer {:?} in the network", self.name()))
+                .with_hint("`gretun peers` lists them")
+        })
+    }
+}
