@@ -67,6 +67,11 @@ in
     Whether to masquerade what peers send to the advertised networks, so that the hosts there need no route back.
   '';
 
+  aggressive-punch = optional types.bool false ''
+    Whether to search for ports where a NAT gives every destination another one: up to 1000 packets a second for two
+    seconds. `null` means yes.
+  '';
+
   metrics-addr = optional types.str "127.0.0.1:9477" ''
     Address and port at which Prometheus finds {file}`/metrics`.
   '';
