@@ -55,11 +55,6 @@ in
     STUN servers, as HOST:PORT. `null` means those of the coordinator.
   '';
 
-  aggressive-punch = optional types.bool false ''
-    Whether ports are searched for where a NAT gives every destination another one: up to 1000 packets a second for two
-    seconds. `null` means yes.
-  '';
-
   advertise-routes = optional (types.listOf types.str) [ "10.20.0.0/16" ] ''
     Networks behind this host. Set it through `advertiseRoutes`, which prepares the host as well.
   '';
@@ -70,6 +65,11 @@ in
 
   snat-routes = optional types.bool true ''
     Whether to masquerade what peers send to the advertised networks, so that the hosts there need no route back.
+  '';
+
+  aggressive-punch = optional types.bool false ''
+    Whether to search for ports where a NAT gives every destination another one: up to 1000 packets a second for two
+    seconds. `null` means yes.
   '';
 
   metrics-addr = optional types.str "127.0.0.1:9477" ''

@@ -97,6 +97,16 @@ impl Metrics {
                 counters.data_pongs_received,
             ),
             (
+                "gretun_port_searches_total",
+                "Searches for ports begun",
+                counters.port_searches,
+            ),
+            (
+                "gretun_port_search_pings_sent_total",
+                "Disco pings sent by searches for ports",
+                counters.port_search_pings_sent,
+            ),
+            (
                 "gretun_receive_overruns_total",
                 "Datagrams lost because the daemon was too slow",
                 gauges.receive_overruns,

@@ -123,6 +123,28 @@ fn routes_are_networks_and_never_everything() {
 }
 
 #[test]
+fn ports_are_searched_for_unless_told_otherwise() {
+    let with = |aggressive_punch| {
+        let settings = Settings {
+            aggressive_punch,
+            ..with_coordinator("http://h")
+        };
+        settings.resolve().unwrap().aggressive_punch
+    };
+    assert!(with(None));
+    assert!(!with(Some(false)));
+    let flag = Settings {
+        aggressive_punch: Some(true),
+        ..Settings::default()
+    };
+    let file = Settings {
+        aggressive_punch: Some(false),
+        ..Settings::default()
+    };
+    assert_eq!(flag.over(file).aggressive_punch, Some(true));
+}
+
+#[test]
 fn the_template_makes_names() {
     let template: IfaceTemplate = "ov%d".parse().unwrap();
     assert_eq!(template.name(12), "ov12");

@@ -222,20 +222,23 @@ impl Peer {
         match cx.host.nat.dependent {
             Some(true) => self.observe_and_tell(cx),
             // Perhaps all the same; but what most pairs need gets more time.
-            Some(false) => {
-                let sure = self.search.started + DOUBT_DELAY;
-                if cx.now >= sure {
-                    self.tell_nat(cx);
-                } else if self.state == State::Punching {
-                    self.timers.set(Timer::PortSearch, sure);
-                }
+            Some(false) if self.may_doubt(cx) => self.tell_nat(cx),
+            Some(false) if self.state == State::Punching => {
+                let at = self.search.started + DOUBT_DELAY;
+                self.timers.set(Timer::PortSearch, at);
             }
+            Some(false) => {}
             // STUN has not said yet.
             None if self.state == State::Punching => {
                 self.timers.set(Timer::PortSearch, cx.now + OFFER_DELAY);
             }
             None => {}
         }
+    }
+
+    /// Whether the ordinary means had time enough.
+    fn may_doubt(&self, cx: &Context<'_>) -> bool {
+        self.state != State::Punching || cx.now >= self.search.started + DOUBT_DELAY
     }
 
     fn has_answer_since(&self, start: Instant) -> bool {
@@ -355,11 +358,19 @@ impl Peer {
         self.timers.set(Timer::PortSearch, cx.now);
     }
 
-    /// The offer may have been lost, or the peer may not want to search.
+    /// The offer may have been lost, or the peer may not be there yet: it costs little to repeat.
     fn wait_for_offer(&mut self, cx: &mut Context<'_>) {
-        self.back_off(cx.now);
         if self.state == State::Punching {
             self.timers.set(Timer::PortSearch, cx.now + HUNT_MIN_GAP);
+        }
+    }
+
+    /// The peer calls, so it is there: an offer finds it now.
+    pub(crate) fn port_search_after_call(&mut self, cx: &mut Context<'_>) {
+        let at = cx.now + OFFER_DELAY;
+        let sooner = self.timers.get(Timer::PortSearch).is_none_or(|it| at < it);
+        if cx.host.aggressive && !self.is_hunting() && !self.port_search.observing && sooner {
+            self.timers.set(Timer::PortSearch, at);
         }
     }
 

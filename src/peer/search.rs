@@ -211,6 +211,7 @@ impl Peer {
                 self.begin_search(cx, "the peer calls".to_owned());
             }
         }
+        self.port_search_after_call(cx);
         let told = self.calls.last.as_ref();
         if told.is_none_or(|(_, told)| *told != cx.host.endpoints) {
             self.call(cx);

@@ -258,12 +258,7 @@ impl Run {
 
     fn new_site(&mut self) -> Site {
         let mut kinds: Vec<Option<NatKind>> = NatKind::all().map(Some).collect();
-        kinds.extend([
-            None,
-            Some(NatKind::LINUX),
-            Some(NatKind::SEQUENTIAL),
-            Some(NatKind::PORT_RESTRICTED),
-        ]);
+        kinds.extend([None, Some(NatKind::LINUX), Some(NatKind::PORT_RESTRICTED)]);
         let kind = pick(&mut self.world.rng, &kinds);
         let kind = kind.map(|kind| NatKind {
             hairpin: chance(&mut self.world.rng, 0.3),
