@@ -53,9 +53,11 @@ pub async fn execute(backend: &impl Backend, ops: &[KernelOp]) -> Result<(), Ste
         if let Some((op, source)) = failed {
             return Err(StepError {
                 step: op.to_string(),
-                hint: way_out(op, &source).or_else(|| source.hint()),
+                hint: way_out(op, &source)
+                    .or_else(|| source.hint())
+                    .map(Into::into),
                 source,
-                left: undo(backend, &done).await,
+                left: undo(backend, &done).await.into(),
             });
         }
     }
@@ -105,9 +107,9 @@ pub struct StepError {
     #[source]
     pub source: KernelError,
     /// What could not be undone.
-    pub left: Vec<Left>,
+    pub left: Box<[Left]>,
     /// What to do about it.
-    hint: Option<String>,
+    hint: Option<Box<str>>,
 }
 
 impl Explain for StepError {
@@ -116,7 +118,7 @@ impl Explain for StepError {
     }
 
     fn hint(&self) -> Option<String> {
-        self.hint.clone()
+        self.hint.as_deref().map(str::to_owned)
     }
 }
 
