@@ -182,7 +182,10 @@ async fn fail_every_step(node: &Node, to: &[TunnelState], with_snat: bool) -> us
             let after = view(node, with_snat).await;
             assert_eq!(after.0, before.0, "{what}");
             let left = difference(&before.1, &after.1);
-            assert!(left.iter().all(is_of_new_device), "{what}: {left:#?}");
+            assert!(
+                left.iter().all(|line| is_of_new_device(line)),
+                "{what}: {left:#?}"
+            );
         }
     }
     node.execute(&ops).await.unwrap();
@@ -191,7 +194,7 @@ async fn fail_every_step(node: &Node, to: &[TunnelState], with_snat: bool) -> us
 }
 
 /// An Ethernet device that was removed and made again has another hardware address, and with it another link-local one.
-fn is_of_new_device(line: &String) -> bool {
+fn is_of_new_device(line: &str) -> bool {
     line.contains(" fe80")
 }
 
