@@ -2,6 +2,12 @@
 //! documented is what happens: the exit code, what is named, and the way out. No kernel is needed: all is refused before
 //! anything is changed, and the process has no right to change anything.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows functions marked as tests, not their helpers"
+)]
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
