@@ -127,7 +127,7 @@ fn an_old_server_s_plain_address_counts() {
 
 #[test]
 fn unknown_required_attributes_are_named_and_refused_by_name() {
-    // CHANGE-REQUEST (RFC 3489) is comprehension-required, 0xc001 is optional.
+    // CHANGE-REQUEST with a change of address is comprehension-required, 0xc001 is optional.
     let request =
         hex("0001 0010 2112a442 101112131415161718191a1b  0003 0004 00000006  c001 0004 00000000");
     assert_eq!(
@@ -135,7 +135,7 @@ fn unknown_required_attributes_are_named_and_refused_by_name() {
         Ok(StunMessage::Request {
             tx_id: TX,
             unknown: vec![3],
-            change_port: false,
+            change_port: true,
         })
     );
     let answer = binding_unknown(TX, &[3]);
