@@ -49,7 +49,9 @@ with subtest("down removes what up made"):
 
 with subtest("doctor works without a daemon, and names who has the port"):
     bob.succeed("gretun doctor --coordinator http://203.0.113.1:8443")
-    bob.succeed("python3 -c 'import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\"\", 7777)); time.sleep(600)' >/dev/null 2>&1 &")
+    bob.succeed(
+        "python3 -c 'import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\"\", 7777)); time.sleep(600)' >/dev/null 2>&1 &"
+    )
     bob.wait_until_succeeds("ss -Hulpn 'sport = :7777' | grep -q python3")
     findings = json.loads(bob.fail("gretun --json doctor --coordinator http://203.0.113.9:8443"))
     wrong = {finding["check"]: finding for finding in findings if finding["level"] == "problem"}
