@@ -234,6 +234,9 @@ impl Peer {
             Told::ByRecord,
             endpoints.filter(|it| !own.contains(it)),
         );
+        if came_online || added {
+            self.port_search.renew();
+        }
         match self.state {
             State::Unknown | State::HaveEndpoints if came_online => {
                 self.begin_search(cx, "the peer is online".to_owned());
@@ -253,6 +256,7 @@ impl Peer {
 
     /// This host's addresses or endpoints changed.
     pub(crate) fn handle_host_change(&mut self, cx: &mut Context<'_>, locals_changed: bool) {
+        self.port_search.renew();
         if locals_changed {
             self.candidates.keep_locals(&cx.host.locals);
             if let Some(gone) = self.abandon_lost_local(cx) {

@@ -170,12 +170,30 @@ impl Hunt {
     }
 }
 
+impl PortSearch {
+    /// A path was proven: the next search may begin at once.
+    pub(crate) fn succeeded(&mut self) {
+        self.renew();
+        self.began = None;
+    }
+
+    /// The peer or this host is elsewhere now: what failed before may work.
+    pub(crate) fn renew(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+        self.in_vain = None;
+    }
+}
+
 impl Peer {
     /// A search for a path begins: the ordinary means get their time first.
     pub(crate) fn expect_port_search(&mut self, cx: &mut Context<'_>) {
-        self.port_search.failures = 0;
-        self.port_search.not_before = None;
-        self.port_search.in_vain = None;
+        // Not each time when guesses that get in, and lead nowhere, look like news.
+        let state = &mut self.port_search;
+        let soon = |at: Instant| cx.now < at + PORT_SEARCH_GAPS[0];
+        if !state.began.is_some_and(soon) {
+            state.renew();
+        }
         if self.port_search.hunt.is_none() && cx.host.aggressive {
             let at = cx.now + OFFER_DELAY;
             self.timers.set(Timer::PortSearch, at);
@@ -206,7 +224,7 @@ impl Peer {
     }
 
     /// Offers a search, if one is of use: the side whose NAT is the difficult one begins.
-    pub(crate) fn offer_port_search(&mut self, cx: &mut Context<'_>) {
+    fn offer_port_search(&mut self, cx: &mut Context<'_>) {
         let too_early = |at: Instant| cx.now < at;
         let state = &self.port_search;
         if !cx.host.aggressive
@@ -305,6 +323,9 @@ impl Peer {
         if !ip.is_ipv4() || !self.candidates.iter().any(|it| it.remote.ip() == ip) {
             return Err(DropReason::WrongSource);
         }
+        if self.is_hunting() {
+            return Ok(());
+        }
         self.port_search.theirs = Some((cx.now, offer));
         let told = self.port_search.told;
         if told.is_some_and(|(at, _)| cx.now < at + OFFER_LIFETIME) {
@@ -331,7 +352,12 @@ impl Peer {
         // Two such NATs without order cannot be foretold, and chance would have to strike twice.
         let hopeless = both && (ours.step == 0 || theirs.step == 0);
         if (neither && !doubtful) || hopeless || just_began {
-            return self.back_off(cx.now);
+            self.back_off(cx.now);
+            if hopeless && self.state == State::Unreachable {
+                // The verdict knows more now.
+                self.conclude(cx);
+            }
+            return;
         }
         let middle = (SPREAD_PORTS / 2) as i32;
         let target = match theirs.step {
@@ -365,8 +391,8 @@ impl Peer {
         }
     }
 
-    /// The peer calls, so it is there: an offer finds it now.
-    pub(crate) fn port_search_after_call(&mut self, cx: &mut Context<'_>) {
+    /// The peer calls, so that an offer finds it now, or is tried again: what answers by itself needs no search.
+    pub(crate) fn offer_port_search_soon(&mut self, cx: &mut Context<'_>) {
         let at = cx.now + OFFER_DELAY;
         let sooner = self.timers.get(Timer::PortSearch).is_none_or(|it| at < it);
         if cx.host.aggressive && !self.is_hunting() && !self.port_search.observing && sooner {
@@ -483,6 +509,7 @@ impl Peer {
     /// The search met something: the rest is up to nomination and proof.
     fn found(&mut self, cx: &mut Context<'_>) {
         self.port_search.hunt = None;
+        self.port_search.observing = false;
         self.timers.clear(Timer::PortSearch);
         if self.state == State::Punching && self.timers.get(Timer::Search).is_none() {
             self.timers.set(Timer::Search, cx.now + FOUND_PATIENCE);

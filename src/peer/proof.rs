@@ -344,6 +344,7 @@ impl Peer {
         tunnel.awaits_grace = false;
         tunnel.error = None;
         self.loss_timeout = LOSS_TIMEOUT;
+        self.port_search.succeeded();
         self.timers.set(Timer::Probe, cx.now + PROVEN_GAP);
         for timer in [Timer::Proof, Timer::Search, Timer::Retry, Timer::Call] {
             self.timers.clear(timer);

@@ -109,7 +109,7 @@ impl Peer {
         if self.online {
             self.burst(cx, RETRY_STEP);
             self.ask_stun_and_call(cx);
-            self.offer_port_search(cx);
+            self.offer_port_search_soon(cx);
         } else {
             self.burst(cx, OFFLINE_STEP);
         }
@@ -198,6 +198,9 @@ impl Peer {
         let own = &cx.host.endpoints;
         let endpoints = endpoints.into_iter().filter(|it| !own.contains(it));
         let added = self.candidates.told(cx.now, Told::ByCall, endpoints);
+        if added {
+            self.port_search.renew();
+        }
         match self.state {
             State::Direct => self.doubt(cx),
             State::Punching => {
@@ -211,7 +214,7 @@ impl Peer {
                 self.begin_search(cx, "the peer calls".to_owned());
             }
         }
-        self.port_search_after_call(cx);
+        self.offer_port_search_soon(cx);
         let told = self.calls.last.as_ref();
         if told.is_none_or(|(_, told)| *told != cx.host.endpoints) {
             self.call(cx);

@@ -124,6 +124,8 @@ impl fmt::Debug for NatKind {
 /// What a mapping belongs to: the inner socket, and what of the destination it depends on.
 type Flow = (SocketAddr, Option<IpAddr>, Option<u16>);
 
+type Outside = (u16, Option<IpAddr>, Option<u16>);
+
 #[derive(Debug)]
 struct Entry {
     port: u16,
@@ -139,7 +141,8 @@ pub struct Nat {
     /// The public address.
     pub ip: IpAddr,
     entries: BTreeMap<Flow, Entry>,
-    by_port: BTreeMap<u16, Vec<Flow>>,
+    /// By public port and what of the destination the mapping depends on: one flow each.
+    outside: BTreeMap<Outside, Flow>,
     swept: Option<Instant>,
     /// The port that a sequential NAT gave out last.
     last_port: Option<u16>,
@@ -151,7 +154,7 @@ impl Nat {
             kind,
             ip,
             entries: BTreeMap::new(),
-            by_port: BTreeMap::new(),
+            outside: BTreeMap::new(),
             swept: None,
             last_port: None,
         }
@@ -160,7 +163,7 @@ impl Nat {
     /// Power off and on: all mappings are lost.
     pub fn forget(&mut self) {
         self.entries.clear();
-        self.by_port.clear();
+        self.outside.clear();
     }
 
     /// A packet leaves: the public source it gets.
@@ -181,7 +184,7 @@ impl Nat {
         if !self.entries.get(&flow).is_some_and(lives) {
             self.remove(&flow);
             let port = self.free_port(now, rng, flow);
-            self.by_port.entry(port).or_default().push(flow);
+            self.outside.insert((port, flow.1, flow.2), flow);
             let sent_to = BTreeMap::new();
             let used = now;
             self.entries.insert(
@@ -213,25 +216,38 @@ impl Nat {
             }
             Filtering::AddressPort => entry.sent_to.get(&from).is_some_and(recent),
         };
-        self.at_port(now, port)
-            .find(|(_, entry)| admitted(entry))
-            .map(|((inner, ..), _)| inner)
+        let to_sender = (port, Some(from.ip()), Some(from.port()));
+        let only = self.kind.mapping == Mapping::AddressPort && filtering == Filtering::AddressPort;
+        let flows = if only {
+            self.outside.range(to_sender..=to_sender)
+        } else {
+            self.outside.range(all_of(port))
+        };
+        flows
+            .map(|(_, flow)| (flow, &self.entries[flow]))
+            .find(|(_, entry)| now < entry.used + expiry && admitted(entry))
+            .map(|((inner, ..), _)| *inner)
     }
 
-    fn at_port(&self, now: Instant, port: u16) -> impl Iterator<Item = (Flow, &Entry)> {
-        let expiry = self.kind.expiry;
-        let flows = self.by_port.get(&port).into_iter().flatten();
+    /// Whether a new mapping must not have this port. Connection tracking tells flows apart by their destination too, so that
+    /// where ports are kept one serves several.
+    fn is_taken(&self, now: Instant, outside: Outside) -> bool {
+        let flows = match self.kind.ports {
+            Ports::Preserve => self.outside.range(outside..=outside),
+            Ports::Random | Ports::Sequential => self.outside.range(all_of(outside.0)),
+        };
         flows
-            .map(|flow| (*flow, &self.entries[flow]))
-            .filter(move |(_, entry)| now < entry.used + expiry)
+            .map(|(_, flow)| &self.entries[flow])
+            .any(|entry| now < entry.used + self.kind.expiry)
     }
 
     fn remove(&mut self, flow: &Flow) {
         let Some(entry) = self.entries.remove(flow) else {
             return;
         };
-        if let Some(flows) = self.by_port.get_mut(&entry.port) {
-            flows.retain(|it| it != flow);
+        let outside = (entry.port, flow.1, flow.2);
+        if self.outside.get(&outside) == Some(flow) {
+            self.outside.remove(&outside);
         }
     }
 
@@ -258,10 +274,7 @@ impl Nat {
 
     fn free_port(&mut self, now: Instant, rng: &mut ChaCha8Rng, flow: Flow) -> u16 {
         let (inner, address, port) = flow;
-        // Connection tracking tells flows apart by their destination too, so that one port serves several.
-        let preserves = self.kind.ports == Ports::Preserve;
-        let clashes = |it: Flow| !preserves || address.is_none() || (it.1, it.2) == (address, port);
-        let taken = |port: u16| self.at_port(now, port).any(|(it, _)| clashes(it));
+        let taken = |it: u16| self.is_taken(now, (it, address, port));
         match self.kind.ports {
             Ports::Random => {}
             Ports::Sequential => {
@@ -291,6 +304,11 @@ impl Nat {
             }
         }
     }
+}
+
+/// All mappings of one public port.
+fn all_of(port: u16) -> std::ops::RangeInclusive<Outside> {
+    (port, None, None)..=(port, Some([255; 16].into()), Some(u16::MAX))
 }
 
 const LOWEST_PORT: u16 = 1024;

@@ -7,7 +7,7 @@ use gretun::node::State;
 
 use crate::dice::{self, between, chance, pick};
 use crate::host::Interface;
-use crate::nat::NatKind;
+use crate::nat::{NatKind, Ports};
 use crate::network::{INTERNET, Link, NetId, RouterId, WIRE};
 use crate::oracle::{depends_on_luck, direct_possible};
 use crate::world::{HostId, World};
@@ -235,6 +235,9 @@ impl Run {
             for (b, other) in &self.hosts[index + 1..] {
                 let kind = |site: &Site| site.nat.map(|(_, kind)| kind);
                 let same_lan = one.net == other.net;
+                if !same_lan && (self.is_unpredictable(one) || self.is_unpredictable(other)) {
+                    continue;
+                }
                 if !same_lan && depends_on_luck(kind(one), kind(other)) {
                     continue;
                 }
@@ -254,6 +257,15 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// A NAT that keeps ports may, after a reboot, give one destination to the one and another to the other of two hosts with
+    /// the same data port; then both look as if they had a mapping per destination.
+    fn is_unpredictable(&self, site: &Site) -> bool {
+        let keeps_ports = site
+            .nat
+            .is_some_and(|(_, kind)| kind.ports == Ports::Preserve);
+        keeps_ports && self.shared.contains(&site.net)
     }
 
     fn new_site(&mut self) -> Site {

@@ -138,6 +138,9 @@ impl World {
         host.incarnation += 1;
         host.registered = false;
         host.listens = false;
+        // Another process, with caps of its own.
+        host.sent.clear();
+        host.searched.clear();
         host.search_pings = 0;
         for (peer, tunnel) in &host.tunnels {
             node.handle_adopted(now, *peer, tunnel.path);
