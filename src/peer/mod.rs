@@ -11,9 +11,11 @@ mod candidates;
 mod counters;
 mod evidence;
 mod limiter;
+mod mtu_search;
 mod nomination;
 mod output;
 mod path;
+mod path_mtu;
 mod port_search;
 mod proof;
 mod replay;
@@ -47,7 +49,7 @@ use timers::{Timer, Timers};
 pub use counters::{Counters, DropReason};
 pub use output::Output;
 pub(crate) use path::is_usable;
-pub use path::{Path, Via};
+pub use path::{FIRST_PATH_MTU, Path, Via};
 pub use port_search::EXTRA_PORTS;
 pub(crate) use port_search::{Fresh, Nat};
 pub use state::{PeerStatus, State, TunnelReport};
@@ -326,6 +328,7 @@ impl Peer {
                 Timer::Probe => self.probe_due(cx),
                 Timer::Proof => self.proof_due(cx),
                 Timer::PortSearch => self.port_search_due(cx),
+                Timer::Mtu => self.mtu_due(cx),
             }
         }
         self.send_due_pings(cx);

@@ -119,7 +119,7 @@ impl Guesses {
         if self.offer.step != 0 {
             if number < PREDICTED_WINDOW {
                 let from_middle = number.div_ceil(2) as i32;
-                let sign = if number % 2 == 0 { 1 } else { -1 };
+                let sign = if number.is_multiple_of(2) { 1 } else { -1 };
                 let steps = (PREDICTED_WINDOW / 2) as i32 + sign * from_middle;
                 return predicted(&self.offer, steps);
             }
