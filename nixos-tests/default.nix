@@ -60,6 +60,11 @@ let
         # A string of JSON is a string of Python.
         topology: Record = json.loads(${builtins.toJSON (builtins.toJSON raw)})
 
+
+        def measured(key: str, value: object) -> None:
+            print(f"{key} = {value}")
+
+
         ${builtins.readFile (./. + "/${name}/script.py")}
       '';
     };
