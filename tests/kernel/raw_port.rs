@@ -234,12 +234,14 @@ fn a_learned_path_mtu_stops_no_datagram() {
                     let far = SocketAddr::new(ip(to), PORT);
                     assert_eq!(kernel.route_to(ip(from), ip(to)).await.unwrap().mtu, 1280);
                     loop {
-                        port.send(Some(ip(from)), far, &whole).unwrap();
+                        port.send(Some(ip(from)), PORT, far, &whole).unwrap();
                         if timeout(NEVER, port.recv()).await.is_ok() {
                             break;
                         }
                     }
-                    let error = port.send(Some(ip(from)), far, &[7; 1600]).unwrap_err();
+                    let error = port
+                        .send(Some(ip(from)), PORT, far, &[7; 1600])
+                        .unwrap_err();
                     assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
                 });
             },
@@ -248,7 +250,8 @@ fn a_learned_path_mtu_stops_no_datagram() {
                     let (_kernel, port) = open_port().await;
                     let heard = timeout(SOON, port.recv()).await.unwrap().unwrap();
                     assert_eq!(heard.data.len(), MAGIC.len() + 1400);
-                    port.send(Some(heard.local), heard.from, &disco()).unwrap();
+                    port.send(Some(heard.local.ip()), PORT, heard.from, &disco())
+                        .unwrap();
                 });
             },
         );
