@@ -1,5 +1,6 @@
 """What scenarios share. Both drivers put this text before every `script.py`."""
 
+import itertools
 import json
 import re
 import time
@@ -24,10 +25,12 @@ Record = dict[str, Any]
 PORT = 7777  # default --fou-port
 COORDINATOR = "203.0.113.1"
 COORDINATOR_FLOWS = {("tcp", COORDINATOR, 8443), ("udp", COORDINATOR, 3478), ("udp", COORDINATOR, 3479)}
-# An IPv4 header and an ICMP header.
+# An IPv4 header and an ICMP header, and the same of IPv6.
 PING_OVERHEAD = 28
-# 1500 - IPv4 20 - UDP 8 - GRE 4 - key 4.
-TUNNEL_MTU = 1464
+PING6_OVERHEAD = 48
+# Outer IP 20 or 40, UDP 8, GRE 4, key 4.
+TUNNEL_OVERHEAD = {4: 36, 6: 56}
+TUNNEL_MTU = 1500 - TUNNEL_OVERHEAD[4]
 TCP_PORT = 5201  # iperf3's, open in the hosts' firewalls
 TRANSFER_BYTES = 4 * 1024 * 1024
 # Software emulation on a busy machine: joining takes a second or two, and may take many.
@@ -105,21 +108,26 @@ def links_left(machine: Host) -> str:
     return " ".join([*marked, *ports])
 
 
-def check_link(machine: Host, other: str, remote: str, dport: int = PORT) -> str:
+def family(ip: str) -> int:
+    """4 or 6."""
+    return 6 if ":" in ip else 4
+
+
+def check_link(machine: Host, other: str, remote: str, dport: int = PORT, sport: int = PORT, path_mtu: int = 1500) -> str:
     """The link towards a peer is exactly what was meant; returns its GRE key."""
     record = link(machine, other)
     data = record["linkinfo"]["info_data"]
     encap = data["encap"]
-    assert record["linkinfo"]["info_kind"] == "gre", record
-    assert record["mtu"] == TUNNEL_MTU, record
+    assert record["linkinfo"]["info_kind"] == {4: "gre", 6: "ip6gre"}[family(remote)], record
+    assert record["mtu"] == path_mtu - TUNNEL_OVERHEAD[family(remote)], record
     assert "UP" in record["flags"], record
     assert data["remote"] == remote, f"{machine.name} sends to {data['remote']} instead of {remote}"
     assert data["ikey"] == data["okey"] != "0.0.0.0", data
     # Sequence numbers or checksums of GRE would switch segmentation offload off.
     assert not {"iseq", "oseq", "icsum", "ocsum"} & {key for key, value in data.items() if value}, data
     assert encap["type"] == "fou", encap
-    assert (encap["sport"], encap["dport"]) == (PORT, dport), f"{machine.name}: {encap}"
-    assert encap["csum"] is True, encap
+    assert (encap["sport"], encap["dport"]) == (sport, dport), f"{machine.name}: {encap}"
+    assert encap["csum" if family(remote) == 4 else "csum6"] is True, encap
     key: str = data["ikey"]
     return key
 
@@ -127,10 +135,10 @@ def check_link(machine: Host, other: str, remote: str, dport: int = PORT) -> str
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def tunnel_ip(machine: Host, name: str) -> str:
-    """A peer's IPv4 address inside the tunnel."""
+def tunnel_ip(machine: Host, name: str, version: int = 4) -> str:
+    """A peer's address inside the tunnel."""
     ips: list[str] = peer(machine, name)["tunnel_ips"]
-    return next(ip for ip in ips if ":" not in ip)
+    return next(ip for ip in ips if family(ip) == version)
 
 
 def check_ping(machine: Host, name: str) -> None:
@@ -138,6 +146,13 @@ def check_ping(machine: Host, name: str) -> None:
     ip = tunnel_ip(machine, name)
     full = link(machine, name)["mtu"] - PING_OVERHEAD
     machine.succeed(f"ping -c 3 -i 0.2 -W 5 {ip} && ping -c 3 -i 0.2 -W 5 -M do -s {full} {ip}")
+
+
+def check_ping6(machine: Host, name: str) -> None:
+    """The same with IPv6 inside."""
+    ip = tunnel_ip(machine, name, 6)
+    full = link(machine, name)["mtu"] - PING6_OVERHEAD
+    machine.succeed(f"ping -6 -c 3 -i 0.2 -W 5 {ip} && ping -6 -c 3 -i 0.2 -W 5 -M do -s {full} {ip}")
 
 
 # Both directions on one connection: the client sends; the server answers with a checksum of what came, and as much of its own.
@@ -212,12 +227,12 @@ Flow = tuple[str, str, int, str, int]  # source, protocol, source port, destinat
 
 def protocol_name(protocol: str | int) -> str:
     """nft prints a number where the machine has no /etc/protocols."""
-    return {"1": "icmp", "6": "tcp", "17": "udp"}.get(str(protocol), str(protocol))
+    return {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmpv6", "ipv6-icmp": "icmpv6"}.get(str(protocol), str(protocol))
 
 
-def flows(router: Host, direction: str) -> dict[Flow, int]:
+def flows(router: Host, direction: str, version: int = 4) -> dict[Flow, int]:
     """The TCP and UDP flows that the router forwarded `out` or `in`, with their bytes (see nat/watch.nft)."""
-    listing = json.loads(router.succeed(f"nft --json list set inet watch {direction}4"))
+    listing = json.loads(router.succeed(f"nft --json list set inet watch {direction}{version}"))
     seen: dict[Flow, int] = {}
     for item in listing["nftables"]:
         for element in item.get("set", {}).get("elem", []):
@@ -226,9 +241,9 @@ def flows(router: Host, direction: str) -> dict[Flow, int]:
     return seen
 
 
-def other_protocols(router: Host) -> set[str]:
+def other_protocols(router: Host, version: int = 4) -> set[str]:
     """What the router forwarded that was neither TCP nor UDP, by protocol."""
-    listing = json.loads(router.succeed("nft --json list set inet watch other4"))
+    listing = json.loads(router.succeed(f"nft --json list set inet watch other{version}"))
     elements = [e for item in listing["nftables"] for e in item.get("set", {}).get("elem", [])]
     return {protocol_name(element["elem"]["val"]["concat"][1]) for element in elements}
 
@@ -288,6 +303,66 @@ class BackgroundPing:
         found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
         assert found is not None and int(found[1]) == self._count, output
         return int(found[1]) - int(found[2])
+
+
+class Background:
+    """A command that runs while the scenario does something else."""
+
+    _count = 0
+
+    def __init__(self, machine: Host, command: str) -> None:
+        Background._count += 1
+        self._machine = machine
+        self._file = f"/tmp/background-{Background._count}"
+        machine.succeed(f"{{ if {command}; then echo 0; else echo 1; fi >{self._file}.status; }} >{self._file} 2>&1 </dev/null &")
+
+    def wait(self, timeout: int = 300) -> str:
+        """Until it has ended, which must be with success; returns what it printed."""
+        self._machine.wait_until_succeeds(f"test -s {self._file}.status", timeout=timeout)
+        output = self._machine.succeed(f"cat {self._file}")
+        assert self._machine.succeed(f"cat {self._file}.status").strip() == "0", output
+        return output
+
+
+# Recovery takes less than 3 s of the machines' time; an emulated machine on a busy host may take several times that.
+RECOVERY_BOUND_S = 90
+
+
+class Watch:
+    """Ten pings a second through a tunnel, to see when data flows."""
+
+    def __init__(self, machine: Host, ip: str) -> None:
+        self._machine = machine
+        self._file = f"/tmp/watch-{ip}.log"
+        machine.succeed(f"ping -D -n -i 0.1 {ip} >{self._file} 2>&1 </dev/null & echo $! >{self._file}.pid")
+
+    def now(self) -> float:
+        """The time on the machine's clock, as the answers' times are."""
+        return float(self._machine.succeed("date +%s.%N"))
+
+    def answers(self) -> list[float]:
+        """When answers came."""
+        output = self._machine.succeed(f"grep 'bytes from' {self._file} || true")
+        return [float(line[1 : line.index("]")]) for line in output.splitlines()]
+
+    def wait_for_answer(self, since: float, timeout: int = JOIN_TIMEOUT_S) -> float:
+        """Until five answers have come since that time; how long after it the first came."""
+        deadline = time.monotonic() + timeout
+        while True:
+            later = [at for at in self.answers() if at > since]
+            if len(later) >= 5:
+                return round(later[0] - since, 2)
+            assert time.monotonic() < deadline, f"no data for {timeout} s"
+            time.sleep(0.3)
+
+    def longest_gap(self) -> float:
+        """The longest time between two answers so far."""
+        times = self.answers()
+        return round(max(b - a for a, b in itertools.pairwise(times)), 2)
+
+    def stop(self) -> None:
+        """Ends the pings."""
+        self._machine.succeed(f"kill $(cat {self._file}.pid)")
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------------

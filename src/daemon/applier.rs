@@ -18,7 +18,7 @@ use crate::kernel::fou::{Added, Family};
 use crate::kernel::lock::{Lock, LockError};
 use crate::kernel::observe::{Links, ObservedTunnel};
 use crate::kernel::{Kernel, KernelError};
-use crate::node::Path;
+use crate::node::{FIRST_PATH_MTU, Path};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::encap::{Encap, Udp};
 use crate::tunnel::mode::Mode;
@@ -36,6 +36,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Wanted {
     /// Where the outer packets go.
     pub path: Path,
+    /// The largest outer packet that gets there, bytes, where that is known.
+    pub path_mtu: Option<u16>,
     /// GRE key of the pair.
     pub gre_key: u32,
     /// Interface name.
@@ -64,6 +66,8 @@ pub struct Link {
     pub name: String,
     /// MTU, bytes.
     pub mtu: u32,
+    /// MTU of the device that its packets leave through, bytes.
+    pub device_mtu: u32,
 }
 
 /// What became of a tunnel.
@@ -103,7 +107,7 @@ pub struct Applier {
     link_changed: watch::Receiver<()>,
     results: mpsc::Sender<Applied>,
     /// What was last reported as done, so that nothing is reported twice.
-    reported: BTreeMap<NodePublic, (Path, Link)>,
+    reported: BTreeMap<NodePublic, (Path, u32, Link)>,
     /// Steps that the kernel refused and that tunnels do without, so that each is said once.
     left_out: BTreeSet<String>,
     /// Whether some tunnel may have routes or address translation.
@@ -175,7 +179,7 @@ impl Applier {
         let mut settled = true;
         for (&peer, tunnel) in &wanted {
             match self.apply(peer, tunnel, ours.remove(&peer), &links).await {
-                Ok(link) => self.report_done(peer, tunnel.path, link).await,
+                Ok(link) => self.report_done(peer, tunnel, link).await,
                 Err(error) => {
                     settled = false;
                     self.reported.remove(&peer);
@@ -225,7 +229,9 @@ impl Applier {
         } = wanted.path;
         let route = self.kernel.route_to(local, remote.ip()).await?;
         let alias = Mark::new(self.own, peer).to_string();
-        let mut state = tunnel_state(wanted, alias, route.mtu);
+        let path_mtu = wanted.path_mtu.unwrap_or(FIRST_PATH_MTU);
+        let path_mtu = u32::from(path_mtu).min(route.mtu);
+        let mut state = tunnel_state(wanted, alias, path_mtu);
         if let Some(observed) = observed {
             // A link that a person renamed keeps its new name.
             state.link.name.clone_from(&observed.state.link.name);
@@ -254,6 +260,7 @@ impl Applier {
             index,
             name: state.link.name,
             mtu: state.link.mtu,
+            device_mtu: route.mtu,
         })
     }
 
@@ -328,8 +335,9 @@ impl Applier {
         mark.is_of(self.own).then_some(mark.peer)
     }
 
-    async fn report_done(&mut self, peer: NodePublic, path: Path, link: Link) {
-        let done = (path, link.clone());
+    async fn report_done(&mut self, peer: NodePublic, wanted: &Wanted, link: Link) {
+        let path = wanted.path;
+        let done = (path, wanted.gre_key, link.clone());
         if self.reported.get(&peer) != Some(&done) {
             self.reported.insert(peer, done);
             self.report(Applied::Done { peer, path, link }).await;
@@ -455,6 +463,7 @@ mod tests {
                 port: 7777,
                 remote: "198.51.100.7:50360".parse().unwrap(),
             },
+            path_mtu: None,
             gre_key: 5,
             name: "gretun0".to_owned(),
             alt_name: "bob".to_owned(),

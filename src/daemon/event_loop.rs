@@ -145,7 +145,8 @@ impl Daemon {
                     peer,
                     path,
                     gre_key,
-                } => self.want_tunnel(peer, path, gre_key),
+                    path_mtu,
+                } => self.want_tunnel(peer, path, gre_key, path_mtu),
                 Output::RemoveTunnel { peer } => {
                     self.wanted.send_modify(|all| {
                         all.remove(&peer);
@@ -180,7 +181,7 @@ impl Daemon {
     }
 
     /// Tells the applier how this peer's tunnel should be.
-    fn want_tunnel(&mut self, peer: NodePublic, path: Path, gre_key: u32) {
+    fn want_tunnel(&mut self, peer: NodePublic, path: Path, gre_key: u32, path_mtu: Option<u16>) {
         let Some(record) = self
             .network
             .peers
@@ -196,6 +197,7 @@ impl Daemon {
         }
         let mut wanted = Wanted {
             path,
+            path_mtu,
             gre_key,
             name: self.config.iface.name(index),
             alt_name: String::new(),
@@ -305,9 +307,10 @@ impl Daemon {
                 debug!(interface = link.name, %path, mtu = link.mtu, "tunnel in place");
                 self.peer_of_link.retain(|_, other| *other != peer);
                 self.peer_of_link.insert(link.index, peer);
+                let device_mtu = u16::try_from(link.device_mtu).unwrap_or(u16::MAX);
                 self.tunnels.insert(peer, link);
                 self.node
-                    .handle_tunnel(now, peer, TunnelReport::Applied { path });
+                    .handle_tunnel(now, peer, TunnelReport::Applied { path, device_mtu });
             }
             Applied::Failed { peer, path, error } => {
                 self.kernel_failures += 1;

@@ -28,8 +28,9 @@ use crate::kernel::preflight::{self, PreflightError};
 use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::RawPort;
 use crate::kernel::{Kernel, KernelError, NetChange};
-use crate::node::{EXTRA_PORTS, Node, NodeConfig, Path};
+use crate::node::{EXTRA_PORTS, FIRST_PATH_MTU, Node, NodeConfig, Path};
 use crate::proto::keys::NodePublic;
+use crate::tunnel::mtu;
 use crate::tunnel::state::TunnelState;
 
 /// Events waiting for the event loop, of any one kind, before their senders wait.
@@ -115,7 +116,8 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
         if let Some(index) = config.iface.index(&adopted.name) {
             links.keep(peer, index);
         }
-        node.handle_adopted(now, peer, adopted.path);
+        let path_mtu = adopted.path_mtu.unwrap_or(FIRST_PATH_MTU);
+        node.handle_adopted(now, peer, adopted.path, path_mtu);
         wanted.insert(peer, adopted);
     }
     // Without a list from last time nothing is known of the peers, least of all that they are gone.
@@ -212,8 +214,10 @@ fn adopt(tunnel: &ObservedTunnel, own: NodePublic, port: u16) -> Option<(NodePub
         port: udp.sport,
         remote: (link.remote?, udp.dport).into(),
     };
+    let path_mtu = link.mtu + mtu::overhead(link.mode, link.encap, link.ikey.is_some());
     let wanted = Wanted {
         path,
+        path_mtu: Some(u16::try_from(path_mtu).unwrap_or(u16::MAX)),
         gre_key: link.ikey?,
         name: link.name.clone(),
         alt_name: alt_names.first().cloned().unwrap_or_default(),

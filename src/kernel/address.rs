@@ -25,7 +25,8 @@ pub struct LocalAddress {
 pub struct RouteTo {
     /// Index of the device that they leave through.
     pub device: u32,
-    /// The largest packet that fits: the device's MTU, or the route's where it is smaller. Bytes.
+    /// The largest packet that fits: the device's MTU, or the route's where it is smaller. Bytes. Not what ICMP messages have
+    /// said lately of the way beyond.
     pub mtu: u32,
 }
 
@@ -107,7 +108,7 @@ impl Kernel {
     }
 
     /// The device that packets from `source`, or from wherever the kernel chooses, to `remote` leave through; and the
-    /// route's own MTU, where it has one.
+    /// route's own MTU, where it has one: an administrator's, not one that the kernel learned and will forget.
     ///
     /// # Errors
     /// When there is none.
@@ -138,6 +139,7 @@ impl Kernel {
             .ok_or_else(|| unexpected("the kernel gave no route"))?;
         let mut device = None;
         let mut route_mtu = None;
+        let mut is_learned = false;
         for attribute in &route.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => device = Some(*index),
@@ -147,9 +149,11 @@ impl Kernel {
                         _ => None,
                     });
                 }
+                RouteAttribute::CacheInfo(cache) => is_learned = cache.expires != 0,
                 _ => {}
             }
         }
+        let route_mtu = route_mtu.filter(|_| !is_learned);
         let device = device.ok_or_else(|| unexpected("the kernel's route has no device"))?;
         Ok((device, route_mtu))
     }

@@ -34,21 +34,21 @@ pub(super) type Outcome = Result<(), KernelError>;
 type Indices = HashMap<String, u32>;
 
 impl Kernel {
-    /// Does operations of one stage.
-    pub(super) async fn apply_stage(&self, ops: &[KernelOp]) -> Vec<Outcome> {
+    /// Does operations of one stage. New devices of the names in `kept` get these indices.
+    pub(super) async fn apply_stage(&self, ops: &[KernelOp], kept: &Indices) -> Vec<Outcome> {
         match ops.first().map(KernelOp::stage) {
             Some(Stage::Fou) => self.apply_fou(ops).await,
             Some(Stage::Snat) => self.apply_snat(ops).await,
             Some(Stage::Removal) => self.apply_removals(ops).await,
-            Some(_) => self.apply_each(ops).await,
+            Some(_) => self.apply_each(ops, kept).await,
             None => Vec::new(),
         }
     }
 
-    /// Does operations on devices, each with a message of its own.
-    pub(super) async fn apply_each(&self, ops: &[KernelOp]) -> Vec<Outcome> {
+    /// Does operations on devices, each with a message of its own. New devices of the names in `kept` get these indices.
+    pub(super) async fn apply_each(&self, ops: &[KernelOp], kept: &Indices) -> Vec<Outcome> {
         match self.indices(ops).await {
-            Ok(indices) => self.apply_links(ops, indices).await,
+            Ok(indices) => self.apply_links(ops, indices, kept).await,
             Err(error) => {
                 let reason = error.to_string();
                 let failed = |op: &KernelOp| Err(KernelError::netlink(op.to_string(), &reason));
@@ -69,8 +69,13 @@ impl Kernel {
         outcomes
     }
 
-    async fn apply_links(&self, ops: &[KernelOp], mut indices: Indices) -> Vec<Outcome> {
-        let messages = ops.iter().map(|op| message(op, &indices)).collect();
+    async fn apply_links(
+        &self,
+        ops: &[KernelOp],
+        mut indices: Indices,
+        kept: &Indices,
+    ) -> Vec<Outcome> {
+        let messages = ops.iter().map(|op| message(op, &indices, kept)).collect();
         let mut outcomes = self.ask(ops, messages).await;
         let made: Vec<usize> = (0..ops.len())
             .filter(|&i| outcomes[i].is_ok() && matches!(ops[i], KernelOp::AddLink(_)))
@@ -227,7 +232,11 @@ fn devices(op: &KernelOp) -> Vec<&str> {
     }
 }
 
-fn message(op: &KernelOp, indices: &Indices) -> Result<(RouteNetlinkMessage, u16), KernelError> {
+fn message(
+    op: &KernelOp,
+    indices: &Indices,
+    kept: &Indices,
+) -> Result<(RouteNetlinkMessage, u16), KernelError> {
     let index = |name: &str| {
         let found = indices.get(name).copied();
         found.ok_or_else(|| KernelError::no_device(op.to_string(), name))
@@ -236,6 +245,8 @@ fn message(op: &KernelOp, indices: &Indices) -> Result<(RouteNetlinkMessage, u16
     Ok(match op {
         KernelOp::AddLink(link) => {
             let mut message = LinkMessage::default();
+            // With NLM_F_EXCL an index that another device has is refused; zero lets the kernel choose.
+            message.header.index = kept.get(&link.name).copied().unwrap_or(0);
             message.attributes = vec![
                 LinkAttribute::IfName(link.name.clone()),
                 LinkAttribute::Mtu(link.mtu),

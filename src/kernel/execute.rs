@@ -1,6 +1,7 @@
 //! Carries a plan out, and takes it back when a step fails: what succeeded is undone in reverse, so that the kernel is as
 //! it was. Neighbouring steps of one stage do not depend on each other and go to the kernel together.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use thiserror::Error;
@@ -16,9 +17,16 @@ pub trait Backend {
     fn apply(&self, ops: &[KernelOp]) -> impl Future<Output = Vec<Result<(), KernelError>>>;
 }
 
-impl Backend for Kernel {
+/// The kernel, and the indices of devices that a plan makes anew. A device of another kind takes the place of the one
+/// before under its name and its index, so that what refers to it by index (routes of others, sockets, firewalls) still means it.
+struct Keeping<'a> {
+    kernel: &'a Kernel,
+    indices: HashMap<String, u32>,
+}
+
+impl Backend for Keeping<'_> {
     fn apply(&self, ops: &[KernelOp]) -> impl Future<Output = Vec<Result<(), KernelError>>> {
-        self.apply_stage(ops)
+        self.kernel.apply_stage(ops, &self.indices)
     }
 }
 
@@ -28,8 +36,28 @@ impl Kernel {
     /// # Errors
     /// The step that failed, with the kernel's words, and what could not be undone.
     pub async fn execute(&self, ops: &[KernelOp]) -> Result<(), StepError> {
-        execute(self, ops).await
+        let mut indices = HashMap::new();
+        for name in made_anew(ops) {
+            // One that cannot be told is not kept; a device that is missing is the removal's own affair.
+            if let Ok(index) = self.link_index(name).await {
+                indices.insert(name.to_owned(), index);
+            }
+        }
+        let kernel = self;
+        execute(&Keeping { kernel, indices }, ops).await
     }
+}
+
+/// The devices that a plan removes and makes again.
+fn made_anew(ops: &[KernelOp]) -> impl Iterator<Item = &str> {
+    let is_removed = |name: &str| {
+        let mut ops = ops.iter();
+        ops.any(|op| matches!(op, KernelOp::DeleteLink(old) if old.link.name == name))
+    };
+    ops.iter().filter_map(move |op| match op {
+        KernelOp::AddLink(link) if is_removed(&link.name) => Some(link.name.as_str()),
+        _ => None,
+    })
 }
 
 /// Carries out a plan on any backend, or nothing.

@@ -115,7 +115,10 @@ impl PacketSocket {
 
     /// Sends a frame through a device. When its queue is full the frame is lost, as on any link.
     pub fn send(&self, device: u32, data: &[u8]) -> io::Result<()> {
-        let address = link_address(self.ether_type, device);
+        let address = DestinationAddress {
+            link: link_address(self.ether_type, device),
+            rest: [0; 24],
+        };
         // SAFETY: both pointers and lengths describe live buffers for the time of the call.
         let sent = unsafe {
             libc::sendto(
@@ -124,7 +127,7 @@ impl PacketSocket {
                 data.len(),
                 0,
                 (&raw const address).cast(),
-                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+                size_of::<DestinationAddress>() as libc::socklen_t,
             )
         };
         if sent < 0 {
@@ -157,6 +160,14 @@ impl PacketSocket {
         };
         self.overruns.fetch_add(new, Ordering::Relaxed) + new
     }
+}
+
+/// A link address with room for the longest hardware address (MAX_ADDR_LEN in linux/netdevice.h, 32 bytes). `sockaddr_ll` has
+/// room for 8, and packet_snd() refuses what is shorter than the device's own, with EINVAL: that of ip6gre has 16.
+#[repr(C)]
+struct DestinationAddress {
+    link: libc::sockaddr_ll,
+    rest: [u8; 24],
 }
 
 fn link_address(ether_type: u16, device: u32) -> libc::sockaddr_ll {

@@ -14,6 +14,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
+use std::os::fd::AsRawFd as _;
 
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
@@ -67,9 +68,11 @@ impl RawPort {
     /// # Errors
     /// The system's.
     pub fn open(port: u16) -> io::Result<Self> {
-        let sender = |domain| {
+        let sender = |domain| -> io::Result<Socket> {
             let protocol = Protocol::from(libc::IPPROTO_RAW);
-            Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))
+            let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
+            ignore_learned_mtu(&socket, domain)?;
+            Ok(socket)
         };
         let ipv4 = Family {
             sender: sender(Domain::IPV4)?,
@@ -145,7 +148,7 @@ impl RawPort {
     /// Sends a datagram that may not be fragmented, from `local` or from the address that the route prefers, and from any port.
     ///
     /// # Errors
-    /// The system's, such as `ENETUNREACH` without a route and `EMSGSIZE` beyond the path MTU; also when the addresses
+    /// The system's, such as `ENETUNREACH` without a route and `EMSGSIZE` beyond the device's MTU; also when the addresses
     /// are of different families, or of one that this host does not have.
     pub fn send(
         &self,
@@ -188,6 +191,39 @@ impl RawPort {
 
     fn families(&self) -> impl Iterator<Item = &Family> {
         std::iter::once(&self.ipv4).chain(&self.ipv6)
+    }
+}
+
+/// Packets leave whole up to the device's MTU, whatever the kernel has heard of the path's (ip(7), `IP_PMTUDISC_PROBE`): they
+/// are there to find that out.
+fn ignore_learned_mtu(socket: &Socket, domain: Domain) -> io::Result<()> {
+    let (level, option, value) = if domain == Domain::IPV4 {
+        (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_PROBE,
+        )
+    } else {
+        (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_PROBE,
+        )
+    };
+    // SAFETY: the pointer and the length describe a live integer.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

@@ -29,13 +29,13 @@ impl Kernel {
     /// Removes devices; those that are gone already are removed.
     pub(super) async fn apply_removals(&self, ops: &[KernelOp]) -> Vec<Outcome> {
         if ops.len() < MANY {
-            return self.apply_each(ops).await;
+            return self.apply_each(ops, &HashMap::new()).await;
         }
         match self.remove_together(ops).await {
             Ok(()) => ops.iter().map(|_| Ok(())).collect(),
             Err(error) => {
                 tracing::debug!(%error, "the devices cannot be removed together");
-                self.apply_each(ops).await
+                self.apply_each(ops, &HashMap::new()).await
             }
         }
     }

@@ -26,9 +26,9 @@ use stun::StunClient;
 pub use crate::proto::NatMapping;
 
 pub use crate::peer::{
-    Cause, Counters, DropReason, EXTRA_PORTS, Evidence, Explanation, MAX_PACKETS_PER_SECOND,
-    MAX_SEARCH_PACKETS_PER_SECOND, Output, Path, PeerStatus, Remedy, Side, State, Tried,
-    TunnelReport, TunnelSeen, Via,
+    Cause, Counters, DropReason, EXTRA_PORTS, Evidence, Explanation, FIRST_PATH_MTU,
+    MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, Output, Path, PeerStatus, Remedy, Side,
+    State, Tried, TunnelReport, TunnelSeen, Via,
 };
 
 /// What a node is made of.
@@ -49,6 +49,15 @@ pub struct NodeConfig {
 /// Most endpoints published: more than any host needs, fewer than a peer takes from a record.
 const MAX_ENDPOINTS: usize = 16;
 
+/// A tunnel found at start whose peer is not known yet.
+#[derive(Debug)]
+struct Adopted {
+    path: Path,
+    path_mtu: u16,
+    /// What the kernel said of it meanwhile.
+    report: Option<TunnelReport>,
+}
+
 /// The node.
 #[derive(Debug)]
 pub struct Node {
@@ -65,7 +74,7 @@ pub struct Node {
     peers: BTreeMap<NodePublic, Peer>,
     by_disco: BTreeMap<DiscoPublic, NodePublic>,
     /// Tunnels found at start whose peers are not known yet.
-    adopted: BTreeMap<NodePublic, Path>,
+    adopted: BTreeMap<NodePublic, Adopted>,
     out: VecDeque<Output>,
     counters: Counters,
 }
@@ -192,18 +201,30 @@ impl Node {
         self.update_listening();
     }
 
-    /// A tunnel of `peer` was found in the kernel at start. It is kept, tested, and counts as direct once data crossed it.
-    pub fn handle_adopted(&mut self, now: Instant, peer: NodePublic, path: Path) {
+    /// A tunnel of `peer` was found in the kernel at start, made for outer packets of `path_mtu` bytes. It is kept, tested, and
+    /// counts as direct once data crossed it.
+    pub fn handle_adopted(&mut self, now: Instant, peer: NodePublic, path: Path, path_mtu: u16) {
         if self.peers.contains_key(&peer) {
-            self.with_peer(now, peer, |peer, cx| peer.handle_adopted(cx, path));
+            self.with_peer(now, peer, |peer, cx| {
+                peer.handle_adopted(cx, path, path_mtu);
+            });
         } else {
-            self.adopted.insert(peer, path);
+            let adopted = Adopted {
+                path,
+                path_mtu,
+                report: None,
+            };
+            self.adopted.insert(peer, adopted);
         }
         self.update_listening();
     }
 
     /// What became of an [`Output::SetTunnel`].
     pub fn handle_tunnel(&mut self, now: Instant, peer: NodePublic, report: TunnelReport) {
+        if let Some(adopted) = self.adopted.get_mut(&peer) {
+            adopted.report = Some(report);
+            return;
+        }
         self.with_peer(now, peer, |peer, cx| peer.handle_tunnel(cx, report));
     }
 
@@ -293,8 +314,11 @@ impl Node {
                 let shared = self.disco.shared(&record.disco_key);
                 let peer = Peer::new(now, &self.host, record, shared);
                 self.peers.insert(key, peer);
-                if let Some(path) = self.adopted.remove(&key) {
-                    self.with_peer(now, key, |peer, cx| peer.handle_adopted(cx, path));
+                if let Some(adopted) = self.adopted.remove(&key) {
+                    self.handle_adopted(now, key, adopted.path, adopted.path_mtu);
+                    if let Some(report) = adopted.report {
+                        self.handle_tunnel(now, key, report);
+                    }
                 }
             }
             Some(known) if known != record.disco_key => {
@@ -362,7 +386,7 @@ impl Node {
     /// Extra ports are listened to as long as some peer needs them.
     fn update_listening(&mut self) {
         let data_port = self.host.port;
-        let adopted = self.adopted.values().any(|it| it.port != data_port);
+        let adopted = self.adopted.values().any(|it| it.path.port != data_port);
         let needed = adopted || !self.on_extra_ports.is_empty();
         if needed != self.listens {
             self.listens = needed;

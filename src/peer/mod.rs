@@ -13,9 +13,11 @@ mod evidence;
 mod explain;
 mod gather;
 mod limiter;
+mod mtu_search;
 mod nomination;
 mod output;
 mod path;
+mod path_mtu;
 mod port_search;
 mod proof;
 mod replay;
@@ -52,7 +54,7 @@ pub use explain::{Cause, Evidence, Explanation, Remedy, Side, Tried, TunnelSeen,
 pub(crate) use gather::Surroundings;
 pub use output::Output;
 pub(crate) use path::is_usable;
-pub use path::{Path, Via};
+pub use path::{FIRST_PATH_MTU, Path, Via};
 pub use port_search::EXTRA_PORTS;
 pub(crate) use port_search::{Fresh, Nat};
 pub use state::{PeerStatus, State, TunnelReport};
@@ -345,6 +347,7 @@ impl Peer {
                 Timer::Probe => self.probe_due(cx),
                 Timer::Proof => self.proof_due(cx),
                 Timer::PortSearch => self.port_search_due(cx),
+                Timer::Mtu => self.mtu_due(cx),
             }
         }
         self.send_due_pings(cx);

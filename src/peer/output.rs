@@ -50,6 +50,9 @@ pub enum Output {
         path: Path,
         /// The pair's GRE key, for both directions.
         gre_key: u32,
+        /// The largest outer packet that gets through, bytes. `None`: not known yet; what the device takes, and no more than
+        /// [`super::FIRST_PATH_MTU`].
+        path_mtu: Option<u16>,
     },
     /// The peer left the network: remove its tunnel.
     RemoveTunnel {

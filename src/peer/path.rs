@@ -3,6 +3,9 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+/// What a path of which nothing is known yet is taken to carry, bytes: Ethernet's MTU. More has to be shown first.
+pub const FIRST_PATH_MTU: u16 = 1500;
+
 /// A path to a peer as the kernel's tunnel uses it: from `port` on `local` to `remote`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::candidates::RoundTrip;
+use super::path_mtu::TunnelMtu;
 use super::timers::Timer;
 use super::tuning::{
     APPLY_TIMEOUT, GRACE_TIMEOUT, LATE_GAP, LATE_PROBES, LOSS_ROUND_TRIPS, LOSS_TIMEOUT,
@@ -66,6 +67,7 @@ pub(crate) struct Tunnel {
     /// It was found at start or lost in silence: its peer may come back and find it in order, so it is tested before any
     /// other path is chosen.
     awaits_grace: bool,
+    pub(crate) mtu: TunnelMtu,
     /// What the kernel said against it.
     pub(crate) error: Option<String>,
 }
@@ -88,13 +90,15 @@ impl Tunnel {
             pings: 0,
             pongs: 0,
             awaits_grace: false,
+            mtu: TunnelMtu::default(),
             error: None,
         }
     }
 
     /// A tunnel that was found in the kernel: it gets quick probes at first.
-    fn adopted(path: Path) -> Self {
+    fn adopted(path: Path, path_mtu: u16) -> Self {
         Tunnel {
+            mtu: TunnelMtu::found(path_mtu),
             applied: true,
             proof: Proof::Unproven,
             awaits_grace: true,
@@ -104,6 +108,11 @@ impl Tunnel {
 
     pub(crate) fn is_being_tested(&self) -> bool {
         matches!(self.proof, Proof::Pending | Proof::Testing)
+    }
+
+    /// Whether a data ping waits for its answer.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.unanswered.is_some()
     }
 }
 
@@ -122,12 +131,12 @@ impl Peer {
     }
 
     /// A tunnel found in the kernel at start: it stays as it is, is tested, and counts once data crossed.
-    pub(crate) fn handle_adopted(&mut self, cx: &mut Context<'_>, path: Path) {
+    pub(crate) fn handle_adopted(&mut self, cx: &mut Context<'_>, path: Path, path_mtu: u16) {
         if self.tunnel.is_some() {
             return;
         }
         self.candidates.adopt(cx.now, path);
-        self.tunnel = Some(Tunnel::adopted(path));
+        self.tunnel = Some(Tunnel::adopted(path, path_mtu));
         self.begin_search(cx, format!("testing the tunnel found over {path}"));
         self.probe(cx);
         self.send_due_pings(cx);
@@ -145,15 +154,28 @@ impl Peer {
             }
             _ => {
                 debug!(peer = %self.name, %path, ?purpose, "tunnel");
-                self.tunnel = Some(Tunnel::new(path, purpose));
+                let mut tunnel = Tunnel::new(path, purpose);
+                if let Some(before) = &self.tunnel {
+                    tunnel.mtu = before.mtu.over(before.path, path);
+                }
+                self.tunnel = Some(tunnel);
                 self.timers.clear(Timer::Probe);
+                self.timers.clear(Timer::Mtu);
                 self.timers.set(Timer::Proof, cx.now + APPLY_TIMEOUT);
-                cx.out.push_back(Output::SetTunnel {
-                    peer: self.node_key,
-                    path,
-                    gre_key: self.shared.gre_key(),
-                });
+                self.ask_kernel(cx);
             }
+        }
+    }
+
+    /// Tells the kernel how the tunnel should be.
+    pub(crate) fn ask_kernel(&mut self, cx: &mut Context<'_>) {
+        if let Some(tunnel) = &self.tunnel {
+            cx.out.push_back(Output::SetTunnel {
+                peer: self.node_key,
+                path: tunnel.path,
+                gre_key: self.shared.gre_key(),
+                path_mtu: tunnel.mtu.asked,
+            });
         }
     }
 
@@ -167,12 +189,12 @@ impl Peer {
 
     /// What became of the tunnel in the kernel. Reports on a path that is no longer wanted say nothing.
     pub(crate) fn handle_tunnel(&mut self, cx: &mut Context<'_>, report: TunnelReport) {
-        let (TunnelReport::Applied { path } | TunnelReport::Failed { path, .. }) = &report;
+        let (TunnelReport::Applied { path, .. } | TunnelReport::Failed { path, .. }) = &report;
         let Some(tunnel) = self.tunnel.as_mut().filter(|it| it.path == *path) else {
             return;
         };
         match report {
-            TunnelReport::Applied { .. } => {
+            TunnelReport::Applied { device_mtu, .. } => {
                 // Better late than never: it may be long after its time was up.
                 let untested = matches!(tunnel.proof, Proof::Pending | Proof::Unproven);
                 tunnel.applied = true;
@@ -180,6 +202,7 @@ impl Peer {
                 if untested {
                     self.test(cx);
                 }
+                self.search_mtu(cx, device_mtu);
             }
             TunnelReport::Failed { error, .. } => {
                 tunnel.applied = false;
@@ -355,6 +378,7 @@ impl Peer {
         if let Some(candidate) = self.candidates.get_mut(path.remote) {
             candidate.forgive();
         }
+        self.resume_mtu_search(cx);
         if self.state != State::Direct {
             let took = round_trip.as_secs_f64() * 1e3;
             let remote = path.remote;

@@ -269,6 +269,10 @@ impl Peer {
         if self.is_of_hunt(tx_id) {
             return self.handle_pong_of_hunt(cx, path);
         }
+        if self.handle_mtu_pong(cx, path, tx_id) {
+            cx.counters.pongs_received += 1;
+            return Ok(());
+        }
         let index = self.pending.iter().position(|it| it.tx_id == tx_id);
         let pending = index.and_then(|index| self.pending.remove(index));
         let pending = pending.ok_or(DropReason::Unsolicited)?;

@@ -57,6 +57,8 @@ pub enum TunnelReport {
     Applied {
         /// The path asked for.
         path: Path,
+        /// The MTU of the device that its packets leave through, bytes.
+        device_mtu: u16,
     },
     /// The link could not be made or changed.
     Failed {

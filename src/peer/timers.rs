@@ -19,10 +19,12 @@ pub(crate) enum Timer {
     Proof,
     /// The port search goes on.
     PortSearch,
+    /// The search for the path MTU goes on.
+    Mtu,
 }
 
 impl Timer {
-    const ALL: [Timer; 7] = [
+    const ALL: [Timer; 8] = [
         Timer::Search,
         Timer::Retry,
         Timer::Call,
@@ -30,6 +32,7 @@ impl Timer {
         Timer::Probe,
         Timer::Proof,
         Timer::PortSearch,
+        Timer::Mtu,
     ];
 
     fn reason(self) -> &'static str {
@@ -41,6 +44,7 @@ impl Timer {
             Timer::Probe => "data probe",
             Timer::Proof => "proof due",
             Timer::PortSearch => "port search",
+            Timer::Mtu => "path MTU",
         }
     }
 }

@@ -201,6 +201,24 @@ pub(crate) const PORT_SEARCH_GAPS: [Duration; 7] = [
 
 /// Most packets of port searches in any second, to all peers together: 1.2 Mbit/s.
 pub const MAX_SEARCH_PACKETS_PER_SECOND: usize = 1000;
+// Path MTU (RFC 8899).
+
+/// How often each size is asked for before it counts as too large: the RFC's MAX_PROBES.
+pub(crate) const MTU_TRIES: usize = 3;
+
+/// A ping of the search is sent again after two round trips, but never before this.
+pub(crate) const MTU_PATIENCE_MIN: Duration = ms(100);
+
+/// A ping of the search is sent again after this in any case.
+pub(crate) const MTU_PATIENCE_MAX: Duration = ms(1_000);
+
+/// Gap between full-size pings that confirm the MTU in use: a hop that shrinks without a word is noticed within this and half a
+/// second, at the price of 3 kbit/s a peer.
+pub(crate) const MTU_CONFIRM_GAP: Duration = ms(4_000);
+
+/// Gap between tries of larger sizes, where the device would take them: the RFC's PMTU_RAISE_TIMER is 600 s, made for every
+/// connection of a host; here there is one search a peer.
+pub(crate) const MTU_RAISE_GAP: Duration = ms(30_000);
 
 // Bounds.
 

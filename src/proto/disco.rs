@@ -39,6 +39,9 @@ pub const MAGIC: [u8; 6] = [0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac];
 /// Bytes in front of the sealed part: magic, sender's key, nonce.
 pub const HEADER_LEN: usize = MAGIC.len() + KEY_LEN + NONCE_LEN;
 
+/// An envelope with a ping that has no padding, bytes.
+pub const PING_LEN: usize = HEADER_LEN + SEAL_OVERHEAD + 2 + TxId::LEN + KEY_LEN;
+
 const VERSION: u8 = 0;
 const TYPE_PING: u8 = 0x01;
 const TYPE_PONG: u8 = 0x02;

@@ -112,12 +112,22 @@ fn what_we_send_ourselves_is_not_received() {
 }
 
 /// The tunnel of one side, made as a person would, and its probe socket.
-async fn open_tunnel(host: &Host, own: u8) -> (RawPort, ProbeSocket, u32) {
+async fn open_tunnel(host: &Host, own: u8, family: Family) -> (RawPort, ProbeSocket, u32) {
     let (kernel, port) = open_port().await;
     let far = 3 - own;
+    let (link, checksum) = match family {
+        Family::V4 => (
+            format!("gre local 192.0.2.{own} remote 192.0.2.{far}"),
+            "encap-csum",
+        ),
+        Family::V6 => (
+            format!("ip6gre encaplimit none local 2001:db8::{own} remote 2001:db8::{far}"),
+            "encap-csum6",
+        ),
+    };
     host.run(&format!(
-        "ip link add gretun0 type gre local 192.0.2.{own} remote 192.0.2.{far} key 5 ttl 64 \\
-             encap fou encap-sport {PORT} encap-dport {PORT} encap-csum
+        "ip link add gretun0 type {link} key 5 ttl 64 \\
+             encap fou encap-sport {PORT} encap-dport {PORT} {checksum}
          ip addr add 100.64.0.{own} peer 100.64.0.{far} dev gretun0; ip link set gretun0 up"
     ));
     let index = kernel.link_index("gretun0").await.unwrap();
@@ -129,13 +139,19 @@ fn a_probe_crosses_the_tunnel_both_ways() {
     if !kernel_is_able() {
         return;
     }
+    for (family, mtu) in [(Family::V4, 1464), (Family::V6, 1444)] {
+        probe_crosses(family, mtu);
+    }
+}
+
+fn probe_crosses(family: Family, mtu: usize) {
     let (a, b) = Host::pair();
     // As large as the tunnel's MTU allows.
-    let question = vec![1; 1464];
+    let question = vec![1; mtu];
     both(
         || {
             a.block_on(|| async {
-                let (_port, probes, index) = open_tunnel(&a, 1).await;
+                let (_port, probes, index) = open_tunnel(&a, 1, family).await;
                 loop {
                     probes.send(index, &question).unwrap();
                     if let Ok(answer) = timeout(NEVER, probes.recv()).await {
@@ -145,15 +161,18 @@ fn a_probe_crosses_the_tunnel_both_ways() {
                 }
             });
             assert!(
-                a.run("ping -c 3 -i 0.2 -W 5 -M do -s 1436 100.64.0.2")
-                    .contains(" 0% packet loss")
+                a.run(&format!(
+                    "ping -c 3 -i 0.2 -W 5 -M do -s {} 100.64.0.2",
+                    mtu - 28
+                ))
+                .contains(" 0% packet loss")
             );
         },
         || {
             b.block_on(|| async {
-                let (_port, probes, index) = open_tunnel(&b, 2).await;
+                let (_port, probes, index) = open_tunnel(&b, 2, family).await;
                 let (device, heard) = timeout(SOON, probes.recv()).await.unwrap().unwrap();
-                assert_eq!((device, heard.len()), (index, 1464));
+                assert_eq!((device, heard.len()), (index, mtu));
                 probes.send(index, b"answer").unwrap();
             });
         },
@@ -173,7 +192,7 @@ fn a_firewall_that_drops_data_lets_disco_be_seen_but_no_probe() {
     both(
         || {
             a.block_on(|| async {
-                let (port, probes, index) = open_tunnel(&a, 1).await;
+                let (port, probes, index) = open_tunnel(&a, 1, Family::V4).await;
                 let far = SocketAddr::new(ip("192.0.2.2"), PORT);
                 while timeout(NEVER, port.recv()).await.is_err() {
                     port.send(None, PORT, far, &disco()).unwrap();
@@ -183,7 +202,7 @@ fn a_firewall_that_drops_data_lets_disco_be_seen_but_no_probe() {
         },
         || {
             b.block_on(|| async {
-                let (port, probes, _index) = open_tunnel(&b, 2).await;
+                let (port, probes, _index) = open_tunnel(&b, 2, Family::V4).await;
                 let heard = timeout(SOON, port.recv()).await.unwrap().unwrap();
                 assert!(
                     timeout(NEVER * 3, probes.recv()).await.is_err(),
@@ -193,4 +212,48 @@ fn a_firewall_that_drops_data_lets_disco_be_seen_but_no_probe() {
             });
         },
     );
+}
+
+#[test]
+fn a_learned_path_mtu_stops_no_datagram() {
+    if !kernel_is_able() {
+        return;
+    }
+    for (from, to, family) in [
+        ("192.0.2.1", "192.0.2.2", "-4"),
+        ("2001:db8::1", "2001:db8::2", "-6"),
+    ] {
+        let (a, b) = Host::pair();
+        // As after an ICMP message that says 1280.
+        a.run(&format!("ip {family} route replace {to} dev eth0 mtu 1280"));
+        let whole = [&MAGIC[..], &[7; 1400]].concat();
+        both(
+            || {
+                a.block_on(|| async {
+                    let (kernel, port) = open_port().await;
+                    let far = SocketAddr::new(ip(to), PORT);
+                    assert_eq!(kernel.route_to(ip(from), ip(to)).await.unwrap().mtu, 1280);
+                    loop {
+                        port.send(Some(ip(from)), PORT, far, &whole).unwrap();
+                        if timeout(NEVER, port.recv()).await.is_ok() {
+                            break;
+                        }
+                    }
+                    let error = port
+                        .send(Some(ip(from)), PORT, far, &[7; 1600])
+                        .unwrap_err();
+                    assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+                });
+            },
+            || {
+                b.block_on(|| async {
+                    let (_kernel, port) = open_port().await;
+                    let heard = timeout(SOON, port.recv()).await.unwrap().unwrap();
+                    assert_eq!(heard.data.len(), MAGIC.len() + 1400);
+                    port.send(Some(heard.local.ip()), PORT, heard.from, &disco())
+                        .unwrap();
+                });
+            },
+        );
+    }
 }

@@ -7,6 +7,9 @@ use gretun::tunnel::owner::Owner;
 use gretun::tunnel::plan::{self, PlanError};
 use gretun::tunnel::state::TunnelState;
 
+use gretun::tunnel::encap::{Encap, Udp};
+use gretun::tunnel::mode::Mode;
+
 use crate::lab::Host;
 use crate::tunnel_lab::{is_able, observe};
 
@@ -128,5 +131,67 @@ fn the_tunnels_of_others_are_left_alone() {
         let overlay = left.tunnel("marked").unwrap();
         let refused = plan::delete(&[overlay], &left).unwrap_err();
         assert!(matches!(refused, PlanError::Foreign { .. }), "{refused}");
+    });
+}
+
+/// The tunnel of [`FILE`] named `two`, over the family of `remote`.
+fn overlay_like(mode: Mode, local: &str, remote: &str) -> TunnelState {
+    let mut state = states(FILE)
+        .into_iter()
+        .find(|state| state.link.name == "two")
+        .expect("it is in the file");
+    state.link.mode = mode;
+    state.link.local = Some(local.parse().unwrap());
+    state.link.remote = Some(remote.parse().unwrap());
+    state.link.mtu = 1400;
+    state.link.encap = Encap::Fou(Udp {
+        sport: 5555,
+        dport: 5555,
+        csum: true,
+    });
+    state.snat.clear();
+    state
+}
+
+#[test]
+fn a_change_of_family_keeps_name_and_index_and_is_taken_back_when_it_fails() {
+    if !is_able() {
+        return;
+    }
+    let (a, _b) = Host::pair();
+    a.block_on(|| async {
+        let kernel = Kernel::open().await.unwrap();
+        let v4 = overlay_like(Mode::Gre, "192.0.2.1", "192.0.2.2");
+        let v6 = overlay_like(Mode::Ip6gre, "2001:db8::1", "2001:db8::2");
+        let ops = plan::overlay(None, Some(&v4), &[]).unwrap();
+        kernel.execute(&ops).await.unwrap();
+        let index = kernel.link_index("two").await.unwrap();
+        let kind = || a.run("ip -d link show dev two");
+        assert!(kind().contains(" gre remote 192.0.2.2 "), "{}", kind());
+
+        let to_v6 = plan::overlay(Some(&v4), Some(&v6), &[]).unwrap();
+        kernel.execute(&to_v6).await.unwrap();
+        assert!(kind().contains(" ip6gre remote 2001:db8::2 "), "{}", kind());
+        assert_eq!(kernel.link_index("two").await.unwrap(), index);
+        assert!(
+            a.run("ip addr show dev two")
+                .contains("10.2.0.1 peer 10.2.0.2/32")
+        );
+
+        // The last step cannot be done: another link has the alternative name.
+        a.run("ip link property add dev lo altname taken");
+        let before = a.run("ip -d link show dev two; ip addr show dev two; ip route show dev two");
+        let mut bad = v4.clone();
+        bad.alt_names = vec!["taken".to_owned()];
+        let back = plan::overlay(Some(&v6), Some(&bad), &[]).unwrap();
+        let error = kernel.execute(&back).await.unwrap_err();
+        assert!(
+            error.step.contains("taken") && error.left.is_empty(),
+            "{error}"
+        );
+        let after = a.run("ip -d link show dev two; ip addr show dev two; ip route show dev two");
+        let settled = |text: String| text.replace(" tentative", "").replace("state UNKNOWN", "");
+        assert_eq!(settled(after), settled(before));
+        assert_eq!(kernel.link_index("two").await.unwrap(), index);
     });
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use gretun::node::Path;
 use gretun::proto::NodePublic;
 use gretun::proto::api::PeerRecord;
 
-use crate::network::{Frame, Packet, Place};
+use crate::driver::Wish;
+use crate::network::{Packet, Place};
 use crate::world::{HostId, World};
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub enum Event {
     Peers(HostId, Vec<PeerRecord>),
     SignalUp(NodePublic, NodePublic, Vec<u8>),
     SignalDown(HostId, NodePublic, Vec<u8>),
-    Apply(HostId, NodePublic, u64, Path, u32),
+    Apply(HostId, NodePublic, Wish),
     User(HostId),
 }
 
@@ -73,7 +73,7 @@ impl World {
             (Some((at, id)), event) if at <= end && event.is_none_or(|event| at < event) => {
                 // A timer in the past is one that was set to "now" by the last input.
                 self.now = self.now.max(at);
-                let now = self.now;
+                let now = self.local_time(id);
                 let node = self.hosts[id.0].node.as_mut().expect("it has a timer");
                 node.handle_timeout(now);
                 let next = node.poll_timeout();
@@ -121,7 +121,7 @@ impl World {
                 }
             }
             Event::SignalDown(id, from, sealed) => {
-                let now = self.now;
+                let now = self.local_time(id);
                 if !self.has_network(id) || !self.hosts[id.0].registered {
                     return;
                 }
@@ -130,11 +130,11 @@ impl World {
                 }
                 self.drain(id);
             }
-            Event::Apply(id, peer, number, path, key) => self.apply(id, peer, number, path, key),
+            Event::Apply(id, peer, wish) => self.apply(id, peer, wish),
             Event::User(id) => {
                 let peers: Vec<NodePublic> = self.hosts[id.0].tunnels.keys().copied().collect();
                 for peer in peers {
-                    self.send_data(id, peer, Frame::User);
+                    self.send_user_data(id, peer);
                 }
                 self.at(self.user_gap, Event::User(id));
             }

@@ -74,10 +74,11 @@ impl World {
     }
 
     pub fn registered(&mut self, id: HostId, incarnation: u64) {
-        let now = self.now;
+        let now = self.local_time(id);
         let servers = self.servers.clone();
+        let is_there = self.has_network(id);
         let host = &mut self.hosts[id.0];
-        if host.incarnation != incarnation {
+        if host.incarnation != incarnation || !is_there {
             return;
         }
         host.registered = true;
@@ -100,7 +101,7 @@ impl World {
     }
 
     pub fn take_peers(&mut self, id: HostId, records: Vec<PeerRecord>) {
-        let now = self.now;
+        let now = self.local_time(id);
         if !self.has_network(id) {
             return;
         }
@@ -120,6 +121,6 @@ impl World {
     }
 
     pub fn has_network(&self, id: HostId) -> bool {
-        self.hosts[id.0].interfaces.iter().any(|it| it.up)
+        !self.hosts[id.0].clock.is_stopped() && self.hosts[id.0].interfaces.iter().any(|it| it.up)
     }
 }

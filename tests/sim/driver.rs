@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use gretun::node::{Node, Output, Path, State, TunnelReport};
+use gretun::node::{FIRST_PATH_MTU, Node, Output, Path, State, TunnelReport};
 use gretun::proto::NodePublic;
 
 use crate::clock::Event;
@@ -11,6 +11,16 @@ use crate::host::{Interface, KernelTunnel};
 use crate::judge::UserData;
 use crate::network::{Frame, Packet, Payload};
 use crate::world::{HostId, World};
+
+/// How a daemon wants a tunnel to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// The latest of a peer counts.
+    pub number: u64,
+    pub path: Path,
+    pub key: u32,
+    pub path_mtu: Option<u16>,
+}
 
 impl World {
     /// Carries out what a daemon asks for.
@@ -50,13 +60,20 @@ impl World {
                     peer,
                     path,
                     gre_key,
+                    path_mtu,
                 } => {
                     self.order += 1;
                     let number = self.order;
                     let host = &mut self.hosts[id.0];
                     host.wanted.insert(peer, number);
                     let delay = host.apply_delay;
-                    self.at(delay, Event::Apply(id, peer, number, path, gre_key));
+                    let wish = Wish {
+                        number,
+                        path,
+                        key: gre_key,
+                        path_mtu,
+                    };
+                    self.at(delay, Event::Apply(id, peer, wish));
                 }
                 Output::RemoveTunnel { peer } => {
                     self.hosts[id.0].tunnels.remove(&peer);
@@ -78,32 +95,56 @@ impl World {
             }
         }
         self.count_packets(id, packets);
-        let node = self.hosts[id.0].node.as_ref();
-        self.hosts[id.0].next_timer = node.and_then(|it| Some(it.poll_timeout()?.0));
+        let host = &mut self.hosts[id.0];
+        let timer = host.node.as_ref().and_then(Node::poll_timeout);
+        host.next_timer = timer.and_then(|(at, _)| host.clock.when(at));
     }
 
-    pub fn apply(&mut self, id: HostId, peer: NodePublic, number: u64, path: Path, key: u32) {
-        let now = self.now;
+    pub fn apply(&mut self, id: HostId, peer: NodePublic, wish: Wish) {
+        let (since, now) = (self.now, self.local_time(id));
+        let Wish { path, key, .. } = wish;
         let host = &mut self.hosts[id.0];
-        if host.wanted.get(&peer) != Some(&number) {
+        if host.wanted.get(&peer) != Some(&wish.number) {
             return;
         }
-        let report = match host.refuses.clone() {
+        let device_mtu = host.device_mtu(path.local);
+        let no_route = || Some("Network is unreachable".to_owned());
+        let refuses = host.refuses.clone();
+        let refuses = refuses.or_else(|| device_mtu.is_none().then(no_route).flatten());
+        let report = match refuses {
             Some(error) => TunnelReport::Failed { path, error },
             None => {
+                let device_mtu = device_mtu.unwrap_or_default();
+                let path_mtu = wish.path_mtu.unwrap_or(FIRST_PATH_MTU).min(device_mtu);
                 let same = |it: &KernelTunnel| it.path == path && it.key == key;
                 if !host.tunnels.get(&peer).is_some_and(same) {
                     host.tunnel_changes += 1;
-                    let since = now;
-                    host.tunnels.insert(peer, KernelTunnel { path, key, since });
+                    let tunnel = KernelTunnel {
+                        path,
+                        key,
+                        path_mtu,
+                        since,
+                    };
+                    host.tunnels.insert(peer, tunnel);
                 }
-                TunnelReport::Applied { path }
+                if let Some(tunnel) = host.tunnels.get_mut(&peer) {
+                    tunnel.path_mtu = path_mtu;
+                }
+                TunnelReport::Applied { path, device_mtu }
             }
         };
         if let Some(node) = &mut host.node {
             node.handle_tunnel(now, peer, report);
         }
         self.drain(id);
+    }
+
+    /// Somebody on the host sends the largest packet that the tunnel takes.
+    pub fn send_user_data(&mut self, id: HostId, peer: NodePublic) {
+        if let Some(tunnel) = self.hosts[id.0].tunnels.get(&peer) {
+            let frame = Frame::User(tunnel.path_mtu);
+            self.send_data(id, peer, frame);
+        }
     }
 
     pub fn send_data(&mut self, id: HostId, peer: NodePublic, frame: Frame) {
@@ -128,7 +169,7 @@ impl World {
         payload: Payload,
     ) {
         let host = &self.hosts[id.0];
-        if host.firewall.drops_udp {
+        if host.firewall.drops_udp || host.clock.is_stopped() {
             return;
         }
         if local.is_some_and(|local| !host.locals().contains(&local)) {
@@ -149,7 +190,10 @@ impl World {
     }
 
     pub fn arrive_at_host(&mut self, id: HostId, interface: usize, packet: Packet) {
-        let now = self.now;
+        let (now, local_time) = (self.now, self.local_time(id));
+        if self.hosts[id.0].clock.is_stopped() {
+            return;
+        }
         let host = &mut self.hosts[id.0];
         let local = packet.to.ip();
         let here = host.interfaces.get(interface);
@@ -170,7 +214,7 @@ impl World {
                 }
                 self.overheard.push_back(data.clone());
                 if let Some(node) = &mut host.node {
-                    node.handle_datagram(now, packet.to, packet.from, &data);
+                    node.handle_datagram(local_time, packet.to, packet.from, &data);
                 }
             }
             Payload::Data(key, frame) => {
@@ -185,10 +229,10 @@ impl World {
                     Frame::Probe(data) => {
                         self.crossed.insert((from, id), now);
                         if let Some(node) = &mut self.hosts[id.0].node {
-                            node.handle_data_probe(now, peer, &data);
+                            node.handle_data_probe(local_time, peer, &data);
                         }
                     }
-                    Frame::User => {
+                    Frame::User(_) => {
                         let entry = self.user.entry((from, id)).or_insert(UserData {
                             last: now,
                             longest_gap: Duration::ZERO,

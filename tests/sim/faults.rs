@@ -6,7 +6,7 @@ use gretun::node::State;
 use gretun::proto::DiscoSecret;
 
 use crate::nat::{Filtering, Mapping, NatKind};
-use crate::network::{INTERNET, RouterId, WIRE};
+use crate::network::{Bursts, INTERNET, RouterId, WIRE};
 use crate::world::{HostId, World};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ fn an_idle_pair_stays_joined_and_quiet() {
     assert!(world.joined(a, b));
     assert_eq!(world.hosts[a.0].tunnel_changes, 1);
     let a_second = (world.hosts[a.0].sent_total - before) as f64 / 120.0;
-    assert!(a_second < 2.5, "{a_second} packets a second");
+    assert!(a_second < 2.75, "{a_second} packets a second");
 }
 
 #[test]
@@ -130,6 +130,138 @@ fn a_second_interface_takes_over() {
         assert!(world.joined(a, b));
         world.rewire(a, |interfaces| interfaces[0].up = false);
         assert_repaired(&mut world, a, b);
+    }
+}
+
+#[test]
+fn a_host_that_gets_another_address_is_back_within_three_seconds() {
+    for keys in ROLES {
+        for phase in [0, 300, 700] {
+            let (mut world, a, b) = joined(5, keys, restricted(), restricted());
+            world.run(Duration::from_millis(phase));
+            world.rewire(a, |interfaces| {
+                interfaces[0].ip = "192.168.1.77".parse().expect("an address");
+            });
+            assert_repaired(&mut world, a, b);
+        }
+    }
+}
+
+#[test]
+fn a_host_that_slept_is_back_within_three_seconds() {
+    for keys in ROLES {
+        // Within the mapping's life, and long after it.
+        for sleep in [5, 60, 300] {
+            for phase in [0, 400, 800] {
+                let (mut world, a, b) = joined(5, keys, restricted(), restricted());
+                world.run(Duration::from_millis(phase));
+                world.suspend(a);
+                world.run(sleep * SECOND);
+                world.resume(a);
+                let took = world.run_until(REPAIR, |world| world.user_data_flows(a, b));
+                assert!(took.is_some(), "{sleep} s\n{}", world.story());
+                world.run(5 * SECOND);
+                assert!(world.joined(a, b) && world.user_data_flows(a, b));
+                world.check();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_home_behind_a_carrier_survives_a_rebind_of_either() {
+    for keys in ROLES {
+        for router in [RouterId(0), RouterId(1)] {
+            let mut world = World::new(20);
+            let carrier = world.net();
+            world.router(restricted(), INTERNET, "203.0.113.1", carrier);
+            let home = world.net();
+            world.router(restricted(), carrier, "100.64.0.9", home);
+            let a = world.host("a", keys.0, home, "192.168.1.10");
+            let b = world.site("b", keys.1, Some(restricted()));
+            world.start(a);
+            world.start(b);
+            world.run(3 * SECOND);
+            assert!(world.joined(a, b), "{}", world.story());
+            world.watch_user_data(USER_GAP);
+            world.run(SECOND);
+            world.reboot_router(router, None);
+            assert_repaired(&mut world, a, b);
+        }
+    }
+}
+
+#[test]
+fn bursts_of_loss_do_not_shake_a_path() {
+    let (mut world, a, b) = joined(15, (1, 2), restricted(), restricted());
+    world.routers[0].bursts = Some(Bursts::new(2 * SECOND, Duration::from_millis(80)));
+    world.run(120 * SECOND);
+    assert!(world.joined(a, b), "{}", world.story());
+    assert_eq!(world.hosts[a.0].log.len(), 2, "{}", world.story());
+}
+
+#[test]
+fn packets_that_come_twice_change_nothing() {
+    let (mut world, a, _b) = joined(15, (1, 2), restricted(), restricted());
+    world.link(RouterId(0)).duplication = 0.5;
+    world.run(60 * SECOND);
+    assert_eq!(world.hosts[a.0].tunnel_changes, 1);
+    assert_eq!(world.hosts[a.0].log.len(), 2, "{}", world.story());
+}
+
+#[test]
+fn clocks_that_run_apart_change_nothing() {
+    let mut world = World::new(21);
+    let a = world.site("a", 1, Some(restricted()));
+    let b = world.site("b", 2, Some(restricted()));
+    let now = world.now;
+    // A day's clock error in minutes: far beyond any real clock's.
+    world.hosts[a.0].clock.begin(now, 20_000);
+    world.start(a);
+    world.start(b);
+    world.run(3 * SECOND);
+    world.watch_user_data(USER_GAP);
+    world.run(600 * SECOND);
+    world.check();
+    assert!(world.joined(a, b));
+    assert_eq!(world.hosts[b.0].log.len(), 2, "{}", world.story());
+}
+
+#[test]
+fn the_other_family_takes_over_within_three_seconds() {
+    for keys in ROLES {
+        for phase in [0, 300, 600, 900] {
+            let mut world = World::new(22);
+            let a = world.site("a", keys.0, Some(restricted()));
+            let b = world.site("b", keys.1, Some(restricted()));
+            // IPv6 is the faster way.
+            for (host, ip) in [(a, "2001:db8::1"), (b, "2001:db8::2")] {
+                world.rewire(host, |interfaces| {
+                    let mut second = interfaces[0].clone();
+                    second.net = INTERNET;
+                    second.ip = ip.parse().expect("an address");
+                    interfaces.push(second);
+                });
+            }
+            world.start(a);
+            world.start(b);
+            world.run(3 * SECOND);
+            let family = |world: &World| {
+                let path = world.status(a, b).path;
+                path.map(|path| if path.remote.is_ipv6() { 6 } else { 4 })
+            };
+            assert!(world.joined(a, b) && family(&world) == Some(6));
+            world.watch_user_data(USER_GAP);
+            world.run(5 * SECOND + Duration::from_millis(phase));
+            world.hosts[a.0].interfaces[1].link.loss = 1.0;
+            assert_repaired(&mut world, a, b);
+            assert_eq!(family(&world), Some(4), "{}", world.story());
+            // Back again: the spare path is pinged every 20 s.
+            world.hosts[a.0].interfaces[1].link.loss = 0.0;
+            world.run(120 * SECOND);
+            assert_eq!(family(&world), Some(6), "{}", world.story());
+            assert!(world.joined(a, b) && world.user_data_flows(a, b));
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use gretun::node::{EXTRA_PORTS, Node, NodeConfig, Path};
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
 
+use crate::local_clock::LocalClock;
 use crate::network::{Link, NetId};
 
 /// One network interface.
@@ -25,6 +26,8 @@ pub struct Interface {
 pub struct KernelTunnel {
     pub path: Path,
     pub key: u32,
+    /// What its outer packets may measure: its MTU and the overhead.
+    pub path_mtu: u16,
     pub since: Instant,
 }
 
@@ -50,6 +53,7 @@ pub struct Host {
     pub aggressive_punch: bool,
     pub interfaces: Vec<Interface>,
     pub firewall: Firewall,
+    pub clock: LocalClock,
     /// The daemon, while it runs.
     pub node: Option<Node>,
     /// When the daemon's next timer is due.
@@ -95,6 +99,7 @@ impl Host {
             aggressive_punch: true,
             interfaces: Vec::new(),
             firewall: Firewall::default(),
+            clock: LocalClock::default(),
             node: None,
             next_timer: None,
             incarnation: 0,
@@ -150,6 +155,12 @@ impl Host {
     /// Where the kernel takes data: at the data port, and at the port of each tunnel that has one of its own.
     pub fn has_fou_port(&self, port: u16) -> bool {
         port == self.port || self.tunnels.values().any(|it| it.path.port == port)
+    }
+
+    /// The MTU of the interface with this address.
+    pub fn device_mtu(&self, local: IpAddr) -> Option<u16> {
+        let interface = self.interfaces.iter().find(|it| it.up && it.ip == local);
+        interface.map(|it| it.link.mtu)
     }
 
     /// The peer whose tunnel takes a data packet, as the kernel finds it: never by port.

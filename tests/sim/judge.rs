@@ -76,9 +76,13 @@ impl World {
     /// is another matter: a tunnel that moves is called direct while the new path is tested.)
     pub fn check(&self) {
         for id in self.host_ids() {
-            let Some(node) = &self.hosts[id.0].node else {
+            let host = &self.hosts[id.0];
+            let Some(node) = &host.node else {
                 continue;
             };
+            if !host.clock.is_awake_for(PROOF_AGE, self.now) {
+                continue;
+            }
             for status in node.status() {
                 if status.state == State::Direct {
                     self.check_crossed(id, status.node_key, self.now - PROOF_AGE);

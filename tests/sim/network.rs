@@ -1,7 +1,10 @@
 //! Networks: what happens to a packet between two hosts.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng as _;
 
 use gretun::proto::stun::{self, StunMessage};
 
@@ -26,6 +29,45 @@ pub struct Link {
     pub jitter: Duration,
     pub loss: f64,
     pub duplication: f64,
+    /// Larger packets vanish, and no ICMP tells of it.
+    pub mtu: u16,
+}
+
+/// Loss that comes in bursts, after Gilbert and Elliott: the link changes between a good state without loss and a bad one in
+/// which everything is lost, each for a random time of this mean.
+#[derive(Clone, Copy, Debug)]
+pub struct Bursts {
+    pub good: Duration,
+    pub bad: Duration,
+    until: Option<Instant>,
+    is_bad: bool,
+}
+
+impl Bursts {
+    pub const fn new(good: Duration, bad: Duration) -> Self {
+        Bursts {
+            good,
+            bad,
+            until: None,
+            is_bad: false,
+        }
+    }
+
+    /// Whether a packet is lost now.
+    fn lose(&mut self, now: Instant, rng: &mut ChaCha8Rng) -> bool {
+        loop {
+            match self.until {
+                Some(until) if now < until => return self.is_bad,
+                Some(_) => self.is_bad = !self.is_bad,
+                None => {}
+            }
+            let mean = if self.is_bad { self.bad } else { self.good };
+            // Exponential, so that the state has no memory; never zero, so that time goes on.
+            let uniform = f64::from(rng.next_u32().max(1)) / f64::from(u32::MAX);
+            let time = mean.mul_f64(-uniform.ln()) + Duration::from_micros(1);
+            self.until = Some(self.until.unwrap_or(now) + time);
+        }
+    }
 }
 
 impl Link {
@@ -39,6 +81,7 @@ impl Link {
             jitter: Duration::ZERO,
             loss: 0.0,
             duplication: 0.0,
+            mtu: 1500,
         }
     }
 }
@@ -59,8 +102,20 @@ pub enum Payload {
 #[derive(Clone, Debug)]
 pub enum Frame {
     Probe(Vec<u8>),
-    /// Somebody's traffic.
-    User,
+    /// Somebody's traffic, in outer packets of this size.
+    User(u16),
+}
+
+impl Packet {
+    /// Bytes of the IP packet.
+    pub fn size(&self) -> usize {
+        let headers = if self.to.is_ipv4() { 28 } else { 48 };
+        match &self.payload {
+            Payload::Datagram(data) => headers + data.len(),
+            Payload::Data(_, Frame::Probe(data)) => headers + 8 + data.len(),
+            Payload::Data(_, Frame::User(size)) => usize::from(*size),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +138,14 @@ pub struct Router {
     pub inside: NetId,
     pub outside: NetId,
     pub link: Link,
+    /// Loss in bursts, of what goes through in either direction.
+    pub bursts: Option<Bursts>,
+}
+
+impl Router {
+    fn loses(&mut self, now: Instant, rng: &mut ChaCha8Rng) -> bool {
+        self.bursts.as_mut().is_some_and(|it| it.lose(now, rng))
+    }
 }
 
 impl World {
@@ -111,11 +174,18 @@ impl World {
         }
         let gateway = || {
             let index = self.routers.iter().position(|it| it.inside == net)?;
-            Some((Place::RouterInside(RouterId(index)), WIRE))
+            let wire = Link {
+                mtu: self.wire_mtu,
+                ..WIRE
+            };
+            Some((Place::RouterInside(RouterId(index)), wire))
         };
         let Some((place, far)) = self.place_on(net, packet.to).or_else(gateway) else {
             return;
         };
+        if packet.size() > usize::from(link.mtu.min(far.mtu)) {
+            return;
+        }
         let copies = 1 + usize::from(dice::chance(&mut self.rng, link.duplication));
         for _ in 0..copies {
             if dice::chance(&mut self.rng, link.loss) || dice::chance(&mut self.rng, far.loss) {
@@ -157,6 +227,9 @@ impl World {
             }
             Place::RouterInside(id) => {
                 let router = &mut self.routers[id.0];
+                if router.loses(now, &mut self.rng) {
+                    return;
+                }
                 let hairpin = packet.to.ip() == router.nat.ip;
                 if hairpin && !router.nat.kind.hairpin {
                     return;
@@ -173,11 +246,18 @@ impl World {
             }
             Place::RouterOutside(id) => {
                 let router = &mut self.routers[id.0];
+                if router.loses(now, &mut self.rng) {
+                    return;
+                }
                 let inner = router.nat.inbound(now, packet.from, packet.to.port());
                 if let Some(inner) = inner {
                     packet.to = inner;
                     let inside = router.inside;
-                    self.transmit(inside, WIRE, packet);
+                    let wire = Link {
+                        mtu: self.wire_mtu,
+                        ..WIRE
+                    };
+                    self.transmit(inside, wire, packet);
                 }
             }
         }

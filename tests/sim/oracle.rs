@@ -92,3 +92,50 @@ pub fn depends_on_luck(one: Option<NatKind>, other: Option<NatKind>) -> bool {
     let admits = |it: &Behaviour| !it.is_predictable() && it.filtering != Filtering::AddressPort;
     !direct_possible(one, other) && !both && sides.iter().any(admits)
 }
+
+/// Whether two hosts, each behind its NATs (the innermost first), are joined by the first packets, without a search for ports.
+pub fn joined_without_search(one: &[NatKind], other: &[NatKind]) -> bool {
+    let (one, other) = (Chain::of(one), Chain::of(other));
+    joined_through(&one, &other) || joined_through(&other, &one)
+}
+
+/// All NATs in front of a host; without any, nothing is changed and all is admitted.
+struct Chain {
+    /// For each NAT its filtering, and whether what is sent to anyone leaves it by one mapping: it and all NATs before it
+    /// map independently. A NAT that keeps the port does so, for one host.
+    nats: Vec<(Filtering, bool)>,
+}
+
+impl Chain {
+    fn of(kinds: &[NatKind]) -> Self {
+        let mut predictable = true;
+        let nats = kinds.iter().map(|kind| {
+            predictable &= Behaviour::of(Some(*kind)).is_predictable();
+            (kind.filtering, predictable)
+        });
+        Chain {
+            nats: nats.collect(),
+        }
+    }
+
+    fn is_predictable(&self) -> bool {
+        self.nats.iter().all(|(_, predictable)| *predictable)
+    }
+}
+
+/// As [`joined_by_first_packet`], where each NAT on the way must agree.
+fn joined_through(sender: &Chain, receiver: &Chain) -> bool {
+    let first = receiver
+        .nats
+        .iter()
+        .all(|(filtering, predictable)| match filtering {
+            Filtering::Independent => true,
+            Filtering::Address => *predictable,
+            Filtering::AddressPort => *predictable && sender.is_predictable(),
+        });
+    let answer = sender.nats.iter().all(|(filtering, _)| match filtering {
+        Filtering::Independent | Filtering::Address => true,
+        Filtering::AddressPort => receiver.is_predictable(),
+    });
+    first && answer
+}

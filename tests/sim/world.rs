@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use gretun::node::{Node, PeerStatus, State};
+use gretun::node::{Node, PeerStatus, State, TunnelReport};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
@@ -34,6 +34,8 @@ pub struct World {
     pub nets: usize,
     pub hosts: Vec<Host>,
     pub routers: Vec<Router>,
+    /// The MTU of routers' interfaces inside their sites.
+    pub wire_mtu: u16,
     /// The STUN servers: two ports of one address, as the coordinator has them.
     pub servers: Vec<SocketAddr>,
     pub servers_answer: bool,
@@ -66,6 +68,7 @@ impl World {
             nets: 1,
             hosts: Vec::new(),
             routers: Vec::new(),
+            wire_mtu: 1500,
             servers: vec![server(3478), server(3479)],
             servers_answer: true,
             servers_known: false,
@@ -96,6 +99,7 @@ impl World {
             inside,
             outside,
             link: ACCESS,
+            bursts: None,
         });
         RouterId(self.routers.len() - 1)
     }
@@ -132,7 +136,7 @@ impl World {
     pub fn start(&mut self, id: HostId) {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
-        let now = self.now;
+        let now = self.local_time(id);
         let host = &mut self.hosts[id.0];
         let mut node = Node::new(host.config(seed));
         host.incarnation += 1;
@@ -143,7 +147,7 @@ impl World {
         host.searched.clear();
         host.search_pings = 0;
         for (peer, tunnel) in &host.tunnels {
-            node.handle_adopted(now, *peer, tunnel.path);
+            node.handle_adopted(now, *peer, tunnel.path, tunnel.path_mtu);
         }
         node.handle_local_addresses(now, host.locals());
         if self.servers_known {
@@ -151,6 +155,13 @@ impl World {
         }
         if !host.cache.is_empty() {
             node.handle_peers(now, &host.cache);
+        }
+        // The applier looks at what is there and finds it as wanted.
+        for (peer, tunnel) in &host.tunnels {
+            if let Some(device_mtu) = host.device_mtu(tunnel.path.local) {
+                let path = tunnel.path;
+                node.handle_tunnel(now, *peer, TunnelReport::Applied { path, device_mtu });
+            }
         }
         host.node = Some(node);
         let incarnation = host.incarnation;
@@ -200,7 +211,7 @@ impl World {
     }
 
     pub fn tell_locals(&mut self, id: HostId) {
-        let now = self.now;
+        let now = self.local_time(id);
         let host = &mut self.hosts[id.0];
         let locals = host.locals();
         if let Some(node) = &mut host.node {
@@ -217,8 +228,34 @@ impl World {
         }
     }
 
-    pub fn send_garbage(&mut self, to: HostId, from: SocketAddr, data: Vec<u8>) {
+    /// Suspends the host: its processes and its clock stand still, and what is sent to it is lost.
+    pub fn suspend(&mut self, id: HostId) {
         let now = self.now;
+        let host = &mut self.hosts[id.0];
+        host.clock.stop(now);
+        host.next_timer = None;
+    }
+
+    /// Resumes the host: for its daemon no time has passed.
+    pub fn resume(&mut self, id: HostId) {
+        let now = self.now;
+        if !self.hosts[id.0].clock.is_stopped() {
+            return;
+        }
+        self.hosts[id.0].clock.go(now);
+        let incarnation = self.hosts[id.0].incarnation;
+        self.drain(id);
+        // The connection to the coordinator has died meanwhile.
+        self.at(Duration::from_secs(1), Event::Register(id, incarnation));
+    }
+
+    /// What the host's clock shows.
+    pub fn local_time(&self, id: HostId) -> Instant {
+        self.hosts[id.0].clock.at(self.now)
+    }
+
+    pub fn send_garbage(&mut self, to: HostId, from: SocketAddr, data: Vec<u8>) {
+        let now = self.local_time(to);
         let host = &self.hosts[to.0];
         let local = SocketAddr::new(host.interfaces[0].ip, host.port);
         if let Some(node) = &mut self.hosts[to.0].node {

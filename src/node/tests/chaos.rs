@@ -73,7 +73,10 @@ fn do_whatever(bench: &mut Bench, what: Whatever) {
             if let Some(path) = bench.wanted_path() {
                 let error = "no".to_owned();
                 bench.report(match what {
-                    Whatever::Applied => TunnelReport::Applied { path },
+                    Whatever::Applied => TunnelReport::Applied {
+                        path,
+                        device_mtu: 1500,
+                    },
                     _ => TunnelReport::Failed { path, error },
                 });
             }

@@ -146,7 +146,7 @@ fn an_adopted_tunnel_of_nobody_is_removed() {
         port: 7777,
         remote: addr(REMOTE),
     };
-    bench.node.handle_adopted(bench.now, peer, path);
+    bench.node.handle_adopted(bench.now, peer, path, 1500);
     bench.outputs.clear();
     bench.tell(&[REMOTE], true);
     assert!(bench.outputs.contains(&Output::RemoveTunnel { peer }));
@@ -161,7 +161,7 @@ fn an_adopted_tunnel_counts_once_data_crossed_it() {
             port: 7777,
             remote: addr(REMOTE),
         };
-        bench.node.handle_adopted(bench.now, bench.peer, path);
+        bench.node.handle_adopted(bench.now, bench.peer, path, 1500);
         bench.tell(&[REMOTE], true);
         assert_eq!(bench.state(), State::Punching);
         bench.answer_probes();

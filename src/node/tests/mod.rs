@@ -93,7 +93,10 @@ impl Bench {
             Role::Controlled => bench.nominate(1, REMOTE),
         }
         let path = bench.wanted_path().expect("a tunnel is asked for");
-        bench.report(TunnelReport::Applied { path });
+        bench.report(TunnelReport::Applied {
+            path,
+            device_mtu: 1500,
+        });
         bench
     }
 
@@ -101,6 +104,7 @@ impl Bench {
     fn direct(role: Role) -> Self {
         let mut bench = Bench::with_tunnel(role);
         bench.answer_probes();
+        bench.answer_mtu_pings();
         assert_eq!(bench.state(), State::Direct);
         bench
     }
@@ -186,6 +190,26 @@ impl Bench {
         for message in self.sent_through_tunnel() {
             if let Message::DataPing { tx_id, .. } = message {
                 self.receive_through_tunnel(&Message::DataPong { tx_id });
+            }
+        }
+    }
+
+    /// Answers every padded ping that was sent: the path carries what the device does.
+    fn answer_mtu_pings(&mut self) {
+        let sent: Vec<(SocketAddr, Message)> = self
+            .outputs
+            .iter()
+            .filter_map(|output| match output {
+                Output::Send { to, data, .. } => Some((*to, self.open(data))),
+                _ => None,
+            })
+            .collect();
+        for (to, message) in sent {
+            if let Message::Ping { tx_id, padding, .. } = message
+                && padding > 0
+            {
+                let src = addr("198.51.100.1:1");
+                self.receive(&to.to_string(), &Message::Pong { tx_id, src });
             }
         }
     }

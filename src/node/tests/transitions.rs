@@ -249,7 +249,10 @@ fn transitions() {
                 let asked = |it: &Output| matches!(it, Output::SetTunnel { .. });
                 assert!(it.outputs.iter().any(asked));
                 let path = it.wanted_path().unwrap();
-                it.report(TunnelReport::Applied { path });
+                it.report(TunnelReport::Applied {
+                    path,
+                    device_mtu: 1500,
+                });
                 it.answer_probes();
             },
             State::Direct,

@@ -1,0 +1,95 @@
+SILENCE = "nft 'table ip silence { chain output { type filter hook output priority 0; icmp type destination-unreachable drop; }; }'"
+
+
+# One TCP connection: half is sent before the hop shrinks (the file tells when, and that it may go on), the rest after it.
+SLOW_SERVER = f"""
+import socket, zlib
+with socket.create_server(("", {TCP_PORT})) as server:
+    server.settimeout(120)
+    connection, _ = server.accept()
+    connection.settimeout(120)
+    came = 0
+    while chunk := connection.recv(1 << 16):
+        came = zlib.crc32(chunk, came)
+    connection.sendall(came.to_bytes(4))
+"""
+SLOW_CLIENT = f"""
+import os, pathlib, socket, sys, time, zlib
+for _ in range(200):
+    try:
+        connection = socket.create_connection((sys.argv[1], {TCP_PORT}), timeout=120)
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.1)
+half = os.urandom({TRANSFER_BYTES} >> 1)
+flag = pathlib.Path("/tmp/halfway")
+connection.sendall(half)
+flag.touch()
+while flag.exists():
+    time.sleep(0.05)
+connection.sendall(half)
+connection.shutdown(socket.SHUT_WR)
+assert connection.makefile("rb").read() == zlib.crc32(half + half).to_bytes(4)
+"""
+
+
+def set_hop(mtu: int) -> None:
+    """Both routers' interfaces on the hop."""
+    for router in (gwa, gwb):
+        router.succeed(f"ip link set eth1 mtu {mtu}")
+
+
+def wait_for_mtu(path_mtu: int, timeout: int = 120) -> float:
+    """Until both links have exactly the MTU that fits, and the daemons say so; how many seconds that took."""
+    began = time.monotonic()
+    for machine, other in ((alice, "bob"), (bob, "alice")):
+        wait_for_peer(machine, other, "direct", timeout, mtu=path_mtu - TUNNEL_OVERHEAD[4])
+    return time.monotonic() - began
+
+
+def crosses(path_mtu: int) -> None:
+    """The largest packet and TCP cross, and nothing larger is promised."""
+    check_link(alice, "bob", "198.51.100.2", path_mtu=path_mtu)
+    check_link(bob, "alice", "192.0.2.2", path_mtu=path_mtu)
+    check_ping(alice, "bob")
+    check_tcp(alice, bob)
+
+
+start_all()
+for router in (gwa, gwb):
+    router.succeed(SILENCE)
+
+with subtest("jumbo frames all the way are found and used"):
+    join(alice, bob)
+    wait_for_mtu(9000)
+    crosses(9000)
+
+for mtu in (1500, 1492, 1400, 1280):
+    with subtest(f"the hop shrinks to {mtu} bytes and says nothing"):
+        set_hop(mtu)
+        measured(f"seconds until the tunnel fits a hop that shrank to {mtu}", wait_for_mtu(mtu))
+        crosses(mtu)
+
+with subtest("the hop grows"):
+    set_hop(1500)
+    measured("seconds until the tunnel uses a hop that grew to 1500", wait_for_mtu(1500))
+    crosses(1500)
+
+with subtest("the hop shrinks under a TCP connection, which goes on"):
+    server = Background(bob, f"python3 -ISc '{SLOW_SERVER}'")
+    client = Background(alice, f"python3 -ISc '{SLOW_CLIENT}' {tunnel_ip(alice, 'bob')}")
+    alice.wait_until_succeeds("test -e /tmp/halfway")
+    set_hop(1400)
+    alice.succeed("rm /tmp/halfway")
+    client.wait()
+    server.wait()
+    wait_for_mtu(1400)
+    crosses(1400)
+
+with subtest("a host that starts behind the small hop joins, and TCP crosses at once"):
+    alice.succeed("gretun down")
+    bob.succeed("systemctl restart gretun-peer.service")
+    alice.succeed("systemctl start gretun-peer.service")
+    join(alice, bob)
+    check_tcp(alice, bob)
+    wait_for_mtu(1400)

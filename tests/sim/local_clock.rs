@@ -1,0 +1,65 @@
+//! The clock of one host: it may run fast or slow, and stands still while the host is suspended (as CLOCK_MONOTONIC does).
+
+use std::time::{Duration, Instant};
+
+/// How a host's time follows the world's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalClock {
+    /// How much slower it runs than the world's, parts per million.
+    pub slow_ppm: u32,
+    /// Where both began, once somebody has looked.
+    begin: Option<Instant>,
+    /// Time that it stood still.
+    missed: Duration,
+    stopped: Option<Instant>,
+    resumed: Option<Instant>,
+}
+
+impl LocalClock {
+    pub fn begin(&mut self, now: Instant, slow_ppm: u32) {
+        self.begin = Some(now);
+        self.slow_ppm = slow_ppm;
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    pub fn stop(&mut self, now: Instant) {
+        self.stopped.get_or_insert(now);
+    }
+
+    pub fn go(&mut self, now: Instant) {
+        if let Some(stopped) = self.stopped.take() {
+            self.missed += now - stopped;
+            self.resumed = Some(now);
+        }
+    }
+
+    /// Whether the host has been awake for so long.
+    pub fn is_awake_for(&self, time: Duration, now: Instant) -> bool {
+        !self.is_stopped() && self.resumed.is_none_or(|resumed| now >= resumed + time)
+    }
+
+    /// What it shows at this point of the world's time.
+    pub fn at(&self, now: Instant) -> Instant {
+        let now = self.stopped.unwrap_or(now);
+        let lost = self.begin.map_or(Duration::ZERO, |begin| {
+            (now - begin) / 1_000_000 * self.slow_ppm
+        });
+        now - self.missed - lost
+    }
+
+    /// When it will show this; never while it stands still.
+    pub fn when(&self, local: Instant) -> Option<Instant> {
+        if self.is_stopped() {
+            return None;
+        }
+        let mut guess = local + self.missed;
+        // Each step makes up for what the clock loses in the step before; a microsecond at least, to come to an end.
+        while self.at(guess) < local {
+            guess += (local - self.at(guess)).max(Duration::from_micros(1));
+        }
+        Some(guess)
+    }
+}
