@@ -108,7 +108,7 @@ fn the_commands_of_a_dry_run_do_the_same() {
         return;
     }
     in_own_thread(|| async {
-        let ((ours, _), (theirs, _)) = (Node::pair().await, Node::pair().await);
+        let ((ours, _far), (theirs, _farther)) = (Node::pair().await, Node::pair().await);
         for wanted in [first(), second(), Vec::new()] {
             let ops = plan::apply(&wanted, &ours.observe_all().await, "test").unwrap();
             assert!(ops.len() >= wanted.len());
