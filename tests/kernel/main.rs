@@ -10,7 +10,6 @@
 
 mod fou;
 mod lab;
-mod networkd;
 mod probe;
 mod raw_port;
 mod traffic;
