@@ -17,6 +17,12 @@ pub trait Backend {
     fn apply(&self, ops: &[KernelOp]) -> impl Future<Output = Vec<Result<(), KernelError>>>;
 }
 
+impl Backend for Kernel {
+    fn apply(&self, ops: &[KernelOp]) -> impl Future<Output = Vec<Result<(), KernelError>>> {
+        async { self.apply_stage(ops, &HashMap::new()).await }
+    }
+}
+
 /// The kernel, and the indices of devices that a plan makes anew. A device of another kind takes the place of the one
 /// before under its name and its index, so that what refers to it by index (routes of others, sockets, firewalls) still means it.
 struct Keeping<'a> {
