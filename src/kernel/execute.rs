@@ -18,8 +18,8 @@ pub trait Backend {
 }
 
 impl Backend for Kernel {
-    fn apply(&self, ops: &[KernelOp]) -> impl Future<Output = Vec<Result<(), KernelError>>> {
-        async { self.apply_stage(ops, &HashMap::new()).await }
+    async fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
+        self.apply_stage(ops, &HashMap::new()).await
     }
 }
 
