@@ -31,14 +31,14 @@ def run(args: argparse.Namespace) -> bool:
     if args.names or not args.no_scenarios:
         jobs += host.scenarios(args.names, args.directory)
     host.stage_programs(args.programs)
-    return host.run(jobs, _vm(args), args.guests, ["--verbose"] if args.verbose else [])
+    return host.run(jobs, _vm(args), args.guests, args.programs, ["--verbose"] if args.verbose else [])
 
 
 def shell(args: argparse.Namespace) -> bool:
     """A prompt over one started scenario."""
     jobs = host.scenarios([args.name], args.directory)
     host.stage_programs(args.programs)
-    return _vm(args).interactive(host.guest_command(jobs, "--shell")) == 0
+    return _vm(args).interactive(host.guest_command(jobs, args.programs, "--shell")) == 0
 
 
 def check(args: argparse.Namespace) -> bool:

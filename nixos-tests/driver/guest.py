@@ -1,6 +1,6 @@
 """Runs scenarios inside the guest, one after the other, and leaves each one's result and logs in a directory.
 
-    python3 -m driver.guest --results DIR --programs DIR [--verbose] [--shell] [--rust-tests NAME BINARY]... [--scenario DIR]...
+    python3 -m driver.guest --results DIR --programs DIR --built DIR [--verbose] [--shell] [--rust-tests NAME BINARY]... [--scenario DIR]...
 
 Root in a kernel of its own is assumed. A scenario is the path of its directory.
 """
@@ -194,6 +194,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="driver.guest")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--programs", type=Path, required=True)
+    parser.add_argument("--built", type=Path, required=True)
     parser.add_argument("--root-image", type=Path, required=True)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--shell", action="store_true")
@@ -204,7 +205,7 @@ def main() -> int:
     programs = _prepare(args.programs)
     passed = True
     for name, binary in args.rust_tests:
-        passed = rust_tests.run(name, Path(binary), WORK / name, args.results) and passed
+        passed = rust_tests.run(name, Path(binary), WORK / name, args.results, programs, args.built) and passed
     for path in args.scenario:
         scenario = Scenario(path.resolve(), programs, args.results, args.root_image, args.verbose)
         try:

@@ -70,16 +70,16 @@ def strip(source: Path, destination: Path) -> None:
     subprocess.run(["strip", "-o", str(destination), str(source)], check=True)
 
 
-def guest_command(jobs: Sequence[Job], *options: str) -> list[str]:
-    """What a guest executes."""
+def guest_command(jobs: Sequence[Job], built: Path, *options: str) -> list[str]:
+    """What a guest executes; `built` is where cargo put the programs."""
     call = ["python3", "-m", "driver.guest", "--results", str(RESULTS), "--programs", str(RESULTS / "programs")]
-    call += ["--root-image", str(ROOT_IMAGE), *options]
+    call += ["--built", str(built.resolve()), "--root-image", str(ROOT_IMAGE), *options]
     for job in jobs:
         call += ["--rust-tests", job.name, str(RESULTS / "tests" / job.name)] if job.rust else ["--scenario", str(job.path)]
     return ["cd", shlex.quote(str(SCENARIOS)), "&&", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", *map(shlex.quote, call)]
 
 
-def run(jobs: Sequence[Job], vm: Vm, guests: int, options: Sequence[str]) -> bool:
+def run(jobs: Sequence[Job], vm: Vm, guests: int, built: Path, options: Sequence[str]) -> bool:
     """Runs all jobs, shared among so many guests at a time; prints what they print, then a table. True when all passed."""
     for job in jobs:
         (RESULTS / job.name / "result.json").unlink(missing_ok=True)
@@ -89,7 +89,7 @@ def run(jobs: Sequence[Job], vm: Vm, guests: int, options: Sequence[str]) -> boo
     def boot(share: Sequence[Job]) -> None:
         say(f"booting a guest ({'KVM' if vm.kvm else 'software emulation'}) for {', '.join(job.name for job in share)}")
         try:
-            vm.run(guest_command(share, *options), BOOT_TIMEOUT_S + sum(job.timeout_s for job in share), say)
+            vm.run(guest_command(share, built, *options), BOOT_TIMEOUT_S + sum(job.timeout_s for job in share), say)
         except VmError as error:
             say(f"error: {error}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
 from pathlib import Path
 
@@ -20,18 +21,26 @@ busybox ip link set lo up
 """
 
 
-def run(name: str, binary: Path, work: Path, results: Path) -> bool:
-    """Runs one test binary in fresh namespaces and saves `result.json` as a scenario does; ignored tests count as failed."""
+def run(name: str, binary: Path, work: Path, results: Path, programs: Path, built: Path) -> bool:
+    """Runs one test binary in fresh namespaces and saves `result.json` as a scenario does; ignored tests count as failed.
+
+    Cargo built the programs into `built`, which the tests know; the copies in `programs` take their place, being in memory.
+    """
     directory = results / name
     directory.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    box = Box("tests", SETUP, work)
+    copies = "".join(
+        f"busybox mount -o bind {shlex.quote(str(copy))} {shlex.quote(str(built / copy.name))}\n" for copy in programs.iterdir()
+    )
+    box = Box("tests", SETUP + copies, work)
     environment = {"PATH": os.environ["PATH"], "HOME": "/root", "GRETUN_REQUIRE_KERNEL": "1", "RUST_BACKTRACE": "1"}
     try:
         # One after the other: they share the kernel's modules, and some of them links and ports.
         with (directory / "log.txt").open("wb") as log:
-            finished = box.run([str(binary), "--test-threads=1"], environment, TIMEOUT_S, log)
+            # Into a file as well, which says where it was should the guest end first.
+            tests = f"{shlex.quote(str(binary))} --test-threads=1 | tee {shlex.quote(str(directory / 'output.txt'))}"
+            finished = box.run(["bash", "-o", "pipefail", "-c", tests], environment, TIMEOUT_S, log)
     finally:
         box.kill()
     print(finished.output, end="", flush=True)

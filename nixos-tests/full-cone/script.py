@@ -17,5 +17,5 @@ with subtest("the routers saw UDP between the two ports, and the coordinator's")
     check_router(gwb, {("192.168.2.2", "203.0.113.10", PORT)})
 
 with subtest("netcheck sees that the NAT admits anyone"):
-    family = json.loads(alice.succeed("gretun --json netcheck"))["families"][0]
-    assert (family["mapping"], family["filtering"]) == ("port-independent", "port-independent"), family
+    ipv4 = json.loads(alice.succeed("gretun --json netcheck"))["families"][0]
+    assert (ipv4["mapping"], ipv4["filtering"]) == ("port-independent", "port-independent"), ipv4

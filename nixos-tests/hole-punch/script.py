@@ -28,8 +28,8 @@ with subtest("explain and ping say what the path is"):
 with subtest("netcheck names the NAT, with the daemon and without"):
     for arguments in ("", "--socket /nonexistent --coordinator http://203.0.113.1:8443"):
         checked = json.loads(alice.succeed(f"gretun --json netcheck {arguments}"))
-        family = checked["families"][0]
-        seen = (family["family"], family["udp"], family["mapping"], family["filtering"], family["hairpin"])
+        ipv4 = checked["families"][0]
+        seen = (ipv4["family"], ipv4["udp"], ipv4["mapping"], ipv4["filtering"], ipv4["hairpin"])
         assert seen == ("ipv4", "works", "port-independent", "address-and-port-dependent", False), checked
         assert (checked["daemon"] is None) == bool(arguments), checked
         assert checked["port_mapping"] == [], checked

@@ -1,6 +1,11 @@
 # One machine of a topology as a NixOS configuration.
 { topology, machine }:
-{ lib, pkgs, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
   inherit (lib) mkIf optional;
 
@@ -127,7 +132,10 @@ in
       };
     };
 
-    gretun-peer = mkIf (peer != null) { wantedBy = manually peer; };
+    # A switch may have taken the peer away.
+    gretun-peer = mkIf (peer != null && config.services.gretun.peer.enable) {
+      wantedBy = manually peer;
+    };
     gretun-coord = mkIf (coordinator != null) { wantedBy = manually coordinator; };
   };
 

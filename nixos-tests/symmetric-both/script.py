@@ -3,7 +3,11 @@ start_all()
 with subtest("neither side claims a path, and both say why"):
     for machine, other in ((alice, "bob"), (bob, "alice")):
         record = wait_for_peer(machine, other, "unreachable")
-        retry(lambda last, machine=machine, other=other: "both are behind symmetric NATs" in peer(machine, other)["reason"], 60)
+
+        def says_why(last: bool, machine: Host = machine, other: str = other) -> bool:
+            return "both are behind symmetric NATs" in peer(machine, other)["reason"]
+
+        retry(says_why, 60)
         assert record["via"] is None, record
         told = explain(machine, other)
         assert told["cause"] == "symmetric-both" and "IPv6 on both hosts" in told["remedies"], told

@@ -35,7 +35,11 @@ for row, first in enumerate(KINDS):
             for router, kind in ((gwa, first), (gwb, second)):
                 set_nat(router, "port-restricted" if kind == "none" else kind)
             waiting.succeed("systemctl start gretun-peer.service")
-            retry(lambda last, waiting=waiting, starting=starting: starting.name in peers(waiting), 60)
+
+            def knows(last: bool, waiting: Host = waiting, starting: Host = starting) -> bool:
+                return starting.name in peers(waiting)
+
+            retry(knows, 60)
             if (first, second) in IMPOSSIBLE:
                 starting.succeed("systemctl start gretun-peer.service")
                 wait_for_peer(starting, waiting.name, "unreachable")
