@@ -252,7 +252,8 @@ def check_router(router: Host, data: set[tuple[str, str, int]], bytes_at_least: 
     """The router saw nothing but the coordinator's flows and UDP between the two ports.
 
     `data` holds (inside host, remote address, remote port) of every data path through it; each must have carried so many bytes in sum
-    of both directions. Nothing else may have passed, GRE as such above all.
+    of both directions. Nothing else may have passed, GRE as such above all. The peers' `aggressive-punch` is to be off: where nothing
+    answers for a second, as on a slow machine, they would search for ports.
     """
     assert other_protocols(router) <= {"icmp"}, f"{router.name} forwarded {other_protocols(router)}"
     outwards, inwards = flows(router, "out"), flows(router, "in")
