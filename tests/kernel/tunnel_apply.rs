@@ -199,7 +199,9 @@ fn a_change_of_family_keeps_name_and_index_and_is_taken_back_when_it_fails() {
 fn lasting(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.contains(" fe80:"));
     let lines = lines.map(|line| match line.split_once(" permaddr ") {
-        Some((before, after)) => format!("{before} {}", after.split_once(' ').map_or("", |it| it.1)),
+        Some((before, after)) => {
+            format!("{before} {}", after.split_once(' ').map_or("", |it| it.1))
+        }
         None => line.replace("state UNKNOWN", ""),
     });
     lines.collect::<Vec<_>>().join("\n")

@@ -140,13 +140,20 @@ fn everything(node: &Node) -> Vec<String> {
         for mut object in objects {
             let is_ethernet = object["link_type"] == "ether";
             let fields = object.as_object_mut().unwrap();
-            for field in ["ifindex", "link_index", "link_netnsid"] {
+            for field in ["ifindex", "link_index", "link_netnsid", "permaddr"] {
                 fields.remove(field);
+            }
+            // Link-local addresses are made from random hardware addresses.
+            if let Some(Value::Array(addresses)) = fields.get_mut("addr_info") {
+                addresses.retain(|address| address["scope"] != "link");
             }
             if is_ethernet {
                 fields.remove("address");
             }
-            if object["ifname"] == "eth0" || object["dev"] == "eth0" {
+            let is_link_local = object["dst"]
+                .as_str()
+                .is_some_and(|to| to.starts_with("fe80:"));
+            if object["ifname"] == "eth0" || object["dev"] == "eth0" || is_link_local {
                 continue;
             }
             lines.push(object.to_string());

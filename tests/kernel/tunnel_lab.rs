@@ -80,7 +80,16 @@ impl Node {
         ] {
             let text = std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
             // How the kernel groups the routes of `fib_trie` depends on what there was before.
-            let entries = text.lines().filter(|line| !line.contains("+--"));
+            // A local route of IPv6 comes with its address, but only once nobody else was found to have that.
+            let is_local = |line: &str| {
+                let flags = line.split_whitespace().nth(8);
+                let flags = flags.and_then(|flags| u32::from_str_radix(flags, 16).ok());
+                // RTF_LOCAL of include/uapi/linux/ipv6_route.h.
+                table == "ipv6_route" && flags.is_some_and(|flags| flags & 0x8000_0000 != 0)
+            };
+            let entries = text
+                .lines()
+                .filter(|line| !line.contains("+--") && !is_local(line));
             lines.extend(entries.map(|line| {
                 let words: Vec<_> = line.split_whitespace().collect();
                 let kept: Vec<_> = fields
