@@ -25,6 +25,10 @@ with subtest("explain and ping say what the path is"):
     assert {("disco", "203.0.113.20:7777"), ("data", "203.0.113.20:7777")} <= answered, lines
     alice.fail("gretun explain nobody", "gretun ping nobody")
 
+with subtest("the routers saw UDP between the two ports, and the coordinator's"):
+    check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})
+    check_router(gwb, {("192.168.2.2", "203.0.113.10", PORT)})
+
 with subtest("netcheck names the NAT, with the daemon and without"):
     for arguments in ("", "--socket /nonexistent --coordinator http://203.0.113.1:8443"):
         checked = json.loads(alice.succeed(f"gretun --json netcheck {arguments}"))
@@ -38,10 +42,6 @@ with subtest("netcheck names the NAT, with the daemon and without"):
 
 with subtest("doctor finds nothing wrong"):
     alice.log(alice.succeed("gretun doctor"))
-
-with subtest("the routers saw UDP between the two ports, and the coordinator's"):
-    check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})
-    check_router(gwb, {("192.168.2.2", "203.0.113.10", PORT)})
 
 with subtest("down removes what up made"):
     bob.succeed("systemctl stop gretun-peer.service", "gretun down")
