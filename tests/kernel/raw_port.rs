@@ -122,7 +122,7 @@ async fn open_tunnel(host: &Host, own: u8, family: Family) -> (RawPort, ProbeSoc
         ),
         Family::V6 => (
             format!("ip6gre encaplimit none local 2001:db8::{own} remote 2001:db8::{far}"),
-            "encap-csum6",
+            "encap-udp6-csum",
         ),
     };
     host.run(&format!(
