@@ -38,14 +38,7 @@ impl Kernel {
     pub async fn local_addresses(&self) -> Result<Vec<LocalAddress>, KernelError> {
         let _listing = self.listing.lock().await;
         let failed = |error| KernelError::route("list addresses", error);
-        let links: Vec<_> = self
-            .route
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed)?;
+        let links = self.list_links().await?;
         let usable: HashSet<u32> = links
             .iter()
             .filter(|link| {

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt as _;
 use netlink_packet_route::link::LinkAttribute;
 
 use super::{Kernel, KernelError};
@@ -26,14 +25,7 @@ impl Kernel {
     pub async fn interfaces(&self) -> Result<Vec<Interface>, KernelError> {
         let local = self.local_addresses().await?;
         let _listing = self.listing.lock().await;
-        let links: Vec<_> = self
-            .route
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|error| KernelError::route("list interfaces", error))?;
+        let links = self.list_links().await?;
         let interfaces = links.iter().filter_map(|link| {
             let on_it = local.iter().filter(|it| it.device == link.header.index);
             let addresses: Vec<IpAddr> = on_it.map(|it| it.ip).collect();

@@ -143,15 +143,20 @@ impl Kernel {
         }
     }
 
+    /// All links of the host. The caller holds `listing`.
+    pub(super) async fn list_links(&self) -> Result<Vec<LinkMessage>, KernelError> {
+        let dump = self.route.link().get().execute();
+        let listed = dump.try_collect().await;
+        listed.map_err(|error| KernelError::route("list links", error))
+    }
+
     /// All links, with the addresses of those that are tunnels: cheap also on a router with a million routes.
     ///
     /// # Errors
     /// When the kernel cannot be asked.
     pub async fn links_without_routes(&self) -> Result<Links, KernelError> {
         let _listing = self.listing.lock().await;
-        let failed = |error| KernelError::route("list links", error);
-        let dump = self.route.link().get().execute();
-        let messages: Vec<LinkMessage> = dump.try_collect().await.map_err(failed)?;
+        let messages = self.list_links().await?;
         let mut links = read_links(&messages);
         if links.tunnels.is_empty() {
             return Ok(links);

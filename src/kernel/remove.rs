@@ -4,7 +4,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures_util::TryStreamExt as _;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
@@ -91,11 +90,9 @@ impl Kernel {
 
     /// All devices by their names.
     async fn devices(&self) -> Result<HashMap<String, Device>, KernelError> {
-        let failed = |error| KernelError::route("list links", error);
         let _listing = self.listing.lock().await;
-        let mut links = self.route.link().get().execute();
         let mut devices = HashMap::new();
-        while let Some(link) = links.try_next().await.map_err(failed)? {
+        for link in self.list_links().await? {
             let (mut name, mut group) = (None, DEFAULT_GROUP);
             for attribute in link.attributes {
                 match attribute {
