@@ -296,7 +296,7 @@ impl Peer {
         let ports = u32::from(EXTRA_PORTS.end - EXTRA_PORTS.start) - SPREAD_PORTS as u32;
         let offer = PortOffer {
             dependent: nat.dependent == Some(true),
-            doubtful: nat.dependent == Some(false) && cx.now >= self.search.started + DOUBT_DELAY,
+            doubtful: nat.dependent == Some(false) && self.may_doubt(cx),
             step: fresh.map_or(0, |it| it.step),
             first_port: EXTRA_PORTS.start + (cx.rng.next_u32() % ports) as u16,
             seen,

@@ -1,6 +1,8 @@
 //! Random worlds with random faults, by seed. While things break, the invariants must hold; once nothing is broken any
 //! more, every pair that can be joined must be.
 
+use std::num::NonZero;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use gretun::node::State;
@@ -20,6 +22,9 @@ const REGRESSIONS: [u64; 2] = [2572, 135];
 const TROUBLE: Duration = Duration::from_secs(60);
 /// How long everything may take to recover: a path that failed several times is left alone for a minute.
 const RECOVERY: Duration = Duration::from_secs(90);
+/// How long a pair may take beyond that which only a search for ports joins: searches that failed while things were broken are
+/// repeated after ten minutes at the latest.
+const SEARCH_RECOVERY: Duration = Duration::from_secs(660);
 
 /// Where a host is: its network, and the NAT in front of it.
 #[derive(Clone, Copy, Debug)]
@@ -55,13 +60,41 @@ struct Run {
 #[test]
 fn every_seed_keeps_the_invariants_and_recovers() {
     if let Some(seed) = number("GRETUN_SIM_SEED") {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_test_writer()
+            .init();
         return Run::new(seed).go();
     }
     let runs = number("GRETUN_SIM_RUNS").unwrap_or(DEFAULT_RUNS);
-    for seed in REGRESSIONS.into_iter().chain(0..runs) {
-        let run = std::panic::catch_unwind(|| Run::new(seed).go());
-        assert!(run.is_ok(), "failed; to repeat it: GRETUN_SIM_SEED={seed}");
-    }
+    let seeds = Mutex::new(REGRESSIONS.into_iter().chain(0..runs));
+    let failed = Mutex::new(Vec::new());
+    let work = || {
+        while lock(&failed).is_empty() {
+            let Some(seed) = lock(&seeds).next() else {
+                return;
+            };
+            if std::panic::catch_unwind(|| Run::new(seed).go()).is_err() {
+                lock(&failed).push(seed);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let failed = lock(&failed);
+    assert!(
+        failed.is_empty(),
+        "failed: {failed:?}; to repeat one: GRETUN_SIM_SEED={}",
+        failed[0]
+    );
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics while holding it")
 }
 
 pub fn number(variable: &str) -> Option<u64> {
@@ -121,6 +154,10 @@ impl Run {
         }
         self.heal();
         self.pass(RECOVERY);
+        let end = self.world.now + SEARCH_RECOVERY;
+        while self.world.now < end && self.is_searching() {
+            self.pass(Duration::from_secs(5));
+        }
         self.judge();
     }
 
@@ -270,49 +307,64 @@ impl Run {
     }
 
     fn judge(&self) {
-        for (index, (a, one)) in self.hosts.iter().enumerate() {
-            for (b, other) in &self.hosts[index + 1..] {
-                let kind = |site: &Site| site.nat.map(|(_, kind)| kind);
-                let same_lan = one.net == other.net;
-                if !same_lan && (self.is_unpredictable(one) || self.is_unpredictable(other)) {
-                    continue;
-                }
-                let possible = if same_lan {
-                    true
-                } else if one.carrier.is_some() || other.carrier.is_some() {
-                    // What a search for ports makes of several NATs in a row no oracle knows.
-                    if !joined_without_search(&one.kinds(), &other.kinds()) {
-                        continue;
-                    }
-                    true
-                } else if depends_on_luck(kind(one), kind(other)) {
-                    continue;
-                } else {
-                    let possible = direct_possible(kind(one), kind(other));
-                    if possible && !joined_without_search(&one.kinds(), &other.kinds()) {
-                        // A search for ports that failed while things were broken is tried again up to ten minutes later. The
-                        // grid and the search's own tests say when it must succeed.
-                        continue;
-                    }
-                    possible
-                };
-                let joined = self.world.joined(*a, *b) && self.world.user_data_flows(*a, *b);
-                assert_eq!(
-                    joined,
-                    possible,
-                    "seed {}: {a:?} {one:?} and {b:?} {other:?}\n{:#?}\n{:#?}\n{}",
-                    self.world.seed,
-                    self.world.status(*a, *b),
-                    self.world.status(*b, *a),
-                    self.world.story()
-                );
-                if !possible {
-                    assert_ne!(self.world.state(*a, *b), State::Direct);
-                } else if !same_lan {
-                    self.judge_mtu(*a, one, *b, other);
-                }
+        for (a, one, b, other) in self.pairs() {
+            let Some(possible) = self.verdict(one, other) else {
+                continue;
+            };
+            assert_eq!(
+                self.is_joined(a, b),
+                possible,
+                "seed {}: {a:?} {one:?} and {b:?} {other:?}\n{:#?}\n{:#?}\n{}",
+                self.world.seed,
+                self.world.status(a, b),
+                self.world.status(b, a),
+                self.world.story()
+            );
+            if !possible {
+                assert_ne!(self.world.state(a, b), State::Direct);
+            } else if one.net != other.net {
+                self.judge_mtu(a, one, b, other);
             }
         }
+    }
+
+    /// Every pair of hosts once, with where they are.
+    fn pairs(&self) -> impl Iterator<Item = (HostId, &Site, HostId, &Site)> {
+        self.hosts.iter().enumerate().flat_map(|(index, (a, one))| {
+            let others = self.hosts[index + 1..].iter();
+            others.map(move |(b, other)| (*a, one, *b, other))
+        })
+    }
+
+    fn is_joined(&self, a: HostId, b: HostId) -> bool {
+        self.world.joined(a, b) && self.world.user_data_flows(a, b)
+    }
+
+    /// Whether two hosts at these sites must be joined, or must not be; `None` where no oracle knows.
+    fn verdict(&self, one: &Site, other: &Site) -> Option<bool> {
+        if one.net == other.net {
+            return Some(true);
+        }
+        if self.is_unpredictable(one) || self.is_unpredictable(other) {
+            return None;
+        }
+        if one.carrier.is_some() || other.carrier.is_some() {
+            // What a search for ports makes of several NATs in a row no oracle knows.
+            return joined_without_search(&one.kinds(), &other.kinds()).then_some(true);
+        }
+        let kind = |site: &Site| site.nat.map(|(_, kind)| kind);
+        let (one, other) = (kind(one), kind(other));
+        (!depends_on_luck(one, other)).then(|| direct_possible(one, other))
+    }
+
+    /// Whether a pair that only a search for ports can join has not been joined yet.
+    fn is_searching(&self) -> bool {
+        self.pairs().any(|(a, one, b, other)| {
+            one.net != other.net
+                && self.verdict(one, other) == Some(true)
+                && !joined_without_search(&one.kinds(), &other.kinds())
+                && !self.is_joined(a, b)
+        })
     }
 
     /// A NAT that keeps ports may, after a reboot, give one destination to the one and another to the other of two hosts with
