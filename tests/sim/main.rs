@@ -1,6 +1,6 @@
 //! A deterministic simulation of hosts, NATs and the coordinator around the real [`gretun::node::Node`]s.
 //!
-//! `GRETUN_SIM_SEED=n` reruns one seed of the random schedules, `GRETUN_SIM_RUNS=n` sets how many there are.
+//! `GRETUN_SIM_SCHEDULES=n` sets how many random schedules there are, `GRETUN_SIM_SEED=n` reruns one of them and shows the nodes' logs.
 
 // All of this is test code, also what is outside of test functions.
 #![allow(clippy::expect_used, clippy::panic)]

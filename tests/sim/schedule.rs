@@ -14,7 +14,7 @@ use crate::network::{Bursts, INTERNET, Link, NetId, RouterId, WIRE};
 use crate::oracle::{depends_on_luck, direct_possible, joined_without_search};
 use crate::world::{HostId, World};
 
-/// How many seeds are run when `GRETUN_SIM_RUNS` does not say.
+/// How many seeds are run when `GRETUN_SIM_SCHEDULES` does not say.
 const DEFAULT_RUNS: u64 = 250;
 /// Seeds that once found a fault: run always, and first.
 const REGRESSIONS: [u64; 2] = [2572, 135];
@@ -66,7 +66,7 @@ fn every_seed_keeps_the_invariants_and_recovers() {
             .init();
         return Run::new(seed).go();
     }
-    let runs = number("GRETUN_SIM_RUNS").unwrap_or(DEFAULT_RUNS);
+    let runs = number("GRETUN_SIM_SCHEDULES").unwrap_or(DEFAULT_RUNS);
     let seeds = Mutex::new(REGRESSIONS.into_iter().chain(0..runs));
     let failed = Mutex::new(Vec::new());
     let work = || {
