@@ -23,6 +23,7 @@ RESULTS = REPOSITORY / "target" / "lab"
 ROOT_IMAGE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gretun" / "machine-root.squashfs"
 BOOT_TIMEOUT_S = 240
 PROGRAMS = ("gretun", "gretun-coord")
+BENCHMARK_PROGRAMS = ("swarm",)
 
 
 class UsageError(Exception):
@@ -57,11 +58,14 @@ def test_binaries(paths: Sequence[Path]) -> list[Job]:
 
 
 def stage_programs(source: Path) -> None:
-    """Stripped copies of the two programs for the guests."""
+    """Stripped copies of the two programs for the guests, and of what benchmarks have beside them."""
     for name in PROGRAMS:
         if not (source / name).exists():
             raise UsageError(f"{source / name} does not exist; build it with `cargo build`")
         strip(source / name, RESULTS / "programs" / name)
+    for name in BENCHMARK_PROGRAMS:
+        if (source / "examples" / name).exists():
+            strip(source / "examples" / name, RESULTS / "programs" / name)
 
 
 def strip(source: Path, destination: Path) -> None:

@@ -10,7 +10,7 @@ use crate::clock::Event;
 use crate::host::{Interface, KernelTunnel};
 use crate::judge::UserData;
 use crate::network::{Frame, Packet, Payload};
-use crate::world::{HostId, World};
+use crate::world::{HostId, NO_ROUTE, World};
 
 /// How a daemon wants a tunnel to be.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +108,7 @@ impl World {
             return;
         }
         let device_mtu = host.device_mtu(path.local);
-        let no_route = || Some("Network is unreachable".to_owned());
+        let no_route = || Some(NO_ROUTE.to_owned());
         let refuses = host.refuses.clone();
         let refuses = refuses.or_else(|| device_mtu.is_none().then(no_route).flatten());
         let report = match refuses {

@@ -156,12 +156,17 @@ impl World {
         if !host.cache.is_empty() {
             node.handle_peers(now, &host.cache);
         }
-        // The applier looks at what is there and finds it as wanted.
+        // The applier looks at what is there and finds it as wanted, where there is a route.
         for (peer, tunnel) in &host.tunnels {
-            if let Some(device_mtu) = host.device_mtu(tunnel.path.local) {
-                let path = tunnel.path;
-                node.handle_tunnel(now, *peer, TunnelReport::Applied { path, device_mtu });
-            }
+            let path = tunnel.path;
+            let report = match host.device_mtu(path.local) {
+                Some(device_mtu) => TunnelReport::Applied { path, device_mtu },
+                None => TunnelReport::Failed {
+                    path,
+                    error: NO_ROUTE.to_owned(),
+                },
+            };
+            node.handle_tunnel(now, *peer, report);
         }
         host.node = Some(node);
         let incarnation = host.incarnation;
@@ -294,6 +299,9 @@ impl World {
         self.state(one, other) == State::Direct && self.state(other, one) == State::Direct
     }
 }
+
+/// What the kernel says where an address is not the host's, or its interface is down.
+pub const NO_ROUTE: &str = "Network is unreachable";
 
 pub fn parse(ip: &str) -> IpAddr {
     ip.parse().expect("an address")
