@@ -182,6 +182,7 @@ impl Peer {
     /// What the kernel refused it may grant now; the side that does not choose has no other way to try again.
     pub(crate) fn ask_kernel_again(&mut self, cx: &mut Context<'_>) {
         let refused = self.tunnel.as_ref().filter(|it| it.error.is_some());
+        let refused = refused.filter(|it| cx.host.locals.contains(&it.path.local));
         if let Some(path) = refused.map(|it| it.path) {
             self.set_tunnel(cx, path, Purpose::Nominated);
         }
@@ -473,6 +474,8 @@ impl Peer {
             self.timers.set(Timer::Probe, cx.now + UNPROVEN_GAP);
         }
         tunnel.awaits_grace = false;
+        // What the kernel said of it says nothing of the paths that are left.
+        tunnel.error = None;
         self.timers.clear(Timer::Proof);
         self.abandon_nomination();
         self.candidates.forget_extra_ports(cx.host.port);
