@@ -172,7 +172,9 @@ impl World {
         if host.firewall.drops_udp || host.clock.is_stopped() {
             return;
         }
-        if local.is_some_and(|local| !host.locals().contains(&local)) {
+        // Raw packets leave from any address that they name.
+        let is_raw = matches!(payload, Payload::Datagram(_));
+        if !is_raw && local.is_some_and(|local| !host.locals().contains(&local)) {
             return;
         }
         let family = |it: &&Interface| it.up && it.ip.is_ipv4() == to.is_ipv4();
@@ -196,8 +198,11 @@ impl World {
         }
         let host = &mut self.hosts[id.0];
         let local = packet.to.ip();
-        let here = host.interfaces.get(interface);
-        if !here.is_some_and(|it| it.up && it.ip == local) {
+        let Some(here) = host.interfaces.get(interface).filter(|it| it.up) else {
+            return;
+        };
+        let is_raw = matches!(packet.payload, Payload::Datagram(_));
+        if here.ip != local && !(is_raw && host.had(here.net, local, now)) {
             return;
         }
         let firewall = host.firewall;

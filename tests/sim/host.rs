@@ -52,6 +52,9 @@ pub struct Host {
     /// `--aggressive-punch`.
     pub aggressive_punch: bool,
     pub interfaces: Vec<Interface>,
+    /// Addresses that it had, and until when its neighbours believe that it still has them. Disco is seen there, for packet
+    /// sockets see everything; the kernel takes nothing.
+    pub former: Vec<(NetId, IpAddr, Instant)>,
     pub firewall: Firewall,
     pub clock: LocalClock,
     /// The daemon, while it runs.
@@ -98,6 +101,7 @@ impl Host {
             listens: false,
             aggressive_punch: true,
             interfaces: Vec::new(),
+            former: Vec::new(),
             firewall: Firewall::default(),
             clock: LocalClock::default(),
             node: None,
@@ -145,6 +149,12 @@ impl Host {
     pub fn locals(&self) -> Vec<IpAddr> {
         let up = self.interfaces.iter().filter(|it| it.up);
         up.map(|it| it.ip).collect()
+    }
+
+    /// Whether neighbours on `net` believe that it has this address, which it had.
+    pub fn had(&self, net: NetId, ip: IpAddr, now: Instant) -> bool {
+        let mut former = self.former.iter();
+        former.any(|it| (it.0, it.1) == (net, ip) && now < it.2)
     }
 
     /// Where the daemon's packet sockets listen.

@@ -13,6 +13,7 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use crate::clock::{Event, Queue};
 use crate::coordinator::Coordinator;
+use crate::dice;
 use crate::host::{Host, Interface};
 use crate::judge::UserData;
 use crate::nat::{Nat, NatKind};
@@ -20,6 +21,10 @@ use crate::network::{ACCESS, INTERNET, Link, NetId, Router, RouterId, WIRE};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostId(pub usize);
+
+/// How long routers go on sending to the link address of a host that has lost the IP address: Linux asks again after 5 s of use,
+/// three times, or notices 30 s later that it should.
+const NEIGHBOUR_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Everything there is.
 pub struct World {
@@ -206,15 +211,43 @@ impl World {
 
     /// Changes a host's interfaces, and tells its daemon as the kernel would.
     pub fn rewire(&mut self, id: HostId, change: impl FnOnce(&mut Vec<Interface>)) {
-        change(&mut self.hosts[id.0].interfaces);
+        let until = self.now + NEIGHBOUR_LIFETIME;
+        let host = &mut self.hosts[id.0];
+        let before = host.interfaces.clone();
+        change(&mut host.interfaces);
+        let gone = before.iter().zip(&host.interfaces);
+        let gone = gone.filter(|(before, after)| before.ip != after.ip);
+        host.former
+            .extend(gone.map(|(it, _)| (it.net, it.ip, until)));
         self.tell_locals(id);
     }
 
     pub fn tell_locals(&mut self, id: HostId) {
         let now = self.local_time(id);
+        // The applier looks at its tunnels whenever a link changes, and may be faster or slower than who watches addresses.
+        let applier_first = dice::chance(&mut self.rng, 0.5);
         let host = &mut self.hosts[id.0];
         let locals = host.locals();
+        let paths = host.tunnels.iter().map(|(peer, it)| (*peer, it.path));
+        let reports: Vec<_> = paths
+            .map(|(peer, path)| {
+                let report = match host.device_mtu(path.local) {
+                    Some(device_mtu) => TunnelReport::Applied { path, device_mtu },
+                    None => TunnelReport::Failed {
+                        path,
+                        error: "Network is unreachable".to_owned(),
+                    },
+                };
+                (peer, report)
+            })
+            .collect();
         if let Some(node) = &mut host.node {
+            if !applier_first {
+                node.handle_local_addresses(now, locals.clone());
+            }
+            for (peer, report) in reports {
+                node.handle_tunnel(now, peer, report);
+            }
             node.handle_local_addresses(now, locals);
         }
         self.drain(id);
