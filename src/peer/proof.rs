@@ -194,16 +194,16 @@ impl Peer {
         let Some(tunnel) = self.tunnel.as_mut().filter(|it| it.path == *path) else {
             return;
         };
-        if !cx.host.locals.contains(&tunnel.path.local) {
-            tunnel.applied = matches!(report, TunnelReport::Applied { .. });
+        let has_local = cx.host.locals.contains(&tunnel.path.local);
+        if !has_local && tunnel.is_being_tested() {
             tunnel.proof = Proof::Unproven;
             self.timers.clear(Timer::Proof);
-            return;
         }
         match report {
             TunnelReport::Applied { device_mtu, .. } => {
                 // Better late than never: it may be long after its time was up.
-                let untested = matches!(tunnel.proof, Proof::Pending | Proof::Unproven);
+                let untested =
+                    matches!(tunnel.proof, Proof::Pending | Proof::Unproven) && has_local;
                 tunnel.applied = true;
                 tunnel.error = None;
                 if untested {

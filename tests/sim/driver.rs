@@ -22,6 +22,18 @@ pub struct Wish {
     pub path_mtu: Option<u16>,
 }
 
+impl Wish {
+    /// That a tunnel stays as it is.
+    pub fn of(tunnel: &KernelTunnel) -> Self {
+        Wish {
+            number: 0,
+            path: tunnel.path,
+            key: tunnel.key,
+            path_mtu: Some(tunnel.path_mtu),
+        }
+    }
+}
+
 impl World {
     /// Carries out what a daemon asks for.
     pub fn drain(&mut self, id: HostId) {
@@ -65,7 +77,6 @@ impl World {
                     self.order += 1;
                     let number = self.order;
                     let host = &mut self.hosts[id.0];
-                    host.wanted.insert(peer, number);
                     let delay = host.apply_delay;
                     let wish = Wish {
                         number,
@@ -73,6 +84,7 @@ impl World {
                         key: gre_key,
                         path_mtu,
                     };
+                    host.wanted.insert(peer, wish);
                     self.at(delay, Event::Apply(id, peer, wish));
                 }
                 Output::RemoveTunnel { peer } => {
@@ -104,7 +116,7 @@ impl World {
         let (since, now) = (self.now, self.local_time(id));
         let Wish { path, key, .. } = wish;
         let host = &mut self.hosts[id.0];
-        if host.wanted.get(&peer) != Some(&wish.number) {
+        if host.wanted.get(&peer).map(|it| it.number) != Some(wish.number) {
             return;
         }
         let device_mtu = host.device_mtu(path.local);

@@ -8,6 +8,7 @@ use gretun::node::{EXTRA_PORTS, Node, NodeConfig, Path};
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
 
+use crate::driver::Wish;
 use crate::local_clock::LocalClock;
 use crate::network::{Link, NetId};
 
@@ -73,7 +74,7 @@ pub struct Host {
     /// How often a tunnel was made or changed.
     pub tunnel_changes: u64,
     /// The latest desired state of each tunnel; older ones are never applied.
-    pub wanted: BTreeMap<NodePublic, u64>,
+    pub wanted: BTreeMap<NodePublic, Wish>,
     pub apply_delay: Duration,
     /// What the kernel says to every request for a tunnel, when it refuses.
     pub refuses: Option<String>,

@@ -14,6 +14,7 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use crate::clock::{Event, Queue};
 use crate::coordinator::Coordinator;
 use crate::dice;
+use crate::driver::Wish;
 use crate::host::{Host, Interface};
 use crate::judge::UserData;
 use crate::nat::{Nat, NatKind};
@@ -161,6 +162,11 @@ impl World {
         if !host.cache.is_empty() {
             node.handle_peers(now, &host.cache);
         }
+        host.wanted = host
+            .tunnels
+            .iter()
+            .map(|(peer, tunnel)| (*peer, Wish::of(tunnel)))
+            .collect();
         // The applier looks at what is there and finds it as wanted.
         for (peer, tunnel) in &host.tunnels {
             if let Some(device_mtu) = host.device_mtu(tunnel.path.local) {
@@ -228,26 +234,18 @@ impl World {
         let applier_first = dice::chance(&mut self.rng, 0.5);
         let host = &mut self.hosts[id.0];
         let locals = host.locals();
-        let paths = host.tunnels.iter().map(|(peer, it)| (*peer, it.path));
-        let reports: Vec<_> = paths
-            .map(|(peer, path)| {
-                let report = match host.device_mtu(path.local) {
-                    Some(device_mtu) => TunnelReport::Applied { path, device_mtu },
-                    None => TunnelReport::Failed {
-                        path,
-                        error: "Network is unreachable".to_owned(),
-                    },
-                };
-                (peer, report)
-            })
-            .collect();
-        if let Some(node) = &mut host.node {
-            if !applier_first {
-                node.handle_local_addresses(now, locals.clone());
-            }
-            for (peer, report) in reports {
-                node.handle_tunnel(now, peer, report);
-            }
+        let wanted = if host.node.is_some() {
+            host.wanted.clone()
+        } else {
+            BTreeMap::new()
+        };
+        if let Some(node) = host.node.as_mut().filter(|_| !applier_first) {
+            node.handle_local_addresses(now, locals.clone());
+        }
+        for (peer, wish) in wanted {
+            self.apply(id, peer, wish);
+        }
+        if let Some(node) = &mut self.hosts[id.0].node {
             node.handle_local_addresses(now, locals);
         }
         self.drain(id);
