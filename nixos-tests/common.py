@@ -241,6 +241,17 @@ def flows(router: Host, direction: str, version: int = 4) -> dict[Flow, int]:
     return seen
 
 
+def peer_packets(router: Host, direction: str) -> int:
+    """The UDP packets that the router forwarded `out` or `in`, those with the coordinator left out."""
+    listing = json.loads(router.succeed(f"nft --json list set inet watch {direction}4"))
+    elements = [element["elem"] for item in listing["nftables"] for element in item.get("set", {}).get("elem", [])]
+    return sum(
+        element["counter"]["packets"]
+        for element in elements
+        if protocol_name(element["val"]["concat"][1]) == "udp" and COORDINATOR not in element["val"]["concat"]
+    )
+
+
 def other_protocols(router: Host, version: int = 4) -> set[str]:
     """What the router forwarded that was neither TCP nor UDP, by protocol."""
     listing = json.loads(router.succeed(f"nft --json list set inet watch other{version}"))
@@ -369,48 +380,132 @@ class Watch:
 # --- measuring ------------------------------------------------------------------------------------------------------------
 
 
-# Starts the daemon and pings the other side's tunnel address every 5 ms until an answer comes; prints the seconds between. One process,
-# already running: starting ping(8) again and again would cost more than what is measured.
+# Starts the daemon and pings the other side's tunnel address every 10 ms until an answer comes; prints the seconds between. One process,
+# already running: starting ping(8) again and again would cost more than what is measured. With the peer's name as the last argument it also
+# waits until the daemon calls that peer direct, pings ten times more, and prints how many of these were answered.
 FIRST_PING = r"""
-import os, select, socket, struct, subprocess, sys, time
+import json, os, select, socket, struct, subprocess, sys, time
 
 def checksum(data):
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 
-target, config, log = sys.argv[1:4]
-icmp = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-ident, sequence = os.getpid() & 0xFFFF, 0
-output = open(log, "ab")
-start = time.monotonic()
-subprocess.Popen(["gretun", "up", "--config", config], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
-while time.monotonic() - start < 30:
+def answered(wait):
+    global sequence
     sequence = (sequence + 1) & 0xFFFF
     head = struct.pack("!BBHHH", 8, 0, 0, ident, sequence)
     try:
         icmp.sendto(struct.pack("!BBHHH", 8, 0, checksum(head), ident, sequence), (target, 0))
     except OSError:
         pass
-    due = time.monotonic() + 0.005
+    due = time.monotonic() + wait
     while (left := due - time.monotonic()) > 0:
         if select.select([icmp], [], [], left)[0]:
             answer, source = icmp.recvfrom(2000)
-            kind, _, _, answered, _ = struct.unpack_from("!BBHHH", answer, (answer[0] & 15) * 4)
-            if kind == 0 and answered == ident and source[0] == target:
-                print(time.monotonic() - start)
-                sys.exit()
-sys.exit("no answer within 30 s")
+            kind, _, _, whose, _ = struct.unpack_from("!BBHHH", answer, (answer[0] & 15) * 4)
+            if kind == 0 and whose == ident and source[0] == target:
+                return True
+    return False
+
+def is_direct():
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.connect("/run/gretun/gretun.sock")
+        daemon.sendall(b'"peers"\n')
+        peers = json.loads(daemon.makefile().readline())["Ok"]
+    return any(it["name"] in names and it["state"] == "direct" for it in peers)
+
+config, log, target, *names = sys.argv[1:]
+icmp = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+ident, sequence = os.getpid() & 0xFFFF, 0
+output = open(log, "ab")
+start = time.monotonic()
+subprocess.Popen(["gretun", "up", "--config", config], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+while not answered(0.01):
+    if time.monotonic() > start + 30:
+        sys.exit("no answer within 30 s")
+print(time.monotonic() - start)
+if names:
+    while not is_direct():
+        time.sleep(0.05)
+    print(sum(answered(2) for _ in range(10)))
 """
+
+
+def prepare_first_ping(machine: Host) -> str:
+    """Puts what `first_ping` runs on the machine; returns the command, without the address and the peer's name."""
+    machine.succeed(f"cat >/tmp/first_ping.py <<'END'\n{FIRST_PING}\nEND")
+    config = machine.succeed("sed -n 's/.*--config \\([^ ]*\\).*/\\1/p' $LAB_UNITS/gretun-peer.service/command").strip()
+    return f"python3 -IS /tmp/first_ping.py {config} /tmp/first-ping-daemon.log"
 
 
 def first_ping(machine: Host, ip: str) -> float:
     """Starts the machine's daemon, outside of its unit; the seconds until the peer's tunnel address answers a ping."""
-    machine.succeed(f"cat >/tmp/first_ping.py <<'END'\n{FIRST_PING}\nEND")
-    config = machine.succeed("sed -n 's/.*--config \\([^ ]*\\).*/\\1/p' $LAB_UNITS/gretun-peer.service/command").strip()
-    return float(machine.succeed(f"python3 /tmp/first_ping.py {ip} {config} /tmp/first-ping-daemon.log"))
+    return float(machine.succeed(f"{prepare_first_ping(machine)} {ip}"))
+
+
+STOP_MEASURED = "if pkill -TERM -x gretun; then while pgrep -x gretun >/dev/null; do sleep 0.1; done; fi; gretun down"
 
 
 def stop_measured(machine: Host) -> None:
     """Stops what `first_ping` started, and removes the tunnels."""
-    machine.succeed("pkill -TERM -x gretun && while pgrep -x gretun >/dev/null; do sleep 0.1; done; gretun down")
+    machine.succeed(STOP_MEASURED)
+
+
+class FreshJoins:
+    """Joins two hosts again and again, each time as if they had never met: new processes, no tunnels, routers that remember nothing.
+
+    Neither host's daemon runs before or after. Commands are few, for each costs a second of an emulated machine.
+    """
+
+    def __init__(self, one: Host, other: Host, routers: list[Host]) -> None:
+        """`routers` are all that are in front of the two."""
+        self._commands = {host.name: prepare_first_ping(host) for host in (one, other)}
+        self._routers = routers
+        self.seconds: list[float] = []
+        self.false_direct = 0
+
+    def once(self, waiting: Host, starting: Host, ip: str) -> None:
+        """One join, from the start of the second daemon to the first answer of the first one's tunnel address `ip`."""
+        for router in self._routers:
+            router.succeed("conntrack --flush 2>/dev/null")
+        start_alone(waiting)
+        output = starting.succeed(f"{self._commands[starting.name]} {ip} {waiting.name}")
+        seconds, answers = output.split()
+        self.seconds.append(float(seconds))
+        if int(answers) == 0:
+            self.false_direct += 1
+            starting.log(f"called {waiting.name} direct, and no ping was answered")
+        waiting.succeed(STOP_UNIT)
+        starting.succeed(STOP_MEASURED)
+
+    def packets(self, waiting: Host, starting: Host, router: Host) -> dict[str, float]:
+        """One more join: the UDP packets between the two that `router` let through until both were direct, and then, idle, in a second."""
+        router.succeed("nft flush set inet watch out4; nft flush set inet watch in4; conntrack --flush 2>/dev/null")
+        start_alone(waiting)
+        starting.succeed("systemctl start gretun-peer.service")
+        join(waiting, starting)
+        counted: dict[str, float] = {f"{way} until direct": peer_packets(router, way) for way in ("out", "in")}
+        time.sleep(10)  # what the join has set going
+        for way in ("out", "in"):
+            before, began = peer_packets(router, way), time.monotonic()
+            time.sleep(30)
+            counted[f"{way} a second, idle"] = round((peer_packets(router, way) - before) / (time.monotonic() - began), 2)
+        for machine in (waiting, starting):
+            machine.succeed(STOP_UNIT)
+        return counted
+
+    def summary(self) -> str:
+        """Median and 95th percentile."""
+        ordered = sorted(self.seconds)
+        return f"{ordered[len(ordered) // 2]:.2f} / {ordered[len(ordered) * 95 // 100]:.2f} s"
+
+
+STOP_UNIT = "systemctl stop gretun-peer.service; gretun down"
+
+
+def start_alone(machine: Host) -> None:
+    """Starts a machine's daemon and waits until STUN has answered it, and it has published that."""
+    machine.succeed(
+        "systemctl start gretun-peer.service; timeout 60 sh -c 'until gretun stun >/dev/null 2>&1; do sleep 0.1; done; sleep 0.5'"
+    )

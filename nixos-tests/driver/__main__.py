@@ -64,7 +64,7 @@ def list_scenarios(args: argparse.Namespace) -> bool:
 
 def _vm(args: argparse.Namespace) -> Vm:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    return Vm(args.cpus, args.memory, RESULTS, args.kvm)
+    return Vm(args.cpus, args.memory, RESULTS, args.kvm, args.steady)
 
 
 def main() -> int:
@@ -75,6 +75,7 @@ def main() -> int:
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--memory", default="1G")
     parser.add_argument("--kvm", action=argparse.BooleanOptionalAction, help="use KVM or do not (default: probe)")
+    parser.add_argument("--steady", action="store_true", help="one emulated processor of 1000 MIPS, however busy this machine is")
     parser.add_argument("--verbose", action="store_true", help="show every command")
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run", help="run scenarios, all of them when none is named")

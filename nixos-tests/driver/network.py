@@ -34,7 +34,8 @@ class Wire:
         for interface in machine.interfaces:
             port, device, network = self._port(machine.name, interface.device), interface.device, interface.network
             outside += [
-                f"link add {port} mtu {network.mtu} type veth peer name {device} mtu {network.mtu} netns {box.pid}",
+                f"link add {port} mtu {network.mtu} type veth "
+                f"peer name {device} address {self._mac(machine.name, device)} mtu {network.mtu} netns {box.pid}",
                 f"link set {port} master {self._bridge(network)} addrgenmode none up",
             ]
             for address in interface.addresses:
@@ -59,6 +60,10 @@ class Wire:
 
     def _bridge(self, network: Network) -> str:
         return f"net{self._networks.index(network.name)}"
+
+    def _mac(self, machine: str, device: str) -> str:
+        """The same each time that the machine starts, as with real cards: neighbours take a minute to notice another."""
+        return f"02:00:00:00:{self._machines.index(machine):02x}:{int(device.removeprefix('eth')):02x}"
 
     def _port(self, machine: str, device: str) -> str:
         return f"m{self._machines.index(machine)}{device}"

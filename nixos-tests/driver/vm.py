@@ -16,6 +16,10 @@ from pathlib import Path
 KVM_PROBE_TIMEOUT_S = 10
 
 
+# One nanosecond for each instruction, and real time while there is nothing to do: a processor of 1000 MIPS.
+STEADY_CLOCK = "-icount shift=0,sleep=on"
+
+
 class VmError(Exception):
     """No guest could be booted here, or it did not end; the text says what to do."""
 
@@ -31,15 +35,16 @@ def newest_kernel(boot: Path = Path("/boot"), modules: Path = Path("/lib/modules
 class Vm:
     """How to boot a guest. It sees this machine's files read-only, except below `writable`."""
 
-    def __init__(self, cpus: int, memory: str, writable: Path, kvm: bool | None = None) -> None:
-        """`kvm` decides; None probes."""
+    def __init__(self, cpus: int, memory: str, writable: Path, kvm: bool | None = None, steady: bool = False) -> None:
+        """`kvm` decides; None probes. `steady`: the guest's clock counts instructions, so that how busy this machine is does not matter."""
         if shutil.which("vng") is None:
             raise VmError("no vng (virtme-ng) in PATH; `scripts/setup lab` installs it")
         self._kernel = newest_kernel()
-        self._cpus = cpus
+        self._cpus = 1 if steady else cpus
+        self._steady = steady
         self._memory = memory
         self._writable = writable
-        self.kvm = self._kvm_works() if kvm is None else kvm
+        self.kvm = not steady and (self._kvm_works() if kvm is None else kvm)
 
     def run(self, command: Sequence[str], timeout_s: float, on_line: Callable[[str], None]) -> int:
         """Runs a command as root in a fresh guest; every line that it prints goes to `on_line`. `VmError` when the time is over."""
@@ -74,6 +79,8 @@ class Vm:
 
     def _vng(self, command: Sequence[str], kvm: bool) -> list[str]:
         accelerator = [] if kvm else ["--disable-kvm"]
+        if self._steady:
+            accelerator.append(f"--qemu-opts={STEADY_CLOCK}")
         machine = ["-r", str(self._kernel), "--cpus", str(self._cpus), "--memory", self._memory]
         return ["vng", *accelerator, *machine, "--user", "root", "--rwdir", str(self._writable), "--exec", " ".join(command)]
 

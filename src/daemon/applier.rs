@@ -11,10 +11,12 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
+use super::extra_ports::ExtraPorts;
 use super::mark::Mark;
+use super::state_dir::ExtraPortsFile;
 use crate::cli::report::{Explain, Kind, chain};
 use crate::kernel::execute::StepError;
-use crate::kernel::fou::{Added, Family};
+use crate::kernel::fou::Family;
 use crate::kernel::lock::{Lock, LockError};
 use crate::kernel::observe::{Links, ObservedTunnel};
 use crate::kernel::{Kernel, KernelError};
@@ -56,6 +58,12 @@ pub struct Wanted {
 
 /// What all tunnels should be.
 pub type WantedTunnels = BTreeMap<NodePublic, Wanted>;
+
+/// Where the kernel takes what comes through a tunnel.
+fn fou_port(wanted: &Wanted) -> (u16, Family) {
+    let path = wanted.path;
+    (path.port, Family::of(path.remote.ip()))
+}
 
 /// One of our links, as it is in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,8 +120,7 @@ pub struct Applier {
     left_out: BTreeSet<String>,
     /// Whether some tunnel may have routes or address translation.
     has_routes: bool,
-    /// FOU ports beside the data port, of tunnels that port searches made.
-    extra_ports: BTreeSet<(u16, Family)>,
+    extra_ports: ExtraPorts,
 }
 
 impl Applier {
@@ -125,14 +132,11 @@ impl Applier {
         wanted: watch::Receiver<WantedTunnels>,
         link_changed: watch::Receiver<()>,
         results: mpsc::Sender<Applied>,
+        extra_ports: ExtraPortsFile,
     ) -> Self {
-        // Those of tunnels that were found at start.
-        let extra_ports = wanted
-            .borrow()
-            .values()
-            .map(|it| (it.path.port, Family::of(it.path.remote.ip())))
-            .filter(|(extra, _)| *extra != port)
-            .collect();
+        let found: Vec<_> = wanted.borrow().values().map(fou_port).collect();
+        let found = found.into_iter().filter(|(extra, _)| *extra != port);
+        let extra_ports = ExtraPorts::new(kernel.clone(), extra_ports, found);
         Applier {
             kernel,
             own,
@@ -196,7 +200,9 @@ impl Applier {
             self.reported.remove(&peer);
             self.report(Applied::Removed { peer }).await;
         }
-        self.close_extra_ports(&wanted).await?;
+        let used: BTreeSet<_> = wanted.values().map(fou_port).collect();
+        let used = |port, family| used.contains(&(port, family));
+        self.extra_ports.close_unused(used).await?;
         Ok(settled)
     }
 
@@ -248,7 +254,8 @@ impl Applier {
             None
         };
         if port != self.port {
-            self.open_extra_port(port, Family::of(remote.ip())).await?;
+            let family = Family::of(remote.ip());
+            self.extra_ports.open(port, family).await?;
         }
         self.execute(&mut ops).await?;
         let index = match observed.filter(|_| !makes_link) {
@@ -262,35 +269,6 @@ impl Applier {
             mtu: state.link.mtu,
             device_mtu: route.mtu,
         })
-    }
-
-    /// A tunnel that a port search made receives at a port of its own.
-    async fn open_extra_port(&mut self, port: u16, family: Family) -> Result<(), KernelError> {
-        if self.extra_ports.contains(&(port, family)) {
-            return Ok(());
-        }
-        if self.kernel.add_fou(port, family).await? == Added::Made {
-            info!(port, "FOU port of a port search");
-        }
-        self.extra_ports.insert((port, family));
-        Ok(())
-    }
-
-    /// Closes the extra ports that no tunnel uses any more. Those of failed attempts are among them.
-    async fn close_extra_ports(&mut self, wanted: &WantedTunnels) -> Result<(), KernelError> {
-        let used = |port: u16| wanted.values().any(|it| it.path.port == port);
-        let unused: Vec<(u16, Family)> = self
-            .extra_ports
-            .iter()
-            .filter(|(port, _)| !used(*port))
-            .copied()
-            .collect();
-        for (port, family) in unused {
-            info!(port, "the FOU port of a port search is not needed any more");
-            self.kernel.delete_fou(port, family).await?;
-            self.extra_ports.remove(&(port, family));
-        }
-        Ok(())
     }
 
     /// Carries a plan out. What a tunnel can do without is left out where the kernel refuses it: an alternative name that

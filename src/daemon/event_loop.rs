@@ -364,7 +364,8 @@ impl Daemon {
             ),
             Request::Down => {
                 info!("taking the tunnels down");
-                teardown::remove_all(&self.kernel, self.own, self.config.port).await?;
+                let extra = self.state.extra_ports();
+                teardown::remove_all(&self.kernel, self.own, self.config.port, &extra).await?;
                 serde_json::Value::Null
             }
         };

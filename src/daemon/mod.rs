@@ -6,6 +6,7 @@
 mod applier;
 pub mod coordinator;
 mod event_loop;
+mod extra_ports;
 pub mod local_api;
 mod mark;
 mod metrics;

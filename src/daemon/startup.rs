@@ -163,6 +163,7 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
             wanted_rx,
             link_changed,
             applied_tx,
+            state.extra_ports(),
         )
         .run(),
     );

@@ -1,7 +1,7 @@
 //! The state directory: the node's keys, the last known peers and the link indices. One daemon at a time owns it. Every
 //! file is written whole (temporary file, sync, rename), so that a crash leaves the old or the new content, never half.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -14,6 +14,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use crate::cli::report::{Explain, Kind};
+use crate::kernel::fou::Family;
 use crate::proto::api::PeerRecord;
 use crate::proto::keys::{DiscoSecret, NodePublic, NodeSecret};
 
@@ -21,6 +22,7 @@ const NODE_KEY: &str = "node.key";
 const DISCO_KEY: &str = "disco.key";
 const NETWORK: &str = "network.json";
 const LINKS: &str = "links.json";
+const EXTRA_PORTS: &str = "extra-ports.json";
 const LOCK: &str = "lock";
 
 /// An open, locked state directory.
@@ -147,6 +149,11 @@ impl StateDir {
         self.save_json(LINKS, links)
     }
 
+    /// The note of extra FOU ports.
+    pub fn extra_ports(&self) -> ExtraPortsFile {
+        ExtraPortsFile(self.path.join(EXTRA_PORTS))
+    }
+
     fn key(&self, name: &str) -> Result<[u8; 32], StateError> {
         let path = self.path.join(name);
         match fs::read(&path) {
@@ -173,36 +180,68 @@ impl StateDir {
         }
     }
 
-    /// Reads a file whose loss costs nothing lasting: what cannot be read is put aside, and said.
     fn cached<T: DeserializeOwned + Default>(&self, name: &str) -> T {
-        let path = self.path.join(name);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    warn!(path = %path.display(), %error, "state file cannot be read; going on without it");
-                }
-                return T::default();
-            }
-        };
-        serde_json::from_str(&text).unwrap_or_else(|error| {
-            let aside = path.with_extension("corrupt");
-            warn!(path = %path.display(), aside = %aside.display(), %error, "state file is corrupt; put aside");
-            if let Err(error) = fs::rename(&path, &aside) {
-                warn!(path = %path.display(), %error, "corrupt state file cannot be put aside");
-            }
-            T::default()
-        })
+        load_json(&self.path.join(name))
     }
 
     fn save_json(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
-        let path = self.path.join(name);
-        let text = serde_json::to_vec_pretty(value).map_err(|error| StateError::Write {
-            path: path.clone(),
-            source: error.into(),
-        })?;
-        write_whole(&path, &text)
+        save_json(&self.path.join(name), value)
     }
+}
+
+/// Where the daemon notes the FOU ports that it opens beside the data port, and their families.
+#[derive(Clone, Debug)]
+pub struct ExtraPortsFile(PathBuf);
+
+impl ExtraPortsFile {
+    /// The ports noted; none where the note was lost.
+    pub fn load(&self) -> BTreeSet<(u16, Family)> {
+        let [v4, v6]: [Vec<u16>; 2] = load_json(&self.0);
+        let v4 = v4.into_iter().map(|port| (port, Family::V4));
+        let v6 = v6.into_iter().map(|port| (port, Family::V6));
+        v4.chain(v6).collect()
+    }
+
+    /// Notes these ports and no others.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, ports: &BTreeSet<(u16, Family)>) -> Result<(), StateError> {
+        let of = |family| {
+            let ports = ports.iter().filter(move |(_, it)| *it == family);
+            ports.map(|(port, _)| *port).collect::<Vec<u16>>()
+        };
+        save_json(&self.0, &[of(Family::V4), of(Family::V6)])
+    }
+}
+
+/// Reads a file whose loss costs nothing lasting: what cannot be read is put aside, and said.
+fn load_json<T: DeserializeOwned + Default>(path: &Path) -> T {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                warn!(path = %path.display(), %error, "state file cannot be read; going on without it");
+            }
+            return T::default();
+        }
+    };
+    serde_json::from_str(&text).unwrap_or_else(|error| {
+        let aside = path.with_extension("corrupt");
+        warn!(path = %path.display(), aside = %aside.display(), %error, "state file is corrupt; put aside");
+        if let Err(error) = fs::rename(path, &aside) {
+            warn!(path = %path.display(), %error, "corrupt state file cannot be put aside");
+        }
+        T::default()
+    })
+}
+
+fn save_json(path: &Path, value: &impl Serialize) -> Result<(), StateError> {
+    let text = serde_json::to_vec_pretty(value).map_err(|error| StateError::Write {
+        path: path.to_owned(),
+        source: error.into(),
+    })?;
+    write_whole(path, &text)
 }
 
 /// Replaces a file as a whole, with mode 0600.

@@ -72,3 +72,19 @@ fn link_indices_are_stable_and_reused_only_when_free() {
     state.save_links(&links).unwrap();
     assert_eq!(state.links().index(peer(2)), (1, false));
 }
+
+#[test]
+fn extra_ports_are_noted_until_they_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = StateDir::open(dir.path()).unwrap().extra_ports();
+    assert!(file.load().is_empty());
+    let ports = BTreeSet::from([
+        (20480, Family::V4),
+        (20480, Family::V6),
+        (32767, Family::V4),
+    ]);
+    file.save(&ports).unwrap();
+    assert_eq!(file.load(), ports);
+    file.save(&BTreeSet::new()).unwrap();
+    assert!(file.load().is_empty());
+}

@@ -8,7 +8,7 @@ use tracing::info;
 use super::DaemonError;
 use super::applier::ApplyError;
 use super::mark::Mark;
-use super::state_dir::StateDir;
+use super::state_dir::{ExtraPortsFile, StateDir};
 use crate::kernel::Kernel;
 use crate::kernel::fou::Family;
 use crate::kernel::preflight::{self, Need};
@@ -26,17 +26,26 @@ pub fn run(state_dir: &Path, port: u16) -> Result<(), DaemonError> {
         .map_err(DaemonError::Runtime)?;
     runtime.block_on(async {
         preflight::check(&[Need::NetAdmin])?;
-        let own = StateDir::open(state_dir)?.identity()?.node.public();
-        Ok(remove_all(&Kernel::open().await?, own, port).await?)
+        let state = StateDir::open(state_dir)?;
+        let own = state.identity()?.node.public();
+        let extra = state.extra_ports();
+        Ok(remove_all(&Kernel::open().await?, own, port, &extra).await?)
     })
 }
 
-/// Removes every tunnel that `own` made, then the FOU port, and those that port searches found, unless another link sends from them.
+/// Removes every tunnel that `own` made, then the FOU port, those that port searches found and those that are noted, unless another
+/// link sends from them.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub async fn remove_all(kernel: &Kernel, own: NodePublic, port: u16) -> Result<(), ApplyError> {
+pub async fn remove_all(
+    kernel: &Kernel,
+    own: NodePublic,
+    port: u16,
+    extra: &ExtraPortsFile,
+) -> Result<(), ApplyError> {
     let (mut ours, mut others) = (BTreeSet::from([port]), BTreeSet::new());
+    ours.extend(extra.load().into_iter().map(|(port, _)| port));
     let mut links = kernel.links_without_routes().await?;
     kernel.add_snat(&mut links).await;
     for tunnel in &links.tunnels {

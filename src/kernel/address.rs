@@ -31,7 +31,8 @@ pub struct RouteTo {
 }
 
 impl Kernel {
-    /// The addresses of global scope on links that are up and are not tunnels themselves.
+    /// The addresses of global scope on links that are up and are not tunnels themselves. The loopback link may have such, where
+    /// a host has one address over several uplinks.
     ///
     /// # Errors
     /// When the kernel cannot be asked.
@@ -41,10 +42,7 @@ impl Kernel {
         let links = self.list_links().await?;
         let usable: HashSet<u32> = links
             .iter()
-            .filter(|link| {
-                link.header.flags.contains(LinkFlags::Up)
-                    && !link.header.flags.contains(LinkFlags::Loopback)
-            })
+            .filter(|link| link.header.flags.contains(LinkFlags::Up))
             .filter(|link| !link.attributes.iter().any(is_tunnel))
             .map(|link| link.header.index)
             .collect();

@@ -109,6 +109,9 @@ impl Node {
     }
 
     /// A datagram came: disco or STUN. `local` is where it was sent to: the data port, or one of [`EXTRA_PORTS`].
+    ///
+    /// Packet sockets also see what is sent to an address that the host has lost. The kernel takes no data there, so disco at
+    /// such an address shows no path.
     pub fn handle_datagram(
         &mut self,
         now: Instant,
@@ -116,6 +119,9 @@ impl Node {
         from: SocketAddr,
         data: &[u8],
     ) {
+        if !self.host.locals.contains(&local.ip()) {
+            return self.drop_input(DropReason::NotLocal);
+        }
         if crate::proto::stun::is_stun(data) {
             if local.port() != self.host.port {
                 return self.handle_observation(now, from, data);

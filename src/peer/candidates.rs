@@ -13,18 +13,23 @@ use super::tuning::{
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RoundTrip {
     smoothed: Option<Duration>,
-    latest: Option<Duration>,
-    samples: u32,
+    /// The latest measurements, newest first.
+    latest: [Option<Duration>; UPGRADE_SAMPLES],
 }
 
 impl RoundTrip {
     pub(crate) fn measured(&mut self, sample: Duration) {
-        self.latest = Some(sample);
+        self.latest.rotate_right(1);
+        self.latest[0] = Some(sample);
         self.smoothed = Some(match self.smoothed {
             None => sample,
             Some(smoothed) => (smoothed * 7 + sample) / 8,
         });
-        self.samples = self.samples.saturating_add(1);
+    }
+
+    /// What was measured until now is too old to be compared with another path.
+    fn begin_anew(&mut self) {
+        self.latest = Default::default();
     }
 
     pub(crate) fn get(&self) -> Option<Duration> {
@@ -33,12 +38,14 @@ impl RoundTrip {
 
     /// The latest measurement as it was.
     pub(crate) fn latest(&self) -> Option<Duration> {
-        self.latest
+        self.latest[0]
     }
 
-    /// The round trip, once enough were measured to compare it with another.
+    /// The longest of the latest measurements, once there are enough to compare it with another path. Not the smoothed one: at one
+    /// measurement in twenty seconds that takes minutes to forget a bad time.
     pub(crate) fn settled(&self) -> Option<Duration> {
-        self.smoothed.filter(|_| self.samples >= UPGRADE_SAMPLES)
+        let all: Option<Vec<Duration>> = self.latest.iter().copied().collect();
+        all?.into_iter().max()
     }
 }
 
@@ -196,6 +203,17 @@ impl Candidate {
     pub(crate) fn burst(&mut self, now: Instant, step: usize) {
         self.step = step;
         self.next_ping = Some(now);
+    }
+
+    /// Whether it gets a ping now and then only.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.step == BURST_GAPS.len()
+    }
+
+    /// Measures the round trip anew, at once.
+    pub(crate) fn measure_anew(&mut self, now: Instant) {
+        self.round_trip.begin_anew();
+        self.burst(now, 0);
     }
 
     /// A ping was sent; `jitter` spreads those of idle candidates.

@@ -147,5 +147,12 @@ fn the_round_trip_is_smoothed_and_settles() {
     assert_eq!(round_trip.get(), Some(Duration::from_millis(90)));
     assert_eq!(round_trip.settled(), None);
     round_trip.measured(Duration::from_millis(90));
+    assert_eq!(round_trip.get(), Some(Duration::from_millis(90)));
+    assert_eq!(round_trip.settled(), Some(Duration::from_millis(160)));
+    // A bad time is forgotten after three measurements, or at once.
+    round_trip.measured(Duration::from_millis(40));
+    round_trip.measured(Duration::from_millis(30));
     assert_eq!(round_trip.settled(), Some(Duration::from_millis(90)));
+    round_trip.begin_anew();
+    assert_eq!(round_trip.settled(), None);
 }

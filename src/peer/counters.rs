@@ -8,6 +8,8 @@ use std::fmt;
 pub enum DropReason {
     /// Neither disco nor STUN, or truncated, or a message that this version does not know.
     Malformed,
+    /// To an address that this host does not have, or has no more: a router that has not noticed yet still sends there.
+    NotLocal,
     /// From a disco key that no peer has.
     UnknownSender,
     /// The sealed box does not open: forged, damaged, or sealed to another key.
@@ -35,6 +37,7 @@ impl DropReason {
     pub fn as_str(self) -> &'static str {
         match self {
             DropReason::Malformed => "malformed",
+            DropReason::NotLocal => "not_local",
             DropReason::UnknownSender => "unknown_sender",
             DropReason::NotForUs => "not_for_us",
             DropReason::Replay => "replay",

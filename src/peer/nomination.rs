@@ -72,17 +72,21 @@ impl Peer {
         if !self.controlling || self.nomination.is_some() || current.remote == remote {
             return;
         }
-        let Some(candidate) = self.candidates.get(remote) else {
+        let in_use = self.round_trip();
+        let Some(candidate) = self.candidates.get_mut(remote) else {
             return;
         };
         let to_lan = candidate.is_lan() && current.via() != super::Via::Lan;
         let to_wan = !candidate.is_lan() && current.via() == super::Via::Lan;
-        let faster = is_faster(candidate.round_trip.settled(), self.round_trip());
-        let better = to_lan || (faster && !to_wan);
-        if let Some(path) = candidate.path().filter(|_| better)
-            && candidate.may_be_moved_to(cx.now)
-        {
-            self.nominate(cx, path, true);
+        if to_wan || !candidate.may_be_moved_to(cx.now) {
+            return;
+        }
+        if to_lan || is_faster(candidate.round_trip.settled(), in_use) {
+            if let Some(path) = candidate.path() {
+                self.nominate(cx, path, true);
+            }
+        } else if candidate.is_idle() && is_faster(candidate.round_trip.latest(), in_use) {
+            candidate.measure_anew(cx.now);
         }
     }
 

@@ -188,16 +188,23 @@ impl Peer {
         }
     }
 
-    /// What became of the tunnel in the kernel. Reports on a path that is no longer wanted say nothing.
+    /// What became of the tunnel in the kernel. Reports on a path that is no longer wanted say nothing, and those on a path from
+    /// an address that the host has lost nothing about the peer.
     pub(crate) fn handle_tunnel(&mut self, cx: &mut Context<'_>, report: TunnelReport) {
         let (TunnelReport::Applied { path, .. } | TunnelReport::Failed { path, .. }) = &report;
         let Some(tunnel) = self.tunnel.as_mut().filter(|it| it.path == *path) else {
             return;
         };
+        let has_local = cx.host.locals.contains(&tunnel.path.local);
+        if !has_local && tunnel.is_being_tested() {
+            tunnel.proof = Proof::Unproven;
+            self.timers.clear(Timer::Proof);
+        }
         match report {
             TunnelReport::Applied { device_mtu, .. } => {
                 // Better late than never: it may be long after its time was up.
-                let untested = matches!(tunnel.proof, Proof::Pending | Proof::Unproven);
+                let untested =
+                    matches!(tunnel.proof, Proof::Pending | Proof::Unproven) && has_local;
                 tunnel.applied = true;
                 tunnel.error = None;
                 if untested {
@@ -209,7 +216,15 @@ impl Peer {
                 tunnel.applied = false;
                 tunnel.probes.clear();
                 tunnel.error = Some(error);
-                self.test_failed(cx);
+                match tunnel.proof {
+                    Proof::Pending | Proof::Testing => self.test_failed(cx),
+                    // The host's network is changing. What data crossed a moment ago is not to blame.
+                    Proof::Proven | Proof::Late => {
+                        self.search.started = cx.now;
+                        self.lost(cx);
+                    }
+                    Proof::Unproven => {}
+                }
             }
         }
         self.send_due_pings(cx);

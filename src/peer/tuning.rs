@@ -72,8 +72,8 @@ pub(crate) const UPGRADE_MARGIN: Duration = ms(5);
 /// Another path must be faster by this part of the round trip in use: one fifth.
 pub(crate) const UPGRADE_SHARE: u32 = 5;
 
-/// Round trips to be measured before a path is called faster: fewer would be luck.
-pub(crate) const UPGRADE_SAMPLES: u32 = 3;
+/// So many round trips in a row must be shorter before a path is called faster: fewer would be luck.
+pub(crate) const UPGRADE_SAMPLES: usize = 3;
 
 /// How long a path that failed is left alone; doubles with each failure in a row.
 pub(crate) const BLOCK_MIN: Duration = ms(5_000);

@@ -22,6 +22,18 @@ pub struct Wish {
     pub path_mtu: Option<u16>,
 }
 
+impl Wish {
+    /// That a tunnel stays as it is.
+    pub fn of(tunnel: &KernelTunnel) -> Self {
+        Wish {
+            number: 0,
+            path: tunnel.path,
+            key: tunnel.key,
+            path_mtu: Some(tunnel.path_mtu),
+        }
+    }
+}
+
 impl World {
     /// Carries out what a daemon asks for.
     pub fn drain(&mut self, id: HostId) {
@@ -65,7 +77,6 @@ impl World {
                     self.order += 1;
                     let number = self.order;
                     let host = &mut self.hosts[id.0];
-                    host.wanted.insert(peer, number);
                     let delay = host.apply_delay;
                     let wish = Wish {
                         number,
@@ -73,6 +84,7 @@ impl World {
                         key: gre_key,
                         path_mtu,
                     };
+                    host.wanted.insert(peer, wish);
                     self.at(delay, Event::Apply(id, peer, wish));
                 }
                 Output::RemoveTunnel { peer } => {
@@ -104,7 +116,7 @@ impl World {
         let (since, now) = (self.now, self.local_time(id));
         let Wish { path, key, .. } = wish;
         let host = &mut self.hosts[id.0];
-        if host.wanted.get(&peer) != Some(&wish.number) {
+        if host.wanted.get(&peer).map(|it| it.number) != Some(wish.number) {
             return;
         }
         let device_mtu = host.device_mtu(path.local);
@@ -172,7 +184,9 @@ impl World {
         if host.firewall.drops_udp || host.clock.is_stopped() {
             return;
         }
-        if local.is_some_and(|local| !host.locals().contains(&local)) {
+        // Raw packets leave from any address that they name.
+        let is_raw = matches!(payload, Payload::Datagram(_));
+        if !is_raw && local.is_some_and(|local| !host.locals().contains(&local)) {
             return;
         }
         let family = |it: &&Interface| it.up && it.ip.is_ipv4() == to.is_ipv4();
@@ -196,8 +210,11 @@ impl World {
         }
         let host = &mut self.hosts[id.0];
         let local = packet.to.ip();
-        let here = host.interfaces.get(interface);
-        if !here.is_some_and(|it| it.up && it.ip == local) {
+        let Some(here) = host.interfaces.get(interface).filter(|it| it.up) else {
+            return;
+        };
+        let is_raw = matches!(packet.payload, Payload::Datagram(_));
+        if here.ip != local && !(is_raw && host.had(here.net, local, now)) {
             return;
         }
         let firewall = host.firewall;

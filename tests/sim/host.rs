@@ -8,6 +8,7 @@ use gretun::node::{EXTRA_PORTS, Node, NodeConfig, Path};
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
 
+use crate::driver::Wish;
 use crate::local_clock::LocalClock;
 use crate::network::{Link, NetId};
 
@@ -52,6 +53,9 @@ pub struct Host {
     /// `--aggressive-punch`.
     pub aggressive_punch: bool,
     pub interfaces: Vec<Interface>,
+    /// Addresses that it had, and until when its neighbours believe that it still has them. Disco is seen there, for packet
+    /// sockets see everything; the kernel takes nothing.
+    pub former: Vec<(NetId, IpAddr, Instant)>,
     pub firewall: Firewall,
     pub clock: LocalClock,
     /// The daemon, while it runs.
@@ -70,7 +74,7 @@ pub struct Host {
     /// How often a tunnel was made or changed.
     pub tunnel_changes: u64,
     /// The latest desired state of each tunnel; older ones are never applied.
-    pub wanted: BTreeMap<NodePublic, u64>,
+    pub wanted: BTreeMap<NodePublic, Wish>,
     pub apply_delay: Duration,
     /// What the kernel says to every request for a tunnel, when it refuses.
     pub refuses: Option<String>,
@@ -98,6 +102,7 @@ impl Host {
             listens: false,
             aggressive_punch: true,
             interfaces: Vec::new(),
+            former: Vec::new(),
             firewall: Firewall::default(),
             clock: LocalClock::default(),
             node: None,
@@ -145,6 +150,12 @@ impl Host {
     pub fn locals(&self) -> Vec<IpAddr> {
         let up = self.interfaces.iter().filter(|it| it.up);
         up.map(|it| it.ip).collect()
+    }
+
+    /// Whether neighbours on `net` believe that it has this address, which it had.
+    pub fn had(&self, net: NetId, ip: IpAddr, now: Instant) -> bool {
+        let mut former = self.former.iter();
+        former.any(|it| (it.0, it.1) == (net, ip) && now < it.2)
     }
 
     /// Where the daemon's packet sockets listen.

@@ -157,6 +157,14 @@ impl World {
                 }
             }
         }
+        for (id, host) in self.hosts.iter().enumerate() {
+            let mut interfaces = host.interfaces.iter();
+            if let Some(index) = interfaces.position(|it| it.up && it.net == net)
+                && host.had(net, to.ip(), self.now)
+            {
+                return Some((Place::Host(HostId(id), index), host.interfaces[index].link));
+            }
+        }
         for (id, router) in self.routers.iter().enumerate() {
             if router.outside == net && router.nat.ip == to.ip() {
                 return Some((Place::RouterOutside(RouterId(id)), router.link));

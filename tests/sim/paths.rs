@@ -211,6 +211,44 @@ fn a_much_faster_path_is_taken_in_time() {
 }
 
 #[test]
+fn a_path_that_was_slow_at_first_is_taken_when_it_is_fast() {
+    for keys in [(1, 2), (2, 1)] {
+        let mut world = World::new(17);
+        let a = world.site("a", keys.0, Some(NatKind::PORT_RESTRICTED));
+        let b = world.site("b", keys.1, Some(NatKind::PORT_RESTRICTED));
+        for (host, ip) in [(a, "2001:db8::1"), (b, "2001:db8::2")] {
+            let second = Interface {
+                net: INTERNET,
+                ip: ip.parse().expect("an address"),
+                up: true,
+                link: Link::millis(300),
+            };
+            world.rewire(host, |interfaces| interfaces.push(second));
+        }
+        join(&mut world, &[a, b]);
+        world.run(60 * SECOND);
+        assert!(world.status(a, b).path.expect("a path").remote.is_ipv4());
+        for host in [a, b] {
+            world.hosts[host.0].interfaces[1].link = Link::millis(1);
+        }
+        world.watch_user_data(Duration::from_millis(1));
+        let fast = |world: &World| {
+            let path = world.status(a, b).path;
+            path.is_some_and(|path| path.remote.is_ipv6())
+        };
+        let took = world.run_until(25 * SECOND, fast);
+        assert!(took.is_some(), "{}", world.story());
+        world.run(2 * SECOND);
+        assert!(world.joined(a, b), "{}", world.story());
+        for (from, to) in [(a, b), (b, a)] {
+            // What is on its way while one side has moved and the other has not.
+            let gap = world.user_data(from, to).expect("user data").longest_gap;
+            assert!(gap < Duration::from_millis(10), "{gap:?}");
+        }
+    }
+}
+
+#[test]
 fn data_that_a_firewall_drops_is_never_called_direct() {
     for (keys, at_a) in [
         ((1, 2), true),

@@ -13,6 +13,8 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use crate::clock::{Event, Queue};
 use crate::coordinator::Coordinator;
+use crate::dice;
+use crate::driver::Wish;
 use crate::host::{Host, Interface};
 use crate::judge::UserData;
 use crate::nat::{Nat, NatKind};
@@ -20,6 +22,10 @@ use crate::network::{ACCESS, INTERNET, Link, NetId, Router, RouterId, WIRE};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostId(pub usize);
+
+/// How long routers go on sending to the link address of a host that has lost the IP address: Linux asks again after 5 s of use,
+/// three times, or notices 30 s later that it should.
+const NEIGHBOUR_LIFETIME: Duration = Duration::from_secs(10);
 
 /// Everything there is.
 pub struct World {
@@ -156,6 +162,11 @@ impl World {
         if !host.cache.is_empty() {
             node.handle_peers(now, &host.cache);
         }
+        host.wanted = host
+            .tunnels
+            .iter()
+            .map(|(peer, tunnel)| (*peer, Wish::of(tunnel)))
+            .collect();
         // The applier looks at what is there and finds it as wanted, where there is a route.
         for (peer, tunnel) in &host.tunnels {
             let path = tunnel.path;
@@ -211,15 +222,35 @@ impl World {
 
     /// Changes a host's interfaces, and tells its daemon as the kernel would.
     pub fn rewire(&mut self, id: HostId, change: impl FnOnce(&mut Vec<Interface>)) {
-        change(&mut self.hosts[id.0].interfaces);
+        let until = self.now + NEIGHBOUR_LIFETIME;
+        let host = &mut self.hosts[id.0];
+        let before = host.interfaces.clone();
+        change(&mut host.interfaces);
+        let gone = before.iter().zip(&host.interfaces);
+        let gone = gone.filter(|(before, after)| before.ip != after.ip);
+        host.former
+            .extend(gone.map(|(it, _)| (it.net, it.ip, until)));
         self.tell_locals(id);
     }
 
     pub fn tell_locals(&mut self, id: HostId) {
         let now = self.local_time(id);
+        // The applier looks at its tunnels whenever a link changes, and may be faster or slower than who watches addresses.
+        let applier_first = dice::chance(&mut self.rng, 0.5);
         let host = &mut self.hosts[id.0];
         let locals = host.locals();
-        if let Some(node) = &mut host.node {
+        let wanted = if host.node.is_some() {
+            host.wanted.clone()
+        } else {
+            BTreeMap::new()
+        };
+        if let Some(node) = host.node.as_mut().filter(|_| !applier_first) {
+            node.handle_local_addresses(now, locals.clone());
+        }
+        for (peer, wish) in wanted {
+            self.apply(id, peer, wish);
+        }
+        if let Some(node) = &mut self.hosts[id.0].node {
             node.handle_local_addresses(now, locals);
         }
         self.drain(id);

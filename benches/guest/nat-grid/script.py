@@ -1,58 +1,71 @@
-import statistics
-
 from driver.machine import NAT_DIRECTORY
 
-RUNS = 3
-# `none` is a host with a public address; all others are files of nixos-tests/nat.
-KINDS = ("none", "full-cone", "address-restricted", "port-restricted", "symmetric")
+RUNS = 5  # of every pair; the sides take turns in starting
+# `none` is a host with a public address, `carrier` a home's NAT behind a carrier's; all others are files of nixos-tests/nat.
+KINDS = ("none", "full-cone", "address-restricted", "port-restricted", "symmetric", "carrier")
 IMPOSSIBLE = {("symmetric", "symmetric")}
+# Two sides of each kind: the host, and the routers in front of it.
+SIDES = (
+    {"none": (carol, []), "carrier": (erin, [gwe, cge])} | {kind: (alice, [gwa]) for kind in KINDS[1:5]},
+    {"none": (dave, []), "carrier": (frank, [gwf, cgf])} | {kind: (bob, [gwb]) for kind in KINDS[1:5]},
+)
+HOSTS = (alice, bob, carol, dave, erin, frank)
 
 
 def set_nat(router: Host, kind: str) -> None:
-    """Puts other rules, and no memory, into a router."""
-    rules = (NAT_DIRECTORY / f"{kind}.nft").read_text()
-    router.succeed(f"nft flush ruleset && nft -f - <<'END'\ndefine WAN = \"eth1\"\n{rules}\nEND\nconntrack --flush 2>/dev/null")
+    """Puts other rules into a router."""
+    rules = "\n".join((NAT_DIRECTORY / name).read_text() for name in (f"{kind}.nft", "watch.nft"))
+    router.succeed(f"nft flush ruleset; nft -f - <<'END'\ndefine WAN = \"eth1\"\n{rules}\nEND")
+
+
+def refused(waiting: Host, starting: Host) -> bool:
+    """Whether a pair that cannot be joined is called so by both, and was never called direct meanwhile."""
+    before = [len(unit_log(machine)) for machine in (waiting, starting)]
+    start_alone(waiting)
+    starting.succeed("systemctl start gretun-peer.service")
+    wait_for_peer(starting, waiting.name, "unreachable")
+    wait_for_peer(waiting, starting.name, "unreachable")
+    claims = [" to=direct" in unit_log(machine)[seen:] for machine, seen in zip((waiting, starting), before, strict=True)]
+    for machine in (waiting, starting):
+        machine.succeed(STOP_UNIT)
+    return not any(claims)
 
 
 start_all()
 coord.wait_for_unit("gretun-coord.service")
 coord.wait_for_open_port(8443)
-for machine in (alice, bob, carol, dave):
+for machine in HOSTS:
     machine.succeed("systemctl start gretun-peer.service")
 join(carol, dave)
-addresses = {name: tunnel_ip(carol, name) for name in ("alice", "bob", "dave")} | {"carol": tunnel_ip(dave, "carol")}
-for machine in (alice, bob, carol, dave):
-    machine.succeed("systemctl stop gretun-peer.service", "gretun down")
+for machine in HOSTS[:2] + HOSTS[4:]:
+    wait_for_peer(carol, machine.name, "direct")
+addresses = {machine.name: tunnel_ip(dave if machine is carol else carol, machine.name) for machine in HOSTS}
+for machine in HOSTS:
+    machine.succeed(STOP_UNIT)
 
 table = []
+false_direct = 0
 for row, first in enumerate(KINDS):
     for second in KINDS[row:]:
-        waiting = carol if first == "none" else alice
-        starting = dave if second == "none" else bob
-        seconds = []
-        # An impossible pair is watched once, by its verdict.
-        for _ in range(RUNS):
-            for router, kind in ((gwa, first), (gwb, second)):
-                set_nat(router, "port-restricted" if kind == "none" else kind)
-            waiting.succeed("systemctl start gretun-peer.service")
-
-            def knows(last: bool, waiting: Host = waiting, starting: Host = starting) -> bool:
-                return starting.name in peers(waiting)
-
-            retry(knows, 60)
-            if (first, second) in IMPOSSIBLE:
-                starting.succeed("systemctl start gretun-peer.service")
-                wait_for_peer(starting, waiting.name, "unreachable")
-                starting.succeed("systemctl stop gretun-peer.service", "gretun down")
-            else:
-                seconds.append(first_ping(starting, addresses[waiting.name]))
-                stop_measured(starting)
-            waiting.succeed("systemctl stop gretun-peer.service", "gretun down")
-            if not seconds:
-                break
-        seconds.sort()
-        cell = f"{statistics.median(seconds):.2f} / {seconds[len(seconds) * 95 // 100]:.2f} s" if seconds else "no"
-        starting.log(f"{first} with {second}: {cell}")
-        table.append({"one": first, "other": second, "joined": len(seconds), "runs": RUNS if seconds else 1, "cell": cell})
+        (one, routers), (other, more) = SIDES[0][first], SIDES[1][second]
+        for router, kind in ((gwa, first), (gwb, second)):
+            if router in [*routers, *more]:
+                set_nat(router, kind)
+        if (first, second) in IMPOSSIBLE:
+            assert refused(one, other), f"{first} with {second} was called direct"
+            cell, runs = "no", 1
+        else:
+            joins = FreshJoins(one, other, [*routers, *more])
+            for run in range(RUNS):
+                waiting, starting = (one, other) if run % 2 == 0 else (other, one)
+                joins.once(waiting, starting, addresses[waiting.name])
+            cell, runs = joins.summary(), RUNS
+            false_direct += joins.false_direct
+            if first == second == "port-restricted":
+                measured("packets at a port-restricted NAT", joins.packets(one, other, gwa))
+        coord.log(f"{first} with {second}: {cell}")
+        table.append({"one": first, "other": second, "runs": runs, "cell": cell})
 
 measured("grid", table)
+measured("false_direct", false_direct)
+assert false_direct == 0, f"{false_direct} times direct without data"
