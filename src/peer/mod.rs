@@ -411,6 +411,8 @@ impl Peer {
         if !self.limiter.take(cx.now, budget) {
             return false;
         }
+        // The kernel would send from an address that the host has lost; NATs on the way would take it for another host.
+        let local = local.filter(|it| cx.host.locals.contains(it));
         let data = self.seal(cx, message);
         trace!(peer = %self.name, ?local, port, %to, ?message, "sent");
         cx.out.push_back(Output::Send {

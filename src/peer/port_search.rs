@@ -161,6 +161,11 @@ impl Hunt {
         }
     }
 
+    fn has_sent_from(&self, port: u16) -> bool {
+        let sent = |(first, _)| (first..first + self.spread_sent as u16).contains(&port);
+        self.spread.is_some_and(sent)
+    }
+
     fn sent(&mut self) {
         if self.spread.is_some() && self.spread_sent < SPREAD_PORTS {
             self.spread_sent += 1;
@@ -484,13 +489,15 @@ impl Peer {
         Ok(())
     }
 
-    /// A packet of the peer came to an extra port: one of its guesses was right.
+    /// A packet of the peer came to an extra port: if the search under way sent from there, then one of the peer's guesses was
+    /// right. What comes to a port of an earlier search is sent to a mapping of then, and answers may leave by another.
     pub(crate) fn heard_at_extra_port(&mut self, cx: &mut Context<'_>, path: Path) {
         let used = self.tunnel.as_ref().map(|it| it.path);
         if self.state == State::Direct || used == Some(path) {
             return;
         }
-        if self.port_search.hunt.is_none() {
+        let hunt = self.port_search.hunt.as_ref();
+        if !hunt.is_some_and(|it| it.has_sent_from(path.port)) {
             return;
         }
         self.found(cx);
