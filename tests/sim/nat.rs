@@ -146,6 +146,8 @@ pub struct Nat {
     swept: Option<Instant>,
     /// The port that a sequential NAT gave out last.
     last_port: Option<u16>,
+    /// Whether a port that was to be kept was another's already.
+    pub collided: bool,
 }
 
 impl Nat {
@@ -157,6 +159,7 @@ impl Nat {
             outside: BTreeMap::new(),
             swept: None,
             last_port: None,
+            collided: false,
         }
     }
 
@@ -164,6 +167,7 @@ impl Nat {
     pub fn forget(&mut self) {
         self.entries.clear();
         self.outside.clear();
+        self.collided = false;
     }
 
     /// A packet leaves: the public source it gets.
@@ -184,6 +188,7 @@ impl Nat {
         if !self.entries.get(&flow).is_some_and(lives) {
             self.remove(&flow);
             let port = self.free_port(now, rng, flow);
+            self.collided |= self.kind.ports == Ports::Preserve && port != inner.port();
             self.outside.insert((port, flow.1, flow.2), flow);
             let sent_to = BTreeMap::new();
             let used = now;

@@ -9,7 +9,7 @@ use gretun::node::State;
 
 use crate::dice::{self, between, chance, pick};
 use crate::host::Interface;
-use crate::nat::{NatKind, Ports};
+use crate::nat::NatKind;
 use crate::network::{Bursts, INTERNET, Link, NetId, RouterId, WIRE};
 use crate::oracle::{depends_on_luck, direct_possible, joined_without_search};
 use crate::world::{HostId, World};
@@ -51,8 +51,6 @@ impl Site {
 struct Run {
     world: World,
     hosts: Vec<(HostId, Site)>,
-    /// Networks that had several hosts.
-    shared: Vec<NetId>,
     /// Distinguishes the addresses of the sites and routers made so far.
     number: u8,
 }
@@ -110,7 +108,6 @@ impl Run {
         let mut run = Run {
             world: World::new(seed),
             hosts: Vec::new(),
-            shared: Vec::new(),
             number: 0,
         };
         let count = between(&mut run.world.rng, 2, 4);
@@ -121,9 +118,7 @@ impl Run {
         for (index, key) in keys.into_iter().take(count as usize).enumerate() {
             let shares = index > 0 && chance(&mut run.world.rng, 0.25);
             let site = if shares {
-                let site = run.hosts[0].1;
-                run.shared.push(site.net);
-                site
+                run.hosts[0].1
             } else {
                 run.new_site()
             };
@@ -367,13 +362,12 @@ impl Run {
         })
     }
 
-    /// A NAT that keeps ports may, after a reboot, give one destination to the one and another to the other of two hosts with
-    /// the same data port; then both look as if they had a mapping per destination.
+    /// A NAT that keeps ports gives one of two hosts with the same data port another one, and then perhaps one destination to the
+    /// one and another to the other: both look as if they had a mapping per destination. A host that has just moved there may be
+    /// both of them, for a packet from its former address.
     fn is_unpredictable(&self, site: &Site) -> bool {
-        let keeps_ports = site
-            .nat
-            .is_some_and(|(_, kind)| kind.ports == Ports::Preserve);
-        keeps_ports && self.shared.contains(&site.net)
+        let mut routers = site.routers();
+        routers.any(|router| self.world.routers[router.0].nat.collided)
     }
 
     /// Both tunnels are set to what the narrowest hop carries.
