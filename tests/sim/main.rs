@@ -7,6 +7,7 @@
 
 mod clock;
 mod coordinator;
+mod cost;
 mod dice;
 mod driver;
 mod host;

@@ -1,0 +1,68 @@
+//! What a peer costs in packets: while a path to it is looked for, and when it is joined and idle.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::nat::NatKind;
+use crate::world::{HostId, World};
+
+const SECOND: Duration = Duration::from_secs(1);
+const STEP: Duration = Duration::from_millis(10);
+const DOCUMENTATION: &str = include_str!("../../docs/NAT_TRAVERSAL.md");
+
+/// Packets that the host has sent to its peer, those of port searches included.
+fn sent(world: &World, host: HostId) -> u64 {
+    world.hosts[host.0].sent_total + world.node(host).counters().port_search_pings_sent
+}
+
+/// The more of both hosts.
+fn worst<T: Ord>(hosts: [HostId; 2], figure: impl Fn(HostId) -> T) -> T {
+    hosts.into_iter().map(figure).max().expect("two hosts")
+}
+
+/// One line of the documentation's table: packets until both have proven the path, in the busiest second, and in a second when idle.
+fn row(name: &str, one: Option<NatKind>, other: Option<NatKind>) -> String {
+    let mut world = World::new(1);
+    let hosts = [world.site("a", 2, one), world.site("b", 1, other)];
+    let [a, b] = hosts;
+    world.start(a);
+    world.run(SECOND);
+    world.start(b);
+    let (mut joined, mut busiest) = (None, 0);
+    for _ in 0..3000 {
+        world.run(STEP);
+        let in_last_second =
+            |it: HostId| world.hosts[it.0].sent.len() + world.hosts[it.0].searched.len();
+        busiest = busiest.max(worst(hosts, in_last_second));
+        if joined.is_none() && world.joined(a, b) {
+            joined = Some(worst(hosts, |it| sent(&world, it)));
+        }
+    }
+    let before = hosts.map(|it| sent(&world, it));
+    world.run(120 * SECOND);
+    let idle = worst(hosts, |it| sent(&world, it) - before[it.0]);
+    let joined = joined.map_or("not joined".to_owned(), |it| it.to_string());
+    format!(
+        "| {name} | {joined} | {busiest} | {:.1} |",
+        idle as f64 / 120.0
+    )
+}
+
+#[test]
+fn a_peer_costs_as_many_packets_as_documented() {
+    let restricted = Some(NatKind::PORT_RESTRICTED);
+    let symmetric = Some(NatKind::SYMMETRIC);
+    let mut table = String::new();
+    for (name, one, other) in [
+        ("no NAT, port-restricted", None, restricted),
+        ("both port-restricted", restricted, restricted),
+        ("symmetric, port-restricted", symmetric, restricted),
+        ("both symmetric", symmetric, symmetric),
+    ] {
+        writeln!(table, "{}", row(name, one, other)).expect("a string takes it");
+    }
+    assert!(
+        DOCUMENTATION.contains(&table),
+        "docs/NAT_TRAVERSAL.md should say:\n{table}"
+    );
+}
