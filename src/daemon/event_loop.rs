@@ -65,6 +65,8 @@ pub struct Daemon {
     pub(super) addresses: Vec<IpAddr>,
     /// When to look at the host's addresses, after something changed.
     pub(super) look_at_network: Option<Instant>,
+    /// Whether something could not be sent for want of a route.
+    pub(super) lacked_route: bool,
     pub(super) coordinator_up: bool,
     pub(super) kernel_failures: u64,
 }
@@ -128,7 +130,11 @@ impl Daemon {
                     data,
                 } => {
                     if let Err(error) = self.port.send(local, port, to, &data) {
-                        // A candidate in a network that this host cannot reach; others are tried at the same time.
+                        // A candidate in a network that this host cannot reach; others are tried at the same time. Or all of them, while
+                        // the host has an address and no route yet.
+                        let errno = error.raw_os_error();
+                        self.lacked_route |=
+                            matches!(errno, Some(libc::ENETUNREACH | libc::EHOSTUNREACH));
                         trace!(%to, %error, "datagram not sent");
                     }
                 }
@@ -334,6 +340,11 @@ impl Daemon {
             self.addresses.clone_from(&addresses);
             self.node.handle_local_addresses(Instant::now(), addresses);
             self.coordinator.reconnect();
+        } else if std::mem::take(&mut self.lacked_route) {
+            self.node.handle_route_change(Instant::now());
+            if !self.coordinator_up {
+                self.coordinator.reconnect();
+            }
         }
         Ok(())
     }

@@ -178,6 +178,16 @@ impl Node {
         self.send_stun(now);
     }
 
+    /// Something could not be sent for want of a route, and routes have changed: what was tried in vain is tried again.
+    pub fn handle_route_change(&mut self, now: Instant) {
+        self.stun.restart(now);
+        self.send_stun(now);
+        let peers: Vec<NodePublic> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.with_peer(now, peer, Peer::handle_route_change);
+        }
+    }
+
     /// The STUN servers to ask, resolved.
     pub fn handle_stun_servers(&mut self, now: Instant, servers: Vec<SocketAddr>) {
         self.stun.set_servers(now, servers);

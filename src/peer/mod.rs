@@ -279,6 +279,17 @@ impl Peer {
         self.send_due_pings(cx);
     }
 
+    /// This host has routes that it lacked.
+    pub(crate) fn handle_route_change(&mut self, cx: &mut Context<'_>) {
+        match self.state {
+            State::Punching | State::Unreachable => {
+                self.begin_search(cx, "this host has other routes now".to_owned());
+            }
+            State::Unknown | State::HaveEndpoints | State::Direct => {}
+        }
+        self.send_due_pings(cx);
+    }
+
     /// An envelope that names this peer as its sender.
     pub(crate) fn handle_envelope(
         &mut self,

@@ -121,6 +121,7 @@ impl World {
     }
 
     pub fn has_network(&self, id: HostId) -> bool {
-        !self.hosts[id.0].clock.is_stopped() && self.hosts[id.0].interfaces.iter().any(|it| it.up)
+        let host = &self.hosts[id.0];
+        !host.clock.is_stopped() && host.has_route && host.interfaces.iter().any(|it| it.up)
     }
 }

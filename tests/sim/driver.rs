@@ -181,7 +181,7 @@ impl World {
         payload: Payload,
     ) {
         let host = &self.hosts[id.0];
-        if host.firewall.drops_udp || host.clock.is_stopped() {
+        if host.firewall.drops_udp || host.clock.is_stopped() || !host.has_route {
             return;
         }
         // Raw packets leave from any address that they name.

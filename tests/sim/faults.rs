@@ -134,6 +134,26 @@ fn a_second_interface_takes_over() {
 }
 
 #[test]
+fn a_host_whose_route_comes_after_its_address_is_back_within_three_seconds() {
+    for keys in ROLES {
+        for late in [500, 3000, 7000, 14000] {
+            let (mut world, a, b) = joined(5, keys, NatKind::LINUX, NatKind::LINUX);
+            world.set_route(a, false);
+            world.rewire(a, |interfaces| {
+                interfaces[0].ip = "192.168.1.77".parse().expect("an address");
+            });
+            world.run(Duration::from_millis(late));
+            world.set_route(a, true);
+            let took = world.run_until(3 * SECOND, |world| {
+                world.joined(a, b) && world.user_data_flows(a, b)
+            });
+            assert!(took.is_some(), "late by {late}\n{}", world.story());
+            world.check();
+        }
+    }
+}
+
+#[test]
 fn a_host_that_gets_another_address_is_back_within_three_seconds() {
     for keys in ROLES {
         for phase in [0, 300, 700] {

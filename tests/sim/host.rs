@@ -56,6 +56,8 @@ pub struct Host {
     /// Addresses that it had, and until when its neighbours believe that it still has them. Disco is seen there, for packet
     /// sockets see everything; the kernel takes nothing.
     pub former: Vec<(NetId, IpAddr, Instant)>,
+    /// Whether it has a default route; without one nothing leaves.
+    pub has_route: bool,
     pub firewall: Firewall,
     pub clock: LocalClock,
     /// The daemon, while it runs.
@@ -103,6 +105,7 @@ impl Host {
             aggressive_punch: true,
             interfaces: Vec::new(),
             former: Vec::new(),
+            has_route: true,
             firewall: Firewall::default(),
             clock: LocalClock::default(),
             node: None,

@@ -256,6 +256,17 @@ impl World {
         self.drain(id);
     }
 
+    /// Takes the host's default route away, or gives it back and tells its daemon as the kernel would.
+    pub fn set_route(&mut self, id: HostId, has_route: bool) {
+        let now = self.local_time(id);
+        let host = &mut self.hosts[id.0];
+        host.has_route = has_route;
+        if let Some(node) = host.node.as_mut().filter(|_| has_route) {
+            node.handle_route_change(now);
+        }
+        self.drain(id);
+    }
+
     /// From now on every tunnel carries user data, and the longest gap of it is measured.
     pub fn watch_user_data(&mut self, gap: Duration) {
         self.user_gap = gap;
