@@ -52,6 +52,17 @@ with subtest("when the router forgets its mappings, another port is found and th
     join(alice, bob)
     check_ping(alice, "bob")
 
+with subtest("a port that a killed daemon had opened for no link yet is closed by the next one"):
+    stale = next(port for port in EXTRA_PORTS if port not in fou_ports(alice))
+    alice.succeed("systemctl stop gretun-peer.service", f"ip fou add port {stale} ipproto 47")
+    noted = json.loads(alice.succeed("cat /var/lib/gretun/extra-ports.json"))
+    noted[0].append(stale)
+    alice.succeed(f"echo '{json.dumps(noted)}' >/var/lib/gretun/extra-ports.json")
+    alice.succeed("systemctl start gretun-peer.service")
+    retry(lambda last: stale not in fou_ports(alice), 60)
+    join(alice, bob)
+    check_ping(alice, "bob")
+
 with subtest("down removes what up made, the extra port among it"):
     alice.succeed("systemctl stop gretun-peer.service", "gretun down")
     assert links_left(alice) == "", links_left(alice)
