@@ -336,8 +336,8 @@ class Background:
         return output
 
 
-# Recovery takes less than 3 s of the machines' time; an emulated machine on a busy host may take several times that.
-RECOVERY_BOUND_S = 90
+# Recovery takes less than 3 s of the machines' time; an emulated machine on a busy host may take three times that.
+RECOVERY_BOUND_S = 9
 
 
 class Watch:
