@@ -19,6 +19,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::proto::is_public;
+
 pub use igd::HttpRequest;
 pub use mapper::{Output, PortMapper};
 
@@ -134,11 +136,4 @@ pub struct Status {
     pub lease: Option<Lease>,
     /// When it ends unless it is renewed; `None` for a permanent one.
     pub expires: Option<Instant>,
-}
-
-/// Whether an address can be one of the internet: not of RFC 1918, nor of the shared space of carriers (RFC 6598), nor
-/// link-local, loopback or unspecified.
-fn is_public(ip: Ipv4Addr) -> bool {
-    let is_shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
-    !(ip.is_private() || is_shared || ip.is_link_local() || ip.is_loopback() || ip.is_unspecified())
 }

@@ -23,5 +23,6 @@ mod grid;
 mod join_time;
 mod mtu;
 mod paths;
+mod port_mapping;
 mod port_search;
 mod schedule;
