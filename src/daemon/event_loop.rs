@@ -16,6 +16,7 @@ use super::applier::{self, Applied, Wanted, WantedTunnels};
 use super::coordinator::{self, Event};
 use super::local_api::{self, DaemonNetView, PeerView, Query, Request, StunView};
 use super::metrics::{Gauges, Metrics};
+use super::port_mapping::{self, PortMappingView};
 use super::settings::Config;
 use super::state_dir::{LinkIndices, Network, StateDir};
 use super::{DaemonError, Ended, stun_servers, teardown};
@@ -24,6 +25,7 @@ use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::{RawPort, Received};
 use crate::kernel::{Kernel, NetChange};
 use crate::node::{EXTRA_PORTS, Node, Output, Path, State, TunnelReport};
+use crate::portmap::{Lease, Status};
 use crate::proto::api::{PeerRecord, RegisterResponse};
 use crate::proto::keys::NodePublic;
 
@@ -49,6 +51,10 @@ pub struct Daemon {
     pub(super) coordinator_events: mpsc::Receiver<Event>,
     pub(super) stun_names: watch::Sender<Vec<String>>,
     pub(super) stun_servers: mpsc::Receiver<Vec<SocketAddr>>,
+    /// `None` when the router is not to be asked for a port.
+    pub(super) port_mapping: Option<port_mapping::Handle>,
+    /// The router's port, as the state directory has it.
+    pub(super) lease: Option<Lease>,
     pub(super) changes: BoxStream<'static, NetChange>,
     pub(super) queries: mpsc::Receiver<Query>,
     pub(super) wanted: watch::Sender<WantedTunnels>,
@@ -96,6 +102,7 @@ impl Daemon {
                     debug!(?servers, "STUN servers");
                     self.node.handle_stun_servers(Instant::now(), servers);
                 }
+                status = changed(&mut self.port_mapping) => self.handle_port_mapping(&status),
                 Some(_) = self.changes.next() => {
                     self.look_at_network.get_or_insert_with(|| Instant::now() + CHANGE_SETTLE);
                 }
@@ -163,6 +170,11 @@ impl Daemon {
                     info!(peer = name, %from, %to, after_ms = after.as_millis(), cause = reason, "peer state");
                     if (from, to) == (State::Punching, State::Direct) {
                         self.metrics.hole_punched(after.as_secs_f64());
+                    }
+                    if let Some(port_mapping) = &self.port_mapping
+                        && from == State::Direct
+                    {
+                        port_mapping.doubt();
                     }
                 }
             }
@@ -328,6 +340,9 @@ impl Daemon {
     /// Addresses, links or routes changed: tell the node which source addresses there are now.
     async fn handle_network_change(&mut self) -> Result<(), DaemonError> {
         self.look_at_network = None;
+        if let Some(port_mapping) = &self.port_mapping {
+            port_mapping.look_at(port_mapping::network(&self.kernel).await);
+        }
         let addresses = source_addresses(&self.kernel).await?;
         if addresses != self.addresses {
             info!(?addresses, "local addresses changed");
@@ -336,6 +351,20 @@ impl Daemon {
             self.coordinator.reconnect();
         }
         Ok(())
+    }
+
+    /// The router grants a port, or another, or none any more.
+    fn handle_port_mapping(&mut self, status: &Status) {
+        let port = port_mapping::router_port(status);
+        self.node.handle_router_port(Instant::now(), port);
+        // One that is lost is kept: the router is asked for the same again.
+        if status.lease.is_none() || status.lease == self.lease {
+            return;
+        }
+        self.lease.clone_from(&status.lease);
+        if let Err(error) = self.state.save_router_port(self.lease.as_ref()) {
+            warn!(error = %chain(&error), "the router's port cannot be kept; `gretun down` without a daemon would not give it back");
+        }
     }
 
     /// Answers one query; true when it was `down` and everything is gone.
@@ -358,6 +387,10 @@ impl Daemon {
                 servers: self.node.stun_servers().collect(),
                 coordinator: self.config.coordinator.base().to_owned(),
                 state_dir: self.config.state_dir.clone(),
+                port_mapping: self
+                    .port_mapping
+                    .as_ref()
+                    .map(|it| PortMappingView::new(&it.status(), Instant::now())),
             }),
             Request::Metrics => serde_json::Value::String(
                 self.metrics.render(&self.gauges(), self.node.counters())?,
@@ -366,6 +399,10 @@ impl Daemon {
                 info!("taking the tunnels down");
                 let extra = self.state.extra_ports();
                 teardown::remove_all(&self.kernel, self.own, self.config.port, &extra).await?;
+                if let Some(port_mapping) = &self.port_mapping {
+                    port_mapping.give_back().await;
+                    self.state.save_router_port(None)?;
+                }
                 serde_json::Value::Null
             }
         };
@@ -484,6 +521,13 @@ fn rfc3339(instant: Instant) -> String {
 fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         debug!(%error, "the service manager cannot be told");
+    }
+}
+
+async fn changed(port_mapping: &mut Option<port_mapping::Handle>) -> Status {
+    match port_mapping {
+        Some(handle) => handle.changed().await,
+        None => std::future::pending().await,
     }
 }
 

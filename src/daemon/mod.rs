@@ -12,6 +12,7 @@ mod mark;
 mod metrics;
 mod metrics_server;
 pub mod path_views;
+pub mod port_mapping;
 pub mod settings;
 mod startup;
 pub mod state_dir;

@@ -1,6 +1,5 @@
 //! Which services that open ports are there: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD. Only asked for, nothing is opened.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -8,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
+use crate::kernel::Kernel;
 use crate::portmap::upnp::{self, SSDP};
 use crate::portmap::{nat_pmp, pcp};
 
@@ -28,9 +28,8 @@ pub struct Service {
 }
 
 /// Asks the default gateway for PCP and NAT-PMP, and it and the LAN for UPnP. What does not answer is not there.
-pub async fn find() -> Vec<Service> {
-    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let Some(gateway) = default_gateway(&routes) else {
+pub async fn find(kernel: &Kernel) -> Vec<Service> {
+    let Ok(Some((gateway, own))) = kernel.gateway().await else {
         return Vec::new();
     };
     let router = SocketAddr::new(gateway.into(), pcp::PORT);
@@ -38,19 +37,14 @@ pub async fn find() -> Vec<Service> {
     let search = upnp::search();
     let (routers, searched) = ([router], [ssdp, SSDP]);
     let (pcp, nat_pmp, upnp) = tokio::join!(
+        ask(own, &routers, || pcp::announce(own).to_vec(), pcp_answer),
         ask(
-            router,
+            own,
             &routers,
-            |own| pcp::announce(own).to_vec(),
-            pcp_answer
-        ),
-        ask(
-            router,
-            &routers,
-            |_| nat_pmp::ADDRESS_REQUEST.to_vec(),
+            || nat_pmp::ADDRESS_REQUEST.to_vec(),
             nat_pmp_answer
         ),
-        ask(ssdp, &searched, |_| search.clone(), upnp::search_answer),
+        ask(own, &searched, || search.clone(), upnp::search_answer),
     );
     let service = |protocol: &str, found: Option<(IpAddr, String)>| {
         found.map(|(gateway, detail)| Service {
@@ -70,23 +64,17 @@ pub async fn find() -> Vec<Service> {
 }
 
 async fn ask(
-    gateway: SocketAddr,
+    own: Ipv4Addr,
     to: &[SocketAddr],
-    request: impl Fn(Ipv4Addr) -> Vec<u8>,
+    request: impl Fn() -> Vec<u8>,
     read: fn(&[u8]) -> Option<String>,
 ) -> Option<(IpAddr, String)> {
-    // Connecting tells which address leads to the gateway, without a packet.
-    let route = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok()?;
-    route.connect(gateway).await.ok()?;
-    let IpAddr::V4(own) = route.local_addr().ok()?.ip() else {
-        return None;
-    };
     let socket = UdpSocket::bind((own, 0)).await.ok()?;
     let mut buffer = vec![0; 2048];
     let begin = Instant::now();
     for send in 1..=SENDS {
         for to in to {
-            let _ = socket.send_to(&request(own), to).await;
+            let _ = socket.send_to(&request(), to).await;
         }
         let until = begin + PATIENCE * send / SENDS;
         while let Ok(Ok((length, from))) = timeout_at(until, socket.recv_from(&mut buffer)).await {
@@ -96,20 +84,6 @@ async fn ask(
         }
     }
     None
-}
-
-/// The gateway of the default route with the least metric in `/proc/net/route`: hexadecimal, in the host's byte order.
-fn default_gateway(routes: &str) -> Option<Ipv4Addr> {
-    let lines = routes.lines().skip(1);
-    let default = lines.filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let hex = |index: usize| u32::from_str_radix(fields.get(index)?, 16).ok();
-        let metric: u32 = fields.get(6)?.parse().ok()?;
-        let gateway = Ipv4Addr::from(hex(2)?.to_ne_bytes());
-        let is_default = hex(1)? == 0 && hex(7)? == 0 && !gateway.is_unspecified();
-        is_default.then_some((metric, gateway))
-    });
-    default.min().map(|(_, gateway)| gateway)
 }
 
 /// The public address, or why the router has none to give.
@@ -136,31 +110,6 @@ fn pcp_answer(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_default_gateway_is_the_one_of_least_metric() {
-        let gateway = |ip: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(ip));
-        let line = |to: &str, gateway: &str, metric: u32, mask: &str| {
-            format!("eth0\t{to}\t{gateway}\t0003\t0\t0\t{metric}\t{mask}\t0\t0\t0\n")
-        };
-        let zero = "00000000";
-        let routes = [
-            "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
-                .to_owned(),
-            line(zero, &gateway([10, 0, 0, 1]), 600, zero),
-            line(zero, &gateway([192, 168, 1, 1]), 100, zero),
-            line(
-                &gateway([192, 168, 1, 0]),
-                zero,
-                0,
-                &gateway([255, 255, 255, 0]),
-            ),
-        ];
-        let found = default_gateway(&routes.concat());
-        assert_eq!(found, Some(Ipv4Addr::new(192, 168, 1, 1)));
-        assert_eq!(default_gateway(""), None);
-        assert_eq!(default_gateway("x\ny z\n"), None);
-    }
 
     #[test]
     fn what_services_say_is_told() {

@@ -51,7 +51,7 @@ fn join_time(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> (World,
 }
 
 #[test]
-fn every_pair_is_joined_when_one_router_grants_a_port() {
+fn every_pair_is_joined_at_once_when_one_router_grants_a_port() {
     for (row, one) in kinds().into_iter().enumerate() {
         for (column, other) in kinds().into_iter().enumerate() {
             for order in 0..4 {
