@@ -424,6 +424,10 @@ impl Daemon {
                 .map(|status| status.state)
                 .collect(),
             coordinator_up: self.coordinator_up,
+            router_port: self
+                .port_mapping
+                .as_ref()
+                .is_some_and(|it| it.status().lease.is_some()),
             receive_overruns: self.port.overruns(),
             kernel_failures: self.kernel_failures,
         }
