@@ -337,8 +337,8 @@ impl Peer {
     }
 
     /// Until when the first ping to a public address waits, where this host's router grants a port. The peer's ping comes in by that
-    /// port if it comes first. A ping of this host opens a mapping of its own, by another port, for the same two ends; and
-    /// then connection tracking has no place for the peer's (`nf_conntrack_confirm` drops what clashes).
+    /// port if it comes first. A ping of this host opens a mapping of its own, by another port, between the same two ends;
+    /// then some NATs (pf's) have no place for the peer's, and drop it.
     fn waits_for_peer(&self, cx: &Context<'_>, remote: SocketAddr) -> Option<Instant> {
         let granted = cx.host.router_port.granted();
         let clashes = is_open(granted) && cx.host.nat.seen != granted.map(SocketAddr::V4);

@@ -251,8 +251,8 @@ impl Nat {
     }
 
     /// A packet comes to a port that an inner host asked for. Connection tracking knows a flow by both ends: where the inner host
-    /// has sent to this very place before, by another port, its packets cannot come in by this one (Linux drops them when the
-    /// entry is confirmed, `nf_conntrack_confirm`).
+    /// has sent to this very place before, by another port, what comes in by this one has no place of its own. Linux then gives
+    /// it another source port (the null binding of `nf_nat_alloc_null_binding`); pf drops it, and so does this NAT.
     fn forward(&mut self, now: Instant, from: SocketAddr, port: u16) -> Option<SocketAddr> {
         let inner = *self.forwards.get(&port)?;
         let expiry = self.kind.expiry;
