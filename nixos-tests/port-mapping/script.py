@@ -9,7 +9,7 @@ def granted() -> str:
 
 
 def is_granted() -> bool:
-    return "192.168.1.2:7777" in granted() or "dnat ip to 192.168.1.2" in granted()
+    return f"dnat ip to 192.168.1.2:{PORT}" in granted()
 
 
 def wait_for_port(protocol: str) -> None:
@@ -20,7 +20,7 @@ def wait_for_port(protocol: str) -> None:
         _, text = alice.execute("cat /var/lib/gretun/router-port.json")
         lease = json.loads(text or "null")
         assert not last or lease, "alice has no port"
-        return lease is not None and (lease["protocol"], lease["external"]) == (protocol, f"{ROUTER}:{PORT}")
+        return bool(lease) and (lease["protocol"], lease["external"]) == (protocol, f"{ROUTER}:{PORT}")
 
     retry(is_there, 60)
     assert is_granted(), granted()
@@ -33,7 +33,7 @@ def down_gives_back() -> None:
 
 def only(rule: str) -> None:
     """The router's services from here on: what `rule` does not drop; asked by a daemon that starts anew."""
-    gwa.succeed("nft flush chain inet filter asked", f"nft 'add rule inet filter asked {rule}'" if rule else "true")
+    gwa.succeed("nft flush chain inet filter asked", f"nft 'add rule inet filter asked {rule}'")
     alice.succeed("systemctl start gretun-peer.service")
 
 
@@ -59,8 +59,8 @@ with subtest("netcheck and doctor tell of it"):
     found = checked["daemon"]["port_mapping"]
     assert (found["protocol"], found["external"], found["behind_another_nat"]) == ("pcp", f"{ROUTER}:{PORT}", False), found
     assert found["expires_in_s"] <= LIFETIME_S, found
-    told = alice.succeed("gretun doctor")
-    assert f"grants {ROUTER}:{PORT} by pcp" in told, told
+    findings = alice.succeed("gretun doctor")
+    assert f"grants {ROUTER}:{PORT} by pcp" in findings, findings
 
 with subtest("the lease is renewed: it outlives its time"):
     ends = time.monotonic() + LIFETIME_S + 3
