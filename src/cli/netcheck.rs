@@ -9,7 +9,7 @@ use super::local::LocalArgs;
 use super::report::Report;
 use super::table;
 use crate::daemon::local_api::{self, DaemonNetView, LocalApiError, Request};
-use crate::daemon::port_mapping::PortMappingView;
+use crate::daemon::router_port::PortMappingView;
 use crate::daemon::settings::CoordinatorUrl;
 use crate::daemon::stun_servers;
 use crate::netcheck::{self, FamilyView, NetcheckView};

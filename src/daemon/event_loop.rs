@@ -16,7 +16,8 @@ use super::applier::{self, Applied, Wanted, WantedTunnels};
 use super::coordinator::{self, Event};
 use super::local_api::{self, DaemonNetView, PeerView, Query, Request, StunView};
 use super::metrics::{Gauges, Metrics};
-use super::port_mapping::{self, PortMappingView};
+use super::port_mapping;
+use super::router_port;
 use super::settings::Config;
 use super::state_dir::{LinkIndices, Network, StateDir};
 use super::{DaemonError, Ended, stun_servers, teardown};
@@ -25,7 +26,7 @@ use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::{RawPort, Received};
 use crate::kernel::{Kernel, NetChange};
 use crate::node::{EXTRA_PORTS, Node, Output, Path, State, TunnelReport};
-use crate::portmap::{Lease, Status};
+use crate::portmap::Lease;
 use crate::proto::api::{PeerRecord, RegisterResponse};
 use crate::proto::keys::NodePublic;
 
@@ -102,7 +103,7 @@ impl Daemon {
                     debug!(?servers, "STUN servers");
                     self.node.handle_stun_servers(Instant::now(), servers);
                 }
-                status = changed(&mut self.port_mapping) => self.handle_port_mapping(&status),
+                status = router_port::changed(&mut self.port_mapping) => self.handle_router_port(&status),
                 Some(_) = self.changes.next() => {
                     self.look_at_network.get_or_insert_with(|| Instant::now() + CHANGE_SETTLE);
                 }
@@ -353,20 +354,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// The router grants a port, or another, or none any more.
-    fn handle_port_mapping(&mut self, status: &Status) {
-        let port = port_mapping::router_port(status);
-        self.node.handle_router_port(Instant::now(), port);
-        // One that is lost is kept: the router is asked for the same again.
-        if status.lease.is_none() || status.lease == self.lease {
-            return;
-        }
-        self.lease.clone_from(&status.lease);
-        if let Err(error) = self.state.save_router_port(self.lease.as_ref()) {
-            warn!(error = %chain(&error), "the router's port cannot be kept; `gretun down` without a daemon would not give it back");
-        }
-    }
-
     /// Answers one query; true when it was `down` and everything is gone.
     async fn answer(&mut self, query: Query) -> Result<bool, DaemonError> {
         let is_down = query.request == Request::Down;
@@ -387,10 +374,7 @@ impl Daemon {
                 servers: self.node.stun_servers().collect(),
                 coordinator: self.config.coordinator.base().to_owned(),
                 state_dir: self.config.state_dir.clone(),
-                port_mapping: self
-                    .port_mapping
-                    .as_ref()
-                    .map(|it| PortMappingView::new(&it.status(), Instant::now())),
+                port_mapping: self.router_port_view(),
             }),
             Request::Metrics => serde_json::Value::String(
                 self.metrics.render(&self.gauges(), self.node.counters())?,
@@ -424,10 +408,7 @@ impl Daemon {
                 .map(|status| status.state)
                 .collect(),
             coordinator_up: self.coordinator_up,
-            router_port: self
-                .port_mapping
-                .as_ref()
-                .is_some_and(|it| it.status().lease.is_some()),
+            router_port: self.has_router_port(),
             receive_overruns: self.port.overruns(),
             kernel_failures: self.kernel_failures,
         }
@@ -525,13 +506,6 @@ fn rfc3339(instant: Instant) -> String {
 fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         debug!(%error, "the service manager cannot be told");
-    }
-}
-
-async fn changed(port_mapping: &mut Option<port_mapping::Handle>) -> Status {
-    match port_mapping {
-        Some(handle) => handle.changed().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
-use super::port_mapping::PortMappingView;
+use super::router_port::PortMappingView;
 use crate::cli::report::{Explain, Kind};
 use crate::proto::NatMapping;
 use crate::proto::keys::NodePublic;

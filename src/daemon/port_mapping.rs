@@ -7,7 +7,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,10 +15,7 @@ use tracing::{debug, trace};
 
 use crate::http_client;
 use crate::kernel::Kernel;
-use crate::node::RouterPort;
-use crate::portmap::{
-    Finding, HttpRequest, Lease, Network, Output, PortMapper, Protocol, Status, pcp, upnp,
-};
+use crate::portmap::{HttpRequest, Lease, Network, Output, PortMapper, Status, pcp, upnp};
 
 /// The longest datagram that is read: SSDP's have some hundred bytes, PCP's at most 1100.
 const DATAGRAM_MAX: usize = 2048;
@@ -374,59 +370,4 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// What came of asking the router, as `gretun netcheck` shows it. The names are stable.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortMappingView {
-    /// The router that is asked; null without a default route, or with a public address.
-    pub gateway: Option<Ipv4Addr>,
-    /// The protocol by which it granted a port.
-    pub protocol: Option<Protocol>,
-    /// Where the data port can be reached.
-    pub external: Option<SocketAddr>,
-    /// Seconds until the port ends unless it is renewed; null for one without end.
-    pub expires_in_s: Option<u64>,
-    /// Whether that is itself a private address: another NAT is in front of the router.
-    pub behind_another_nat: bool,
-    /// What came of each protocol.
-    pub protocols: Vec<ProtocolView>,
-}
-
-/// What came of one protocol.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProtocolView {
-    /// Which.
-    pub protocol: Protocol,
-    /// In words.
-    pub finding: String,
-}
-
-impl PortMappingView {
-    /// At this time.
-    pub fn new(status: &Status, now: Instant) -> Self {
-        let lease = status.lease.as_ref();
-        let protocols = Protocol::ALL.iter().zip(&status.findings);
-        PortMappingView {
-            gateway: status.network.map(|it| it.gateway),
-            protocol: lease.map(|it| it.protocol),
-            external: lease.map(|it| it.external.into()),
-            expires_in_s: status
-                .expires
-                .map(|at| at.saturating_duration_since(now).as_secs()),
-            behind_another_nat: lease.is_some_and(Lease::is_behind_another_nat),
-            protocols: protocols
-                .map(|(protocol, finding)| ProtocolView {
-                    protocol: *protocol,
-                    finding: Finding::to_string(finding),
-                })
-                .collect(),
-        }
-    }
-}
-
-/// What the node is told.
-pub fn router_port(status: &Status) -> RouterPort {
-    let lease = status.lease.as_ref();
-    lease.map_or(RouterPort::None, |it| RouterPort::Granted(it.external))
 }

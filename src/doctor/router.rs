@@ -2,7 +2,7 @@
 
 use super::{Finding, Level};
 use crate::daemon::local_api::DaemonNetView;
-use crate::daemon::port_mapping::PortMappingView;
+use crate::daemon::router_port::PortMappingView;
 
 const CHECK: &str = "port-mapping";
 

@@ -225,4 +225,4 @@ pub enum DecodeError {
 
 #[cfg(test)]
 #[path = "pcp_tests.rs"]
-pub(super) mod tests;
+pub(in crate::portmap) mod tests;

@@ -288,4 +288,4 @@ pub enum UpnpError {
 
 #[cfg(test)]
 #[path = "upnp_tests.rs"]
-pub(super) mod tests;
+pub(in crate::portmap) mod tests;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{pcp::tests as pcp_server, upnp::tests as igd_server};
 use super::*;
+use crate::portmap::{nat_pmp, pcp::tests as pcp_server, upnp::tests as igd_server};
 
 const PORT: u16 = 7777;
 const OWN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
