@@ -72,6 +72,10 @@ in
     seconds. `null` means yes.
   '';
 
+  port-mapping = optional types.bool false ''
+    Whether to ask the router for a public port, by PCP, NAT-PMP or UPnP IGD. `null` means yes.
+  '';
+
   metrics-addr = optional types.str "127.0.0.1:9477" ''
     Address and port at which Prometheus finds {file}`/metrics`.
   '';

@@ -179,7 +179,9 @@ let
         "--fou-port"
         (toString peer.cfg.settings.fou-port)
       ];
+      # The router is given its port back.
       RestrictAddressFamilies = [
+        "AF_INET"
         "AF_NETLINK"
         "AF_UNIX"
       ];

@@ -7,6 +7,9 @@ venv=$cache/venv
 # NetworkManager's command, unpacked and not installed: its daemon must not run here.
 # shellcheck disable=SC2034 # for the scripts that source this
 networkmanager=$cache/networkmanager
+# The routers' server for port mapping, unpacked and not installed: it must not run here either.
+# shellcheck disable=SC2034
+miniupnpd=$cache/miniupnpd
 # Cargo's own variable wins, so that scripts find what cargo builds.
 target=${CARGO_TARGET_DIR:-$repository/target}
 export PATH=$venv/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin

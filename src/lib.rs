@@ -1,6 +1,6 @@
 //! gretun joins Linux hosts with kernel GRE tunnels.
 //!
-//! The library has a pure core and a thin shell around it. [`proto`], [`tunnel`], [`peer`] and [`node`] decide: they
+//! The library has a pure core and a thin shell around it. [`proto`], [`tunnel`], [`portmap`], [`peer`] and [`node`] decide: they
 //! read no clock, open no socket and draw no randomness of their own. [`kernel`], [`probe`], [`daemon`] and [`coord`] act.
 //! Dependencies point downwards only: `cli` → `daemon` → `node` → `peer` → `proto`, and `cli` → `kernel` → `tunnel`.
 
@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod netcheck;
 pub mod node;
 pub mod peer;
+pub mod portmap;
 pub mod probe;
 pub mod proto;
 pub mod tunnel;

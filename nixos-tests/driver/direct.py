@@ -34,7 +34,7 @@ class DirectUnits:
         self._units: dict[str, Unit] = {}
         for name, text in placed.units.items():
             unit = Unit(text)
-            if unit.one("Type") == "notify":
+            if unit.one("Type") in ("notify", "exec"):
                 self._units[name] = unit
             elif unit.all("ExecStart"):
                 raise RenderedError(f'{machine}: {name} needs systemd; give the machine units = "systemd" in topology.toml')

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
-from . import container, rendered, rust_tests, topology
+from . import container, miniupnpd, rendered, rust_tests, topology
 from .container import Container
 from .direct import DirectUnits
 from .journal import Journal
@@ -43,7 +43,7 @@ class TimeIsUp(Exception):
 class Scenario:
     """One scenario being run."""
 
-    def __init__(self, path: Path, programs: Path, results: Path, root_image: Path, verbose: bool) -> None:
+    def __init__(self, path: Path, programs: Path, results: Path, cache: Path, verbose: bool) -> None:
         self.name = path.name
         self._path = path
         self._results = results / self.name
@@ -63,10 +63,11 @@ class Scenario:
             rendering = renderings[spec.name]
             units: Container | DirectUnits
             if spec.under_systemd:
-                lower = container.mount_root(root_image, WORK / "debian")
+                lower = container.mount_root(cache / "machine-root.squashfs", WORK / "debian")
                 units = Container(spec.name, rendering, directory, programs, lower)
             else:
-                units = DirectUnits(spec.name, rendering.configuration, directory, programs)
+                configuration = miniupnpd.add_to(rendering.configuration, spec, cache / "miniupnpd" / "usr" / "sbin" / "miniupnpd")
+                units = DirectUnits(spec.name, configuration, directory, programs)
             self.machines.append(Machine(spec, rendering, self._wire, units, directory, self.journal))
 
     def run(self) -> bool:
@@ -195,7 +196,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--programs", type=Path, required=True)
     parser.add_argument("--built", type=Path, required=True)
-    parser.add_argument("--root-image", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--shell", action="store_true")
     parser.add_argument("--rust-tests", nargs=2, action="append", default=[], metavar=("NAME", "BINARY"))
@@ -207,7 +208,7 @@ def main() -> int:
     for name, binary in args.rust_tests:
         passed = rust_tests.run(name, Path(binary), WORK / name, args.results, programs, args.built) and passed
     for path in args.scenario:
-        scenario = Scenario(path.resolve(), programs, args.results, args.root_image, args.verbose)
+        scenario = Scenario(path.resolve(), programs, args.results, args.cache, args.verbose)
         try:
             if args.shell:
                 _shell(scenario)

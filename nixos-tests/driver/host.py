@@ -19,8 +19,8 @@ from .vm import Vm, VmError
 SCENARIOS = Path(__file__).resolve().parent.parent
 REPOSITORY = SCENARIOS.parent
 RESULTS = REPOSITORY / "target" / "lab"
-# The root of machines under systemd; made by `scripts/setup lab`.
-ROOT_IMAGE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gretun" / "machine-root.squashfs"
+# The root of machines under systemd and the routers' miniupnpd; made by `scripts/setup lab`.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gretun"
 BOOT_TIMEOUT_S = 240
 PROGRAMS = ("gretun", "gretun-coord")
 BENCHMARK_PROGRAMS = ("swarm",)
@@ -77,7 +77,7 @@ def strip(source: Path, destination: Path) -> None:
 def guest_command(jobs: Sequence[Job], built: Path, *options: str) -> list[str]:
     """What a guest executes; `built` is where cargo put the programs."""
     call = ["python3", "-m", "driver.guest", "--results", str(RESULTS), "--programs", str(RESULTS / "programs")]
-    call += ["--built", str(built.resolve()), "--root-image", str(ROOT_IMAGE), *options]
+    call += ["--built", str(built.resolve()), "--cache", str(CACHE), *options]
     for job in jobs:
         call += ["--rust-tests", job.name, str(RESULTS / "tests" / job.name)] if job.rust else ["--scenario", str(job.path)]
     return ["cd", shlex.quote(str(SCENARIOS)), "&&", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", *map(shlex.quote, call)]

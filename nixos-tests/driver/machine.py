@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from . import miniupnpd
 from .container import Container
 from .direct import DirectUnits
 from .journal import Journal
@@ -278,6 +279,8 @@ def _nft(rules: str) -> str:
 def _router_rules(router: Router) -> str:
     rules = [f'define WAN = "{router.wan}"']
     rules += [(NAT_DIRECTORY / name).read_text() for name in (f"{router.nat}.nft", "watch.nft")]
+    if router.port_mapping is not None:
+        rules += [(NAT_DIRECTORY / "port-mapping.nft").read_text(), miniupnpd.TABLE]
     return "\n".join(rules)
 
 

@@ -17,6 +17,7 @@ NAT_KINDS = ("none", "full-cone", "address-restricted", "port-restricted", "symm
 MACHINE_NAME = re.compile(r"^[a-z][a-z0-9]*$")
 UNIT_GRADES = ("direct", "systemd")
 DEFAULT_TIMEOUT_S = 600
+DEFAULT_PORT_LIFETIME_S = 7200
 
 Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -52,11 +53,19 @@ class Interface:
 
 
 @dataclass(frozen=True)
+class PortMapping:
+    """A router that grants ports to inside hosts which ask for them."""
+
+    lifetime_s: int  # the longest that it grants one by PCP
+
+
+@dataclass(frozen=True)
 class Router:
     """What makes a machine a router."""
 
     nat: str
     wan: str  # device on the outside network
+    port_mapping: PortMapping | None
 
 
 @dataclass(frozen=True)
@@ -242,6 +251,8 @@ def _machine(name: str, table: Table, networks: Mapping[str, Network]) -> Machin
         is_coordinator=gretun is not None and gretun.get("coordinator") is not None,
     )
     table.finish()
+    if machine.under_systemd and machine.router is not None and machine.router.port_mapping is not None:
+        raise TopologyError(f"{table.at('units')}: a router with port-mapping must be of the grade direct")
     return machine
 
 
@@ -278,8 +289,17 @@ def _router(table: Table | None, interfaces: tuple[Interface, ...]) -> Router | 
     wan = next((i.device for i in interfaces if i.network.name == outside), None)
     if wan is None:
         raise TopologyError(f"{table.at('outside')}: the machine has no interface on {outside!r}")
+    port_mapping = _port_mapping(table.table("port-mapping"))
     table.finish()
-    return Router(nat, wan)
+    return Router(nat, wan, port_mapping)
+
+
+def _port_mapping(table: Table | None) -> PortMapping | None:
+    if table is None:
+        return None
+    lifetime_s = int(table.number("lifetime", DEFAULT_PORT_LIFETIME_S))
+    table.finish()
+    return PortMapping(lifetime_s)
 
 
 def _firewall(table: Table | None) -> bool:

@@ -34,6 +34,15 @@ in
       )) { };
     };
 
+    services.miniupnpd = {
+      enable = of types.bool false;
+      externalInterface = mkOption { type = types.str; };
+      internalIPs = of (types.listOf types.str) [ ];
+      natpmp = of types.bool false;
+      upnp = of types.bool false;
+      appendConfig = of types.lines "";
+    };
+
     networking = {
       useDHCP = of types.bool true;
       tempAddresses = of (types.enum [

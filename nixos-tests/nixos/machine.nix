@@ -51,7 +51,11 @@ let
     define WAN = "${wan}"
     ${builtins.readFile (../nat + "/${machine.router.nat}.nft")}
     ${builtins.readFile ../nat/watch.nft}
+    ${lib.optionalString grantsPorts (builtins.readFile ../nat/port-mapping.nft)}
   '';
+
+  # PCP, NAT-PMP and UPnP IGD.
+  grantsPorts = isRouter && machine.router.port-mapping != null;
 
   # --- gretun -------------------------------------------------------------------------------------------------------
 
@@ -137,6 +141,18 @@ in
       wantedBy = manually peer;
     };
     gretun-coord = mkIf (coordinator != null) { wantedBy = manually coordinator; };
+  };
+
+  services.miniupnpd = mkIf grantsPorts {
+    enable = true;
+    externalInterface = wan;
+    internalIPs = map (it: it.device) (builtins.filter (it: it.device != wan) interfaces);
+    natpmp = true;
+    upnp = true;
+    appendConfig = ''
+      min_lifetime=${toString (machine.router.port-mapping.lifetime / 2)}
+      max_lifetime=${toString machine.router.port-mapping.lifetime}
+    '';
   };
 
   services.gretun = {

@@ -40,6 +40,9 @@ let
       ]
     );
     outside = of networkName;
+    port-mapping = default (types.nullOr (table {
+      lifetime = default types.ints.positive 7200;
+    })) null;
   };
 
   firewall = table {

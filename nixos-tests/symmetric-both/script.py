@@ -11,6 +11,8 @@ with subtest("neither side claims a path, and both say why"):
         assert record["via"] is None, record
         told = explain(machine, other)
         assert told["cause"] == "symmetric-both" and "IPv6 on both hosts" in told["remedies"], told
+        # Port mapping would join them, as the scenario port-mapping shows.
+        assert sum("UPnP IGD" in remedy for remedy in told["remedies"]) == 2, told
         machine.log(told["verdict"])
 
 with subtest("and so it stays, without a packet of a port search"):

@@ -42,7 +42,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode, Report> {
         println!("{}", serde_json::json!(findings));
     } else {
         let port = patient.port;
-        match patient.daemon {
+        match patient.daemon.is_some() {
             true => println!("A daemon runs, on UDP port {port}.\n"),
             false => println!("No daemon runs; looking at what `gretun up` would need.\n"),
         }
@@ -74,7 +74,7 @@ fn patient(settings: &Settings) -> Result<Patient, Report> {
         state_dir: daemon
             .as_ref()
             .map_or_else(|| settings.state_dir(), |it| it.state_dir.clone()),
-        daemon: daemon.is_some(),
+        daemon,
         coordinator,
         stun_servers,
     })

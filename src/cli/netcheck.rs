@@ -9,6 +9,7 @@ use super::local::LocalArgs;
 use super::report::Report;
 use super::table;
 use crate::daemon::local_api::{self, DaemonNetView, LocalApiError, Request};
+use crate::daemon::router_port::PortMappingView;
 use crate::daemon::settings::CoordinatorUrl;
 use crate::daemon::stun_servers;
 use crate::netcheck::{self, FamilyView, NetcheckView};
@@ -102,6 +103,9 @@ fn print(view: &View) {
         ),
         None => println!("No daemon runs here: what follows was seen from ports of this command."),
     }
+    if let Some(it) = view.daemon.as_ref().and_then(|it| it.port_mapping.as_ref()) {
+        println!("{}", router_port(it));
+    }
     if !view.checked.before_firewall {
         println!("Without CAP_NET_RAW the host's own firewall counts as part of the network.");
     }
@@ -136,6 +140,33 @@ fn print(view: &View) {
         "{}",
         table::render(["INTERFACE", "MTU", "ADDRESSES"], &rows)
     );
+}
+
+/// What the daemon's router grants, in a sentence.
+fn router_port(view: &PortMappingView) -> String {
+    let Some(gateway) = view.gateway else {
+        return "There is no router that the daemon could ask for a port.".to_owned();
+    };
+    let (Some(external), Some(protocol)) = (view.external, view.protocol) else {
+        let each = view.protocols.iter();
+        let each: Vec<String> = each
+            .map(|it| format!("{} {}", it.protocol, it.finding))
+            .collect();
+        return format!(
+            "The router {gateway} grants the daemon no port: {}.",
+            each.join(", ")
+        );
+    };
+    let time = match view.expires_in_s {
+        Some(seconds) => format!("for {seconds} s unless renewed"),
+        None => "for ever".to_owned(),
+    };
+    let another = if view.behind_another_nat {
+        " That is itself a private address: another NAT is in front of the router."
+    } else {
+        ""
+    };
+    format!("The router {gateway} grants the daemon {external} by {protocol}, {time}.{another}")
 }
 
 fn row(family: &FamilyView) -> [String; 7] {

@@ -16,6 +16,8 @@ use super::applier::{self, Applied, Wanted, WantedTunnels};
 use super::coordinator::{self, Event};
 use super::local_api::{self, DaemonNetView, PeerView, Query, Request, StunView};
 use super::metrics::{Gauges, Metrics};
+use super::port_mapping;
+use super::router_port;
 use super::settings::Config;
 use super::state_dir::{LinkIndices, Network, StateDir};
 use super::{DaemonError, Ended, stun_servers, teardown};
@@ -24,6 +26,7 @@ use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::{RawPort, Received};
 use crate::kernel::{Kernel, NetChange};
 use crate::node::{EXTRA_PORTS, Node, Output, Path, State, TunnelReport};
+use crate::portmap::Lease;
 use crate::proto::api::{PeerRecord, RegisterResponse};
 use crate::proto::keys::NodePublic;
 
@@ -49,6 +52,10 @@ pub struct Daemon {
     pub(super) coordinator_events: mpsc::Receiver<Event>,
     pub(super) stun_names: watch::Sender<Vec<String>>,
     pub(super) stun_servers: mpsc::Receiver<Vec<SocketAddr>>,
+    /// `None` when the router is not to be asked for a port.
+    pub(super) port_mapping: Option<port_mapping::Handle>,
+    /// The router's port, as the state directory has it.
+    pub(super) lease: Option<Lease>,
     pub(super) changes: BoxStream<'static, NetChange>,
     pub(super) queries: mpsc::Receiver<Query>,
     pub(super) wanted: watch::Sender<WantedTunnels>,
@@ -98,6 +105,7 @@ impl Daemon {
                     debug!(?servers, "STUN servers");
                     self.node.handle_stun_servers(Instant::now(), servers);
                 }
+                status = router_port::changed(&mut self.port_mapping) => self.handle_router_port(&status),
                 Some(_) = self.changes.next() => {
                     self.look_at_network.get_or_insert_with(|| Instant::now() + CHANGE_SETTLE);
                 }
@@ -169,6 +177,11 @@ impl Daemon {
                     info!(peer = name, %from, %to, after_ms = after.as_millis(), cause = reason, "peer state");
                     if (from, to) == (State::Punching, State::Direct) {
                         self.metrics.hole_punched(after.as_secs_f64());
+                    }
+                    if let Some(port_mapping) = &self.port_mapping
+                        && from == State::Direct
+                    {
+                        port_mapping.doubt();
                     }
                 }
             }
@@ -334,6 +347,9 @@ impl Daemon {
     /// Addresses, links or routes changed: tell the node which source addresses there are now.
     async fn handle_network_change(&mut self) -> Result<(), DaemonError> {
         self.look_at_network = None;
+        if let Some(port_mapping) = &self.port_mapping {
+            port_mapping.look_at(port_mapping::network(&self.kernel).await);
+        }
         let addresses = source_addresses(&self.kernel).await?;
         if addresses != self.addresses {
             info!(?addresses, "local addresses changed");
@@ -369,6 +385,7 @@ impl Daemon {
                 servers: self.node.stun_servers().collect(),
                 coordinator: self.config.coordinator.base().to_owned(),
                 state_dir: self.config.state_dir.clone(),
+                port_mapping: self.router_port_view(),
             }),
             Request::Metrics => serde_json::Value::String(
                 self.metrics.render(&self.gauges(), self.node.counters())?,
@@ -377,6 +394,10 @@ impl Daemon {
                 info!("taking the tunnels down");
                 let extra = self.state.extra_ports();
                 teardown::remove_all(&self.kernel, self.own, self.config.port, &extra).await?;
+                if let Some(port_mapping) = &self.port_mapping {
+                    port_mapping.give_back().await;
+                    self.state.save_router_port(None)?;
+                }
                 serde_json::Value::Null
             }
         };
@@ -398,6 +419,7 @@ impl Daemon {
                 .map(|status| status.state)
                 .collect(),
             coordinator_up: self.coordinator_up,
+            router_port: self.has_router_port(),
             receive_overruns: self.port.overruns(),
             kernel_failures: self.kernel_failures,
         }

@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
+use super::router_port::PortMappingView;
 use crate::cli::report::{Explain, Kind};
 use crate::proto::NatMapping;
 use crate::proto::keys::NodePublic;
@@ -105,6 +106,9 @@ pub struct DaemonNetView {
     pub coordinator: String,
     /// Where the keys are.
     pub state_dir: PathBuf,
+    /// The router's port; null when it is not asked (`--port-mapping=false`).
+    #[serde(default)]
+    pub port_mapping: Option<PortMappingView>,
 }
 
 /// A request with the place for its answer.

@@ -25,6 +25,8 @@ pub struct Gauges {
     pub states: Vec<State>,
     /// Whether the coordinator answers.
     pub coordinator_up: bool,
+    /// Whether the router grants a port.
+    pub router_port: bool,
     /// Datagrams that the kernel dropped because the daemon was too slow.
     pub receive_overruns: u64,
     /// Kernel operations that failed.
@@ -74,6 +76,12 @@ impl Metrics {
             "gretun_coordinator_up",
             "Whether the coordinator answers",
             gauges.coordinator_up.into(),
+        )?;
+        gauge(
+            &registry,
+            "gretun_router_port",
+            "Whether the router grants a public port",
+            gauges.router_port.into(),
         )?;
         let totals = [
             (

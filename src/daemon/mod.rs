@@ -12,6 +12,8 @@ mod mark;
 mod metrics;
 mod metrics_server;
 pub mod path_views;
+pub mod port_mapping;
+pub mod router_port;
 pub mod settings;
 mod startup;
 pub mod state_dir;

@@ -65,6 +65,15 @@ pub struct Settings {
         default_missing_value = "true"
     )]
     pub aggressive_punch: Option<bool>,
+    /// Ask the router for a public port, by PCP, NAT-PMP or UPnP IGD [default: true]
+    #[arg(
+        long,
+        env = "GRETUN_PORT_MAPPING",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub port_mapping: Option<bool>,
     /// Networks behind this host to offer to peers, comma separated; this host must forward IP
     #[arg(
         long,
@@ -106,6 +115,8 @@ pub struct Config {
     pub stun_servers: Vec<String>,
     /// Whether ports may be searched for where a NAT gives every destination another one.
     pub aggressive_punch: bool,
+    /// Whether the router is asked for a public port.
+    pub port_mapping: bool,
     /// Networks to offer to peers.
     pub advertise_routes: Vec<IpNet>,
     /// Whether to take the networks that peers offer.
@@ -149,6 +160,7 @@ impl Settings {
                 self.stun_server
             },
             aggressive_punch: self.aggressive_punch.or(below.aggressive_punch),
+            port_mapping: self.port_mapping.or(below.port_mapping),
             advertise_routes: if self.advertise_routes.is_empty() {
                 below.advertise_routes
             } else {
@@ -216,6 +228,7 @@ impl Settings {
             port,
             stun_servers: self.stun_server,
             aggressive_punch: self.aggressive_punch.unwrap_or(true),
+            port_mapping: self.port_mapping.unwrap_or(true),
             advertise_routes: self.advertise_routes,
             accept_routes: self.accept_routes,
             snat_routes: self.snat_routes,

@@ -145,6 +145,24 @@ fn ports_are_searched_for_unless_told_otherwise() {
 }
 
 #[test]
+fn the_router_is_asked_unless_told_otherwise() {
+    let with = |port_mapping| {
+        let settings = Settings {
+            port_mapping,
+            ..with_coordinator("http://h")
+        };
+        settings.resolve().unwrap().port_mapping
+    };
+    assert!(with(None) && !with(Some(false)));
+    let flag = Settings {
+        port_mapping: Some(false),
+        ..Settings::default()
+    };
+    let file: Settings = toml::from_str("port-mapping = true").unwrap();
+    assert_eq!(flag.over(file).port_mapping, Some(false));
+}
+
+#[test]
 fn the_template_makes_names() {
     let template: IfaceTemplate = "ov%d".parse().unwrap();
     assert_eq!(template.name(12), "ov12");

@@ -18,6 +18,7 @@ use super::local_api::{LocalApiError, Server};
 use super::mark::Mark;
 use super::metrics::{Metrics, MetricsError};
 use super::metrics_server::{self, MetricsServerError};
+use super::port_mapping;
 use super::settings::Config;
 use super::state_dir::{StateDir, StateError};
 use super::stun_servers;
@@ -29,6 +30,7 @@ use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::RawPort;
 use crate::kernel::{Kernel, KernelError, NetChange};
 use crate::node::{EXTRA_PORTS, FIRST_PATH_MTU, Node, NodeConfig, Path};
+use crate::portmap::Lease;
 use crate::proto::keys::NodePublic;
 use crate::tunnel::mtu;
 use crate::tunnel::state::TunnelState;
@@ -134,6 +136,8 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
     } else {
         config.stun_servers.clone()
     };
+    let lease = state.router_port();
+    let port_mapping = port_mapping(&config, &state, lease.clone())?;
     let (stun_names, names) = watch::channel(names);
     let (stun_found, stun_servers) = mpsc::channel(QUEUE);
     tokio::spawn(stun_servers::resolve(names, stun_found));
@@ -178,6 +182,8 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
         coordinator_events,
         stun_names,
         stun_servers,
+        port_mapping,
+        lease,
         changes: changes.boxed(),
         queries,
         wanted,
@@ -191,12 +197,31 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
         tunnels: BTreeMap::new(),
         peer_of_link: HashMap::new(),
         addresses,
-        look_at_network: None,
+        // The router is looked for at once.
+        look_at_network: Some(now),
         lacked_route: false,
         coordinator_up: false,
         kernel_failures: 0,
         config,
     })
+}
+
+/// Begins to ask the router for a port; or gives back what an earlier run was granted, where it is not to be asked any more.
+fn port_mapping(
+    config: &Config,
+    state: &StateDir,
+    before: Option<Lease>,
+) -> Result<Option<port_mapping::Handle>, DaemonError> {
+    if config.port_mapping {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|_| StateError::Randomness)?;
+        return Ok(Some(port_mapping::start(config.port, before, seed)));
+    }
+    if let Some(lease) = before {
+        tokio::spawn(port_mapping::give_back(lease));
+        state.save_router_port(None)?;
+    }
+    Ok(None)
 }
 
 /// What a tunnel of ours leads to, so that the applier leaves it exactly as it is until the node knows better.

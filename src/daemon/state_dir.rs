@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::cli::report::{Explain, Kind};
 use crate::kernel::fou::Family;
+use crate::portmap::Lease;
 use crate::proto::api::PeerRecord;
 use crate::proto::keys::{DiscoSecret, NodePublic, NodeSecret};
 
@@ -23,6 +24,7 @@ const DISCO_KEY: &str = "disco.key";
 const NETWORK: &str = "network.json";
 const LINKS: &str = "links.json";
 const EXTRA_PORTS: &str = "extra-ports.json";
+const ROUTER_PORT: &str = "router-port.json";
 const LOCK: &str = "lock";
 
 /// An open, locked state directory.
@@ -152,6 +154,19 @@ impl StateDir {
     /// The note of extra FOU ports.
     pub fn extra_ports(&self) -> ExtraPortsFile {
         ExtraPortsFile(self.path.join(EXTRA_PORTS))
+    }
+
+    /// The port that the router granted last.
+    pub fn router_port(&self) -> Option<Lease> {
+        self.cached(ROUTER_PORT)
+    }
+
+    /// Keeps the port that the router granted, so that it can be renewed after a restart, and given back without a daemon.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_router_port(&self, lease: Option<&Lease>) -> Result<(), StateError> {
+        self.save_json(ROUTER_PORT, &lease)
     }
 
     fn key(&self, name: &str) -> Result<[u8; 32], StateError> {

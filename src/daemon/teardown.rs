@@ -8,6 +8,7 @@ use tracing::info;
 use super::DaemonError;
 use super::applier::ApplyError;
 use super::mark::Mark;
+use super::port_mapping;
 use super::state_dir::{ExtraPortsFile, StateDir};
 use crate::kernel::Kernel;
 use crate::kernel::fou::Family;
@@ -15,7 +16,8 @@ use crate::kernel::preflight::{self, Need};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::plan;
 
-/// Removes every tunnel that the node of this state directory made, then the FOU port unless others use it; blocks.
+/// Removes every tunnel that the node of this state directory made, then the FOU port unless others use it, and
+/// gives the router its port back; blocks.
 ///
 /// # Errors
 /// When a daemon still runs on the state directory, or the kernel refuses.
@@ -29,7 +31,12 @@ pub fn run(state_dir: &Path, port: u16) -> Result<(), DaemonError> {
         let state = StateDir::open(state_dir)?;
         let own = state.identity()?.node.public();
         let extra = state.extra_ports();
-        Ok(remove_all(&Kernel::open().await?, own, port, &extra).await?)
+        remove_all(&Kernel::open().await?, own, port, &extra).await?;
+        if let Some(lease) = state.router_port() {
+            port_mapping::give_back(lease).await;
+            state.save_router_port(None)?;
+        }
+        Ok(())
     })
 }
 

@@ -6,11 +6,13 @@ mod coordinator;
 mod firewall;
 mod host;
 mod port;
+mod router;
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::daemon::local_api::DaemonNetView;
 use crate::daemon::settings::CoordinatorUrl;
 use crate::kernel::Kernel;
 use crate::netcheck::{self, Udp};
@@ -73,8 +75,8 @@ impl Finding {
 /// What to look at.
 #[derive(Clone, Debug)]
 pub struct Patient {
-    /// Whether a daemon runs.
-    pub daemon: bool,
+    /// What the running daemon knows of the network; `None` where none runs.
+    pub daemon: Option<DaemonNetView>,
     /// The data port.
     pub port: u16,
     /// Where the daemon's keys are.
@@ -88,7 +90,7 @@ pub struct Patient {
 /// Runs all checks, in the order in which things are needed. Needs a tokio runtime.
 pub async fn run(patient: &Patient) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if !patient.daemon {
+    if patient.daemon.is_none() {
         findings.extend(host::capabilities());
     }
     findings.extend(host::modules());
@@ -111,6 +113,7 @@ pub async fn run(patient: &Patient) -> Vec<Finding> {
     let (reached, udp) = tokio::join!(coordinator::check(patient), stun(patient));
     findings.extend(reached);
     findings.extend(udp);
+    findings.extend(patient.daemon.as_ref().and_then(router::check));
     findings
 }
 

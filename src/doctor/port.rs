@@ -16,7 +16,7 @@ pub(super) async fn check(kernel: &Kernel, patient: &Patient) -> Finding {
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())
         .find_map(|table| bound(&table, port));
-    match (is_fou, inode, patient.daemon) {
+    match (is_fou, inode, patient.daemon.is_some()) {
         (true, _, true) => Finding::ok(
             CHECK,
             format!("UDP port {port} is the kernel's, for tunnels"),

@@ -1,15 +1,18 @@
 //! Addresses and routes of the host, as far as tunnels need them.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::address::{AddressAttribute, AddressScope};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
-use netlink_packet_route::route::{RouteAttribute, RouteMetric};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
 use rtnetlink::RouteMessageBuilder;
 
 use super::{Kernel, KernelError};
+
+/// An address to which only the default route leads: of TEST-NET-1 (RFC 5737).
+const ANYWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// An address that packets can leave from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,26 +111,7 @@ impl Kernel {
         source: Option<IpAddr>,
         remote: IpAddr,
     ) -> Result<(u32, Option<u32>), KernelError> {
-        let operation = format!("find the route to {remote}");
-        let unexpected = |reason: &str| KernelError::netlink(operation.clone(), reason);
-        let whole = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
-        let mut builder = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(remote, whole(remote))
-            .map_err(|error| unexpected(&error.to_string()))?;
-        if let Some(source) = source {
-            builder = builder
-                .source_prefix(source, whole(source))
-                .map_err(|error| unexpected(&error.to_string()))?;
-        }
-        let route = self
-            .route
-            .route()
-            .get(builder.build())
-            .execute()
-            .try_next()
-            .await
-            .map_err(|error| KernelError::route(operation.clone(), error))?
-            .ok_or_else(|| unexpected("the kernel gave no route"))?;
+        let route = self.lookup_route(source, remote).await?;
         let mut device = None;
         let mut route_mtu = None;
         let mut is_learned = false;
@@ -145,8 +129,60 @@ impl Kernel {
             }
         }
         let route_mtu = route_mtu.filter(|_| !is_learned);
-        let device = device.ok_or_else(|| unexpected("the kernel's route has no device"))?;
-        Ok((device, route_mtu))
+        let no_device = || {
+            let operation = format!("find the route to {remote}");
+            KernelError::netlink(operation, "the kernel's route has no device")
+        };
+        Ok((device.ok_or_else(no_device)?, route_mtu))
+    }
+
+    /// The router that packets to the internet are handed to over IPv4, and the address of this host that they leave from; `None`
+    /// where they leave without a router. Nothing is sent.
+    ///
+    /// # Errors
+    /// When there is no way to the internet.
+    pub async fn gateway(&self) -> Result<Option<(Ipv4Addr, Ipv4Addr)>, KernelError> {
+        let route = self.lookup_route(None, ANYWHERE.into()).await?;
+        let address = |it: &RouteAddress| match it {
+            RouteAddress::Inet(ip) => Some(*ip),
+            _ => None,
+        };
+        let attributes = || route.attributes.iter();
+        let gateway = attributes().find_map(|it| match it {
+            RouteAttribute::Gateway(ip) => address(ip),
+            _ => None,
+        });
+        let source = attributes().find_map(|it| match it {
+            RouteAttribute::PrefSource(ip) => address(ip),
+            _ => None,
+        });
+        Ok(gateway.zip(source))
+    }
+
+    async fn lookup_route(
+        &self,
+        source: Option<IpAddr>,
+        remote: IpAddr,
+    ) -> Result<RouteMessage, KernelError> {
+        let operation = format!("find the route to {remote}");
+        let unexpected = |reason: &str| KernelError::netlink(operation.clone(), reason);
+        let whole = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
+        let mut builder = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(remote, whole(remote))
+            .map_err(|error| unexpected(&error.to_string()))?;
+        if let Some(source) = source {
+            builder = builder
+                .source_prefix(source, whole(source))
+                .map_err(|error| unexpected(&error.to_string()))?;
+        }
+        self.route
+            .route()
+            .get(builder.build())
+            .execute()
+            .try_next()
+            .await
+            .map_err(|error| KernelError::route(operation.clone(), error))?
+            .ok_or_else(|| unexpected("the kernel gave no route"))
     }
 
     async fn device_mtu(&self, device: u32) -> Result<u32, KernelError> {

@@ -71,7 +71,7 @@ pub async fn run(servers: &[SocketAddr]) -> Result<NetcheckView, NetcheckError> 
     let (ipv4, ipv6, port_mapping) = tokio::join!(
         family("ipv4", Ipv4Addr::UNSPECIFIED.into(), servers, &locals),
         family("ipv6", Ipv6Addr::UNSPECIFIED.into(), servers, &locals),
-        services::find(),
+        services::find(&kernel),
     );
     let (ipv4, before_firewall) = ipv4.map_err(NetcheckError::Port)?;
     let (ipv6, _) = ipv6.map_err(NetcheckError::Port)?;

@@ -27,8 +27,8 @@ pub use crate::proto::NatMapping;
 
 pub use crate::peer::{
     Cause, Counters, DropReason, EXTRA_PORTS, Evidence, Explanation, FIRST_PATH_MTU,
-    MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, Output, Path, PeerStatus, Remedy, Side,
-    State, Tried, TunnelReport, TunnelSeen, Via,
+    MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, Output, Path, PeerStatus, Remedy,
+    RouterPort, Side, State, Tried, TunnelReport, TunnelSeen, Via,
 };
 
 /// What a node is made of.
@@ -90,6 +90,7 @@ impl Node {
                 locals: Vec::new(),
                 endpoints: Vec::new(),
                 nat: Nat::default(),
+                router_port: RouterPort::default(),
                 aggressive: config.aggressive_punch,
             },
             disco: config.disco,
@@ -193,6 +194,14 @@ impl Node {
         self.stun.set_servers(now, servers);
         self.send_stun(now);
         self.endpoints_changed(now, false);
+    }
+
+    /// What the router grants for the data port, whenever that changes.
+    pub fn handle_router_port(&mut self, now: Instant, port: RouterPort) {
+        if self.host.router_port != port {
+            self.host.router_port = port;
+            self.endpoints_changed(now, false);
+        }
     }
 
     /// The whole list of peers: from the coordinator, or at start the one kept from last time. Tunnels that are to be
@@ -416,7 +425,11 @@ impl Node {
             addr: SocketAddr::new(*ip, self.host.port),
             kind: EndpointKind::Local,
         });
-        let mut endpoints: Vec<Endpoint> = local.collect();
+        let mapped = self.host.router_port.granted().map(|addr| Endpoint {
+            addr: addr.into(),
+            kind: EndpointKind::Mapped,
+        });
+        let mut endpoints: Vec<Endpoint> = local.chain(mapped).collect();
         for addr in self.stun.mapped() {
             if endpoints.iter().all(|it| it.addr != addr) {
                 endpoints.push(Endpoint {

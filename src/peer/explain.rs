@@ -6,10 +6,11 @@
 //! answered while data is not can only be a firewall, for disco is seen before it.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use super::path::Path;
+use super::router_port::{RouterPort, is_open};
 use super::state::State;
 use crate::proto::NatMapping;
 
@@ -80,6 +81,10 @@ pub struct Evidence {
     pub peer_nat: NatMapping,
     /// Where STUN servers saw the peer, as it says.
     pub peer_public: Vec<SocketAddr>,
+    /// What this host's router grants.
+    pub router_port: RouterPort,
+    /// What the peer's router granted to it, as it says.
+    pub peer_mapped: Option<SocketAddrV4>,
     /// Whether ports are searched for where a NAT is symmetric (`--aggressive-punch`).
     pub aggressive: bool,
     /// Packets that the latest search for ports sent in vain.
@@ -188,6 +193,8 @@ pub enum Remedy {
     IndependentMapping(Side),
     /// The same on both sides.
     IndependentMappings,
+    /// A router there that grants a port when it is asked.
+    PortMapping(Side),
     /// A NAT there that also admits packets from anywhere to that port.
     FullCone(Side),
     /// IPv6 on both sides.
@@ -270,14 +277,21 @@ fn cause(it: &Evidence) -> Cause {
     if shares_public_address(it) {
         return Cause::SameNat;
     }
+    // A port that a router granted takes what comes from anywhere, whatever the NATs do else.
+    let own_open = is_open(it.router_port.granted());
+    let open = own_open || is_open(it.peer_mapped);
     match (it.own_nat, it.peer_nat) {
-        (own, peer) if own.is_symmetric() && peer.is_symmetric() => Cause::SymmetricBoth,
-        (own, peer) if own.is_symmetric() && peer != NatMapping::None => Cause::SymmetricHere,
-        (own, peer) if peer.is_symmetric() && own != NatMapping::None => Cause::SymmetricAtPeer,
-        _ if no_stun => Cause::StunSilent,
+        (own, peer) if !open && own.is_symmetric() && peer.is_symmetric() => Cause::SymmetricBoth,
+        (own, peer) if !open && own.is_symmetric() && peer != NatMapping::None => {
+            Cause::SymmetricHere
+        }
+        (own, peer) if !open && peer.is_symmetric() && own != NatMapping::None => {
+            Cause::SymmetricAtPeer
+        }
+        _ if no_stun && !own_open => Cause::StunSilent,
         (_, NatMapping::Unknown) if it.peer_public.is_empty() => Cause::UdpBlockedAtPeer,
         _ if !it.coordinator_up => Cause::NoCoordinator,
-        (own, peer) if is_unclear(own, peer) => Cause::NatUnclear,
+        (own, peer) if !open && is_unclear(own, peer) => Cause::NatUnclear,
         _ if heard => Cause::OneWay,
         _ => Cause::Silent,
     }
@@ -324,12 +338,15 @@ fn remedies(it: &Evidence, cause: Cause) -> Vec<Remedy> {
         Cause::UdpBlockedAtPeer => vec![AllowUdp(Side::Peer)],
         Cause::NoCommonFamily => vec![Ipv6],
         Cause::SameNat => vec![JoinLan],
-        Cause::SymmetricBoth => vec![
-            FullCone(Side::Here),
-            FullCone(Side::Peer),
-            IndependentMappings,
-            Ipv6,
-        ],
+        Cause::SymmetricBoth => {
+            let nats = [
+                FullCone(Side::Here),
+                FullCone(Side::Peer),
+                IndependentMappings,
+                Ipv6,
+            ];
+            port_mappings(it).chain(nats).collect()
+        }
         Cause::SymmetricHere | Cause::SymmetricAtPeer => {
             let (symmetric, other) = match cause {
                 Cause::SymmetricHere => (Side::Here, Side::Peer),
@@ -337,7 +354,11 @@ fn remedies(it: &Evidence, cause: Cause) -> Vec<Remedy> {
             };
             let nat = [IndependentMapping(symmetric), FullCone(other), Ipv6];
             let search = (!it.aggressive).then_some(AggressivePunch);
-            search.into_iter().chain(nat).collect()
+            search
+                .into_iter()
+                .chain(port_mappings(it))
+                .chain(nat)
+                .collect()
         }
         Cause::NoCoordinator => vec![ReachCoordinator],
         Cause::OneWay => vec![OpenFirewall(Side::Peer)],
@@ -354,4 +375,12 @@ fn remedies(it: &Evidence, cause: Cause) -> Vec<Remedy> {
             sides
         }
     }
+}
+
+/// On which sides a port of the router would help: not where it granted one already, and is itself behind another NAT.
+fn port_mappings(it: &Evidence) -> impl Iterator<Item = Remedy> + use<> {
+    let here = it.router_port.granted().is_none();
+    let peer = it.peer_mapped.is_none();
+    let sides = [here.then_some(Side::Here), peer.then_some(Side::Peer)];
+    sides.into_iter().flatten().map(Remedy::PortMapping)
 }

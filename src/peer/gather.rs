@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::explain::{Evidence, Tried, TunnelSeen};
+use super::router_port::is_open;
 use super::tuning::{IDLE_GAP, IDLE_JITTER, SEARCH_TIMEOUT};
 use super::{Context, Host, Peer, path};
 use crate::proto::NatMapping;
@@ -29,9 +30,15 @@ impl Peer {
     /// What the record says of the peer's NAT.
     pub(crate) fn learn_nat(&mut self, record: &PeerRecord) {
         self.nat_mapping = record.nat_mapping;
-        let reflexive = record.endpoints.iter();
-        let reflexive = reflexive.filter(|it| it.kind == EndpointKind::Reflexive);
-        self.public = reflexive.map(|it| it.addr).collect();
+        let of_kind = |kind| record.endpoints.iter().filter(move |it| it.kind == kind);
+        self.mapped = of_kind(EndpointKind::Mapped).find_map(|it| match it.addr {
+            SocketAddr::V4(addr) => Some(addr),
+            SocketAddr::V6(_) => None,
+        });
+        // Where STUN sees the very port that the router granted, it is published once.
+        let open = self.mapped.filter(|it| is_open(Some(*it)));
+        let reflexive = of_kind(EndpointKind::Reflexive).map(|it| it.addr);
+        self.public = reflexive.chain(open.map(SocketAddr::V4)).collect();
     }
 
     /// One ping to every candidate, and one through the tunnel, now.
@@ -85,6 +92,8 @@ impl Peer {
             udp_came_in: around.udp_came_in,
             peer_nat: self.nat_mapping,
             peer_public: self.public.clone(),
+            router_port: host.router_port,
+            peer_mapped: self.mapped,
             aggressive: host.aggressive,
             guesses: self.guesses_in_vain(),
             tried: tried.collect(),

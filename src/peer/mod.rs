@@ -21,6 +21,7 @@ mod path_mtu;
 mod port_search;
 mod proof;
 mod replay;
+mod router_port;
 mod search;
 mod state;
 mod timers;
@@ -28,7 +29,7 @@ mod tuning;
 mod verdict;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha20Rng;
@@ -57,6 +58,7 @@ pub(crate) use path::is_usable;
 pub use path::{FIRST_PATH_MTU, Path, Via};
 pub use port_search::EXTRA_PORTS;
 pub(crate) use port_search::{Fresh, Nat};
+pub use router_port::RouterPort;
 pub use state::{PeerStatus, State, TunnelReport};
 pub(crate) use tuning::MAX_STEP;
 pub use tuning::{MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
@@ -76,6 +78,8 @@ pub(crate) struct Host {
     pub(crate) nat: Nat,
     /// Whether ports may be searched for.
     pub(crate) aggressive: bool,
+    /// What the router grants for the data port.
+    pub(crate) router_port: RouterPort,
 }
 
 impl Host {
@@ -169,6 +173,8 @@ pub(crate) struct Peer {
     nat_mapping: NatMapping,
     /// Where STUN servers saw the peer, as it says.
     public: Vec<SocketAddr>,
+    /// What the peer's router granted to it, as it says.
+    mapped: Option<SocketAddrV4>,
 }
 
 impl Peer {
@@ -200,6 +206,7 @@ impl Peer {
             data_heard: None,
             nat_mapping: NatMapping::Unknown,
             public: Vec::new(),
+            mapped: None,
         }
     }
 

@@ -1,18 +1,19 @@
 //! The search for a path: pings to every candidate, calls to the peer, and what follows when nothing comes of it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::candidates::Told;
 use super::limiter::Budget;
+use super::router_port::is_open;
 use super::timers::Timer;
 use super::tuning::{
-    CALL_GAPS, CALL_MIN_GAP, IDLE_JITTER, MAX_PENDING, OFFLINE_STEP, PING_LIFETIME,
+    CALL_GAPS, CALL_MIN_GAP, IDLE_JITTER, MAX_PENDING, OFFER_DELAY, OFFLINE_STEP, PING_LIFETIME,
     RESTART_MIN_GAP, RETRY_GAPS, RETRY_STEP, SEARCH_TIMEOUT,
 };
 use super::{Context, DropReason, NO_ENDPOINT, OFFLINE, Output, Path, Peer, State};
-use crate::proto::TxId;
 use crate::proto::disco::Message;
+use crate::proto::{TxId, is_public};
 
 /// The search under way, or the last one.
 #[derive(Debug)]
@@ -302,6 +303,12 @@ impl Peer {
             let Some((remote, source)) = due else {
                 return;
             };
+            if let Some(until) = self.waits_for_peer(cx, remote) {
+                if let Some(candidate) = self.candidates.get_mut(remote) {
+                    candidate.postpone(until);
+                }
+                continue;
+            }
             let tx_id = cx.tx_id();
             let ping = Message::Ping {
                 tx_id,
@@ -327,6 +334,21 @@ impl Peer {
                 });
             }
         }
+    }
+
+    /// Until when the first ping to a public address waits, where this host's router grants a port. The peer's ping comes in by that
+    /// port if it comes first. A ping of this host opens a mapping of its own, by another port, between the same two ends;
+    /// then some NATs (pf's) have no place for the peer's, and drop it.
+    fn waits_for_peer(&self, cx: &Context<'_>, remote: SocketAddr) -> Option<Instant> {
+        let granted = cx.host.router_port.granted();
+        let clashes = is_open(granted) && cx.host.nat.seen != granted.map(SocketAddr::V4);
+        let IpAddr::V4(ip) = remote.ip() else {
+            return None;
+        };
+        let heard = self.candidates.get(remote)?.heard;
+        let until = self.search.started + OFFER_DELAY;
+        let waits = clashes && is_public(ip) && heard.is_none() && cx.now < until;
+        waits.then_some(until)
     }
 
     fn await_pong(&mut self, pending: Pending) {

@@ -1,8 +1,9 @@
 //! The words of a verdict: its sentence, its evidence line by line, and what would change it.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 
 use super::explain::{Cause, Evidence, Remedy, Side, Tried};
+use super::router_port::{RouterPort, is_open};
 use crate::proto::NatMapping;
 
 /// Addresses named in one sentence: enough to recognise them, not a page.
@@ -145,6 +146,17 @@ pub(super) fn lines(it: &Evidence) -> Vec<String> {
             seen_at(&it.peer_public)
         ),
     ];
+    match it.router_port {
+        RouterPort::Granted(external) => lines.push(granted("here", external)),
+        _ if it.own_nat == NatMapping::None => {}
+        RouterPort::None => lines.push(
+            "router here: grants no port, neither by PCP nor by NAT-PMP or UPnP IGD".to_owned(),
+        ),
+        RouterPort::Off => {
+            lines.push("router here: not asked for a port (--port-mapping is off)".to_owned());
+        }
+    }
+    lines.extend(it.peer_mapped.map(|at| granted(&format!("of {peer}"), at)));
     lines.push(match (it.coordinator_up, it.online) {
         (true, true) => format!("the coordinator answers, and says that {peer} is online"),
         (true, false) => format!("the coordinator answers, and says that {peer} is offline"),
@@ -169,6 +181,15 @@ pub(super) fn lines(it: &Evidence) -> Vec<String> {
         ));
     }
     lines
+}
+
+fn granted(whose: &str, external: SocketAddrV4) -> String {
+    let reach = if is_open(Some(external)) {
+        "to which anybody may send"
+    } else {
+        "which is itself a private address: there is another NAT in front of that router"
+    };
+    format!("router {whose}: grants {external}, {reach}")
 }
 
 fn nat(kind: NatMapping) -> &'static str {
@@ -236,6 +257,13 @@ impl Remedy {
             ),
             Remedy::IndependentMappings => format!(
                 "NATs on both sides that keep one public port whatever the destination (Linux: `masquerade` without `random`; pfSense and OPNsense: static port for UDP {port})"
+            ),
+            Remedy::PortMapping(Side::Here) if it.router_port == RouterPort::Off => {
+                "let this host ask its router for a port: start `gretun up` with --port-mapping".to_owned()
+            }
+            Remedy::PortMapping(side) => format!(
+                "UPnP IGD, NAT-PMP or PCP switched on in the router of {}, so that it grants UDP port {port} when gretun asks",
+                on(side)
             ),
             Remedy::FullCone(side) => format!(
                 "a public address for {}, or a NAT in front of it that admits packets from anywhere to a port in use (full cone)",

@@ -10,7 +10,7 @@ pub mod nat;
 pub mod stun;
 
 pub use keys::{DiscoPublic, DiscoSecret, DiscoShared, NodePublic, NodeSecret};
-pub use nat::NatMapping;
+pub use nat::{NatMapping, is_public};
 
 use std::fmt;
 

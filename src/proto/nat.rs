@@ -1,9 +1,16 @@
 //! On what a NAT's public port depends, as STUN answers tell it (RFC 4787 section 4.1, RFC 5780 section 4.3).
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+/// Whether an address can be one of the internet: not of RFC 1918, nor of the shared space of carrier NATs (RFC 6598), nor
+/// link-local, loopback or unspecified.
+pub fn is_public(ip: Ipv4Addr) -> bool {
+    let is_shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+    !(ip.is_private() || is_shared || ip.is_link_local() || ip.is_loopback() || ip.is_unspecified())
+}
 
 /// How the NAT in front of a node maps its data port. Peers tell it to each other in the coordinator's record.
 #[derive(

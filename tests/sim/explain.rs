@@ -89,8 +89,9 @@ fn remedied(remedy: Remedy, own: Kind, peer: Kind) -> Option<(Kind, Kind)> {
         Remedy::IndependentMapping(Side::Here) => Some((independent(own), peer)),
         Remedy::IndependentMapping(Side::Peer) => Some((own, independent(peer))),
         Remedy::IndependentMappings => Some((independent(own), independent(peer))),
-        Remedy::FullCone(Side::Here) => Some((open, peer)),
-        Remedy::FullCone(Side::Peer) => Some((own, open)),
+        // A port that takes what comes from anywhere.
+        Remedy::FullCone(Side::Here) | Remedy::PortMapping(Side::Here) => Some((open, peer)),
+        Remedy::FullCone(Side::Peer) | Remedy::PortMapping(Side::Peer) => Some((own, open)),
         Remedy::Ipv6 => None,
         other => panic!("{other:?} does not change a NAT"),
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use gretun::node::{EXTRA_PORTS, Node, NodeConfig, Path};
+use gretun::node::{EXTRA_PORTS, Node, NodeConfig, Path, RouterPort};
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
 
@@ -52,6 +52,8 @@ pub struct Host {
     pub listens: bool,
     /// `--aggressive-punch`.
     pub aggressive_punch: bool,
+    /// What the router grants; `--port-mapping` is on.
+    pub router_port: RouterPort,
     pub interfaces: Vec<Interface>,
     /// Addresses that it had, and until when its neighbours believe that it still has them. Disco is seen there, for packet
     /// sockets see everything; the kernel takes nothing.
@@ -103,6 +105,7 @@ impl Host {
             port: 7777,
             listens: false,
             aggressive_punch: true,
+            router_port: RouterPort::None,
             interfaces: Vec::new(),
             former: Vec::new(),
             has_route: true,

@@ -24,5 +24,6 @@ mod grid;
 mod join_time;
 mod mtu;
 mod paths;
+mod port_mapping;
 mod port_search;
 mod schedule;

@@ -148,6 +148,10 @@ pub struct Nat {
     last_port: Option<u16>,
     /// Whether a port that was to be kept was another's already.
     pub collided: bool,
+    /// Ports that inner hosts asked for (PCP and the like): whoever sends there reaches the inner socket.
+    pub forwards: BTreeMap<u16, SocketAddr>,
+    /// Flows that came in that way, by inner socket and sender: the port, and when it was last used.
+    forwarded: BTreeMap<(SocketAddr, SocketAddr), (u16, Instant)>,
 }
 
 impl Nat {
@@ -160,6 +164,8 @@ impl Nat {
             swept: None,
             last_port: None,
             collided: false,
+            forwards: BTreeMap::new(),
+            forwarded: BTreeMap::new(),
         }
     }
 
@@ -168,6 +174,8 @@ impl Nat {
         self.entries.clear();
         self.outside.clear();
         self.collided = false;
+        self.forwards.clear();
+        self.forwarded.clear();
     }
 
     /// A packet leaves: the public source it gets.
@@ -179,6 +187,13 @@ impl Nat {
         to: SocketAddr,
     ) -> SocketAddr {
         self.sweep(now);
+        let expiry = self.kind.expiry;
+        if let Some((port, used)) = self.forwarded.get_mut(&(inner, to))
+            && now < *used + expiry
+        {
+            *used = now;
+            return SocketAddr::new(self.ip, *port);
+        }
         let flow = match self.kind.mapping {
             Mapping::Independent => (inner, None, None),
             Mapping::Address => (inner, Some(to.ip()), None),
@@ -228,10 +243,31 @@ impl Nat {
         } else {
             self.outside.range(all_of(port))
         };
-        flows
+        let inner = flows
             .map(|(_, flow)| (flow, &self.entries[flow]))
             .find(|(_, entry)| now < entry.used + expiry && admitted(entry))
-            .map(|((inner, ..), _)| *inner)
+            .map(|((inner, ..), _)| *inner);
+        inner.or_else(|| self.forward(now, from, port))
+    }
+
+    /// A packet comes to a port that an inner host asked for. Connection tracking knows a flow by both ends: where the inner host
+    /// has sent to this very place before, by another port, what comes in by this one has no place of its own. Linux then gives
+    /// it another source port (the null binding of `nf_nat_alloc_null_binding`); pf drops it, and so does this NAT.
+    fn forward(&mut self, now: Instant, from: SocketAddr, port: u16) -> Option<SocketAddr> {
+        let inner = *self.forwards.get(&port)?;
+        let expiry = self.kind.expiry;
+        let sent_there = |(flow, entry): (&Flow, &Entry)| {
+            let sent = entry
+                .sent_to
+                .get(&from)
+                .is_some_and(|at| now < *at + expiry);
+            flow.0 == inner && entry.port != port && now < entry.used + expiry && sent
+        };
+        if self.entries.iter().any(sent_there) {
+            return None;
+        }
+        self.forwarded.insert((inner, from), (port, now));
+        Some(inner)
     }
 
     /// Whether a new mapping must not have this port. Connection tracking tells flows apart by their destination too, so that

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use gretun::node::{Node, PeerStatus, State, TunnelReport};
+use gretun::node::{Node, PeerStatus, RouterPort, State, TunnelReport};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
@@ -156,6 +156,7 @@ impl World {
             node.handle_adopted(now, *peer, tunnel.path, tunnel.path_mtu);
         }
         node.handle_local_addresses(now, host.locals());
+        node.handle_router_port(now, host.router_port);
         if self.servers_known {
             node.handle_stun_servers(now, self.servers.clone());
         }
@@ -214,6 +215,32 @@ impl World {
         if let Some(ip) = ip {
             nat.ip = parse(ip);
         }
+    }
+
+    /// The host's routers grant it a port each, the innermost first; it is told of the first, as its own router tells it.
+    pub fn grant_port(&mut self, id: HostId, routers: &[RouterId], port: u16) {
+        let host = &self.hosts[id.0];
+        let mut inner = SocketAddr::new(host.interfaces[0].ip, host.port);
+        let mut granted = None;
+        for router in routers {
+            let nat = &mut self.routers[router.0].nat;
+            nat.forwards.insert(port, inner);
+            inner = SocketAddr::new(nat.ip, port);
+            granted = granted.or(Some(inner));
+        }
+        if let Some(SocketAddr::V4(granted)) = granted {
+            self.set_router_port(id, RouterPort::Granted(granted));
+        }
+    }
+
+    pub fn set_router_port(&mut self, id: HostId, port: RouterPort) {
+        let now = self.local_time(id);
+        let host = &mut self.hosts[id.0];
+        host.router_port = port;
+        if let Some(node) = &mut host.node {
+            node.handle_router_port(now, port);
+        }
+        self.drain(id);
     }
 
     pub fn link(&mut self, id: RouterId) -> &mut Link {
