@@ -148,9 +148,7 @@ impl Kernel {
         let failed = |error| KernelError::route("list links", error);
         let mut indices = Indices::new();
         if names.len() > FEW {
-            let _listing = self.listing.lock().await;
-            let mut links = self.route.link().get().execute();
-            while let Some(link) = links.try_next().await.map_err(failed)? {
+            for link in self.list.links()? {
                 for attribute in &link.attributes {
                     if let LinkAttribute::IfName(name) = attribute {
                         indices.insert(name.clone(), link.header.index);
