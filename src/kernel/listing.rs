@@ -220,6 +220,8 @@ fn read_address(payload: &[u8]) -> Result<Option<AddressMessage>, DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::AddressFamily;
+
     use super::*;
 
     /// An attribute (`struct rtattr`), padded to four bytes.
@@ -250,6 +252,33 @@ mod tests {
             // No truncation panics.
             let _ = read_link(&payload[..length]);
             let _ = read_address(&payload[..length]);
+        }
+    }
+
+    /// Anyone may list; every host has a loopback device.
+    #[test]
+    fn the_kernel_lists_what_there_is() {
+        let lister = Lister::open().unwrap();
+        let loopback = LinkAttribute::IfName("lo".to_owned());
+        let links = lister.links().unwrap();
+        let found = links.iter().find(|it| it.attributes.contains(&loopback));
+        assert!(found.is_some(), "{links:?}");
+        let is_known = |device| links.iter().any(|link| link.header.index == device);
+        for address in lister.addresses().unwrap() {
+            assert!(is_known(address.header.index), "{address:?}");
+            assert!(!address.attributes.is_empty(), "{address:?}");
+        }
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            request.header.table = libc::RT_TABLE_LOCAL;
+            let take = |route: &RouteMessage| Some(route.header.address_family);
+            // The table comes into being with its first route.
+            let routes = match lister.routes(request, |_| true, take) {
+                Err(error) if error.errno() == Some(libc::ENOENT) => Vec::new(),
+                listed => listed.unwrap(),
+            };
+            assert!(routes.iter().all(|it| *it == family), "{routes:?}");
         }
     }
 
