@@ -27,7 +27,9 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
         .block_on(async { Ok(Kernel::open().await?.links().await?) })?;
     let tunnels: Vec<_> = links.tunnels.iter().map(TunnelView::new).collect();
     if context.json {
-        outln!("{}", serde_json::json!(tunnels));
+        let text = serde_json::to_string(&tunnels);
+        let text = text.map_err(|error| Report::failed(error.to_string()))?;
+        outln!("{text}");
         return Ok(());
     }
     if tunnels.is_empty() {

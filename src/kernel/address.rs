@@ -40,23 +40,14 @@ impl Kernel {
     /// # Errors
     /// When the kernel cannot be asked.
     pub async fn local_addresses(&self) -> Result<Vec<LocalAddress>, KernelError> {
-        let _listing = self.listing.lock().await;
-        let failed = |error| KernelError::route("list addresses", error);
-        let links = self.list_links().await?;
+        let links = self.list.links()?;
         let usable: HashSet<u32> = links
             .iter()
             .filter(|link| link.header.flags.contains(LinkFlags::Up))
             .filter(|link| !link.attributes.iter().any(is_tunnel))
             .map(|link| link.header.index)
             .collect();
-        let addresses: Vec<_> = self
-            .route
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed)?;
+        let addresses = self.list.addresses()?;
         Ok(addresses
             .iter()
             .filter(|address| {

@@ -16,6 +16,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Kernel, KernelError, link_codec};
+use crate::tunnel::mtu;
 use crate::tunnel::op::{KernelOp, Stage};
 use crate::tunnel::state::{LinkConfig, TunnelAddress, TunnelRoute};
 
@@ -77,10 +78,10 @@ impl Kernel {
     ) -> Vec<Outcome> {
         let messages = ops.iter().map(|op| message(op, &indices, kept)).collect();
         let mut outcomes = self.ask(ops, messages).await;
-        let made: Vec<usize> = (0..ops.len())
-            .filter(|&i| outcomes[i].is_ok() && matches!(ops[i], KernelOp::AddLink(_)))
+        let unfinished: Vec<usize> = (0..ops.len())
+            .filter(|&i| outcomes[i].is_ok() && is_unfinished(&ops[i]))
             .collect();
-        if made.is_empty() {
+        if unfinished.is_empty() {
             return outcomes;
         }
         match self.indices(ops).await {
@@ -88,15 +89,15 @@ impl Kernel {
             // Unknown indices fail one by one below.
             Err(error) => tracing::debug!(%error, "no indices"),
         }
-        let new: Vec<KernelOp> = made.iter().map(|&i| ops[i].clone()).collect();
-        let messages = new.iter().map(|op| finish(op, &indices)).collect();
-        for (&i, outcome) in made.iter().zip(self.ask(&new, messages).await) {
-            if outcome.is_err()
-                && let KernelOp::AddLink(link) = &ops[i]
-                && let Some(&index) = indices.get(&link.name)
-                && let Err(error) = self.delete_link(index, &link.name).await
-            {
-                tracing::warn!(link = link.name, %error, "a half-made link cannot be removed");
+        let again: Vec<KernelOp> = unfinished.iter().map(|&i| ops[i].clone()).collect();
+        let messages = again.iter().map(|op| finish(op, &indices)).collect();
+        for (&i, outcome) in unfinished.iter().zip(self.ask(&again, messages).await) {
+            if outcome.is_err() {
+                for undone in Box::pin(self.apply_each(&ops[i].undo(), kept)).await {
+                    if let Err(error) = undone {
+                        tracing::warn!(op = %ops[i], %error, "a half-made link stays");
+                    }
+                }
             }
             outcomes[i] = outcome;
         }
@@ -148,9 +149,7 @@ impl Kernel {
         let failed = |error| KernelError::route("list links", error);
         let mut indices = Indices::new();
         if names.len() > FEW {
-            let _listing = self.listing.lock().await;
-            let mut links = self.route.link().get().execute();
-            while let Some(link) = links.try_next().await.map_err(failed)? {
+            for link in self.list.links()? {
                 for attribute in &link.attributes {
                     if let LinkAttribute::IfName(name) = attribute {
                         indices.insert(name.clone(), link.header.index);
@@ -259,15 +258,10 @@ fn message(
             let mut message = LinkMessage::default();
             message.header.index = index(&to.name)?;
             message.attributes = vec![
-                LinkAttribute::Mtu(to.mtu),
+                LinkAttribute::Mtu(change_detour(from, to).unwrap_or(to.mtu)),
                 LinkAttribute::IfAlias(to.alias.clone().unwrap_or_default()),
             ];
-            let same_tunnel = LinkConfig {
-                mtu: to.mtu,
-                alias: to.alias.clone(),
-                ..from.clone()
-            } == *to;
-            if !same_tunnel {
+            if is_other_tunnel(from, to) {
                 let info = link_codec::encode(to, parent(to)?);
                 message.attributes.push(LinkAttribute::LinkInfo(info));
             }
@@ -306,15 +300,43 @@ fn message(
     })
 }
 
-/// Marks a new device as ours and finished, and takes it up.
+/// Whether more than the names and the MTU is to be changed.
+fn is_other_tunnel(from: &LinkConfig, to: &LinkConfig) -> bool {
+    let same_tunnel = LinkConfig {
+        mtu: to.mtu,
+        alias: to.alias.clone(),
+        ..from.clone()
+    };
+    same_tunnel != *to
+}
+
+/// The MTU that a changed device has until it is finished, where that is another one.
+fn change_detour(from: &LinkConfig, to: &LinkConfig) -> Option<u32> {
+    mtu::detour(to.mode, to.mtu).filter(|_| is_other_tunnel(from, to))
+}
+
+/// Whether it takes a second message, by [`finish`].
+fn is_unfinished(op: &KernelOp) -> bool {
+    match op {
+        KernelOp::AddLink(_) => true,
+        KernelOp::ChangeLink { from, to } => change_detour(from, to).is_some(),
+        _ => false,
+    }
+}
+
+/// Marks a new device as ours and finished, and takes it up; gives a changed one its MTU.
 fn finish(op: &KernelOp, indices: &Indices) -> Result<(RouteNetlinkMessage, u16), KernelError> {
-    let KernelOp::AddLink(link) = op else {
+    let (KernelOp::AddLink(link) | KernelOp::ChangeLink { to: link, .. }) = op else {
         return Err(misplaced(op));
     };
     let index = indices.get(&link.name).copied();
     let mut message = LinkMessage::default();
     message.header.index =
         index.ok_or_else(|| KernelError::no_device(op.to_string(), &link.name))?;
+    if matches!(op, KernelOp::ChangeLink { .. }) {
+        message.attributes.push(LinkAttribute::Mtu(link.mtu));
+        return Ok((RouteNetlinkMessage::SetLink(message), CHANGE));
+    }
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     message.attributes.push(LinkAttribute::Group(DEFAULT_GROUP));

@@ -24,8 +24,7 @@ impl Kernel {
     /// When the kernel cannot be asked.
     pub async fn interfaces(&self) -> Result<Vec<Interface>, KernelError> {
         let local = self.local_addresses().await?;
-        let _listing = self.listing.lock().await;
-        let links = self.list_links().await?;
+        let links = self.list.links()?;
         let interfaces = links.iter().filter_map(|link| {
             let on_it = local.iter().filter(|it| it.device == link.header.index);
             let addresses: Vec<IpAddr> = on_it.map(|it| it.ip).collect();

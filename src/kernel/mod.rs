@@ -7,6 +7,7 @@ pub mod execute;
 pub mod fou;
 mod interfaces;
 mod link_codec;
+mod listing;
 pub mod lock;
 pub mod netns;
 mod nft;
@@ -26,6 +27,7 @@ pub use watch::NetChange;
 
 use std::sync::Arc;
 
+use listing::Lister;
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::Mutex;
 
@@ -33,10 +35,9 @@ use tokio::sync::Mutex;
 #[derive(Clone, Debug)]
 pub struct Kernel {
     route: rtnetlink::Handle,
-    /// A socket for which the kernel picks the routes to list itself: most are its own, of no interest here.
-    route_list: rtnetlink::Handle,
+    list: Arc<Lister>,
     generic: genetlink::GenetlinkHandle,
-    /// Held while the kernel lists something: it refuses a second list on the same socket (`EBUSY`).
+    /// Held while the kernel lists FOU ports: it refuses a second list on the same socket (`EBUSY`).
     listing: Arc<Mutex<()>>,
 }
 
@@ -52,18 +53,12 @@ impl Kernel {
         socket.set_ext_ack(true).map_err(failed)?;
         socket.set_cap_ack(true).map_err(failed)?;
         tokio::spawn(connection);
-        let (mut connection, route_list, _) = rtnetlink::new_connection().map_err(failed)?;
-        let socket = connection.socket_mut().socket_ref();
-        if let Err(error) = socket.set_netlink_get_strict_chk(true) {
-            // Linux before 4.20: it lists all routes, which are picked from here as well.
-            tracing::debug!(%error, "the kernel lists all routes");
-        }
-        tokio::spawn(connection);
+        let list = Arc::new(Lister::open().map_err(failed)?);
         let (connection, generic, _) = genetlink::new_connection().map_err(failed)?;
         tokio::spawn(connection);
         Ok(Kernel {
             route,
-            route_list,
+            list,
             generic,
             listing: Arc::default(),
         })

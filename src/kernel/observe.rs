@@ -95,28 +95,25 @@ impl Kernel {
             return Ok(links);
         }
         for family in [Family::V4, Family::V6] {
-            let mut add = |device, route, protocol| {
-                let Some(&position) = positions.get(&device) else {
-                    return;
-                };
+            for (position, route, protocol) in self.list_routes(family, &positions)? {
                 let tunnel = &mut links.tunnels[position];
                 if protocol == RouteProtocol::Static {
                     tunnel.state.routes.push(route);
                 } else {
                     tunnel.other_routes.push(route);
                 }
-            };
-            self.list_routes(family, &mut add).await?;
+            }
         }
         Ok(links)
     }
 
-    /// Gives all routes of the main table that lead through a device and that the kernel did not make itself.
-    async fn list_routes(
+    /// The routes of the main table that lead through one of these devices and that the kernel did not make itself, with
+    /// the device's position and who made them.
+    fn list_routes(
         &self,
         family: Family,
-        add: &mut impl FnMut(u32, TunnelRoute, RouteProtocol),
-    ) -> Result<(), KernelError> {
+        positions: &HashMap<u32, usize>,
+    ) -> Result<Vec<(usize, TunnelRoute, RouteProtocol)>, KernelError> {
         let mut request = match family {
             Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
             Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
@@ -124,30 +121,16 @@ impl Kernel {
         request.header.table = RouteHeader::RT_TABLE_MAIN;
         request.header.kind = RouteType::Unicast;
         request.header.protocol = RouteProtocol::Unspec;
-        let _listing = self.listing.lock().await;
-        let mut routes = self.route_list.route().get(request).execute();
-        loop {
-            match routes.try_next().await {
-                Ok(Some(message)) => {
-                    if let Some((device, route)) = read_route(&message, family) {
-                        add(device, route, message.header.protocol);
-                    }
-                }
-                Ok(None) => return Ok(()),
-                Err(error) => match KernelError::route("list routes", error) {
-                    // The main table comes into being with its first route.
-                    error if error.errno() == Some(libc::ENOENT) => return Ok(()),
-                    error => return Err(error),
-                },
-            }
+        let take = |message: &RouteMessage| {
+            let (device, route) = read_route(message, family)?;
+            let position = *positions.get(&device)?;
+            Some((position, route, message.header.protocol))
+        };
+        match self.list.routes(request, is_made_by_someone, take) {
+            // The main table comes into being with its first route.
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
+            listed => listed,
         }
-    }
-
-    /// All links of the host. The caller holds `listing`.
-    pub(super) async fn list_links(&self) -> Result<Vec<LinkMessage>, KernelError> {
-        let dump = self.route.link().get().execute();
-        let listed = dump.try_collect().await;
-        listed.map_err(|error| KernelError::route("list links", error))
     }
 
     /// All links, with the addresses of those that are tunnels: cheap also on a router with a million routes.
@@ -155,16 +138,12 @@ impl Kernel {
     /// # Errors
     /// When the kernel cannot be asked.
     pub async fn links_without_routes(&self) -> Result<Links, KernelError> {
-        let _listing = self.listing.lock().await;
-        let messages = self.list_links().await?;
-        let mut links = read_links(&messages);
+        let mut links = read_links(&self.list.links()?);
         if links.tunnels.is_empty() {
             return Ok(links);
         }
         let positions = positions(&links.tunnels);
-        let failed = |error| KernelError::route("list addresses", error);
-        let mut addresses = self.route.address().get().execute();
-        while let Some(message) = addresses.try_next().await.map_err(failed)? {
+        for message in self.list.addresses()? {
             if let Some(&position) = positions.get(&message.header.index)
                 && let Some(address) = read_address(&message)
             {
@@ -381,13 +360,13 @@ fn read_address(message: &AddressMessage) -> Option<TunnelAddress> {
     })
 }
 
-fn read_route(message: &RouteMessage, family: Family) -> Option<(u32, TunnelRoute)> {
-    let header = &message.header;
+/// Whether a route is of the main table and neither the kernel's own nor an announced one.
+fn is_made_by_someone(header: &RouteHeader) -> bool {
     let is_kernels = matches!(header.protocol, RouteProtocol::Kernel | RouteProtocol::Ra);
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast || is_kernels
-    {
-        return None;
-    }
+    header.table == RouteHeader::RT_TABLE_MAIN && header.kind == RouteType::Unicast && !is_kernels
+}
+
+fn read_route(message: &RouteMessage, family: Family) -> Option<(u32, TunnelRoute)> {
     let as_ip = |address: &RouteAddress| match address {
         RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
         RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
@@ -406,6 +385,6 @@ fn read_route(message: &RouteMessage, family: Family) -> Option<(u32, TunnelRout
             _ => {}
         }
     }
-    let network = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    let network = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
     Some((device?, TunnelRoute { network, via }))
 }

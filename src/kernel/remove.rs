@@ -41,7 +41,7 @@ impl Kernel {
 
     /// Removes all or none of the devices.
     async fn remove_together(&self, ops: &[KernelOp]) -> Outcome {
-        let devices = self.devices().await?;
+        let devices = self.devices()?;
         let taken: HashSet<u32> = devices.values().map(|device| device.group).collect();
         // A group that a killed process has left is in use; there are fewer devices than groups.
         let group = (FIRST_GROUP..).find(|group| !taken.contains(group));
@@ -89,10 +89,9 @@ impl Kernel {
     }
 
     /// All devices by their names.
-    async fn devices(&self) -> Result<HashMap<String, Device>, KernelError> {
-        let _listing = self.listing.lock().await;
+    fn devices(&self) -> Result<HashMap<String, Device>, KernelError> {
         let mut devices = HashMap::new();
-        for link in self.list_links().await? {
+        for link in self.list.links()? {
             let (mut name, mut group) = (None, DEFAULT_GROUP);
             for attribute in link.attributes {
                 match attribute {

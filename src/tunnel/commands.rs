@@ -4,6 +4,7 @@ use ipnet::IpNet;
 
 use super::encap::{FouPort, Receives};
 use super::mode::{Family, Mode};
+use super::mtu;
 use super::op::KernelOp;
 use super::snat;
 use super::state::{LinkConfig, TunnelRoute};
@@ -24,7 +25,12 @@ pub(super) fn of(op: &KernelOp) -> Vec<String> {
             settings(link, " up"),
         ],
         KernelOp::ChangeLink { to, .. } => vec![
-            format!("ip link change dev {} type {}", to.name, parameters(to)),
+            format!(
+                "ip link change dev {} mtu {} type {}",
+                to.name,
+                mtu::detour(to.mode, to.mtu).unwrap_or(to.mtu),
+                parameters(to)
+            ),
             settings(to, &format!(" mtu {}", to.mtu)),
         ],
         KernelOp::DeleteLink(tunnel) => one(format!("ip link del dev {}", tunnel.link.name)),

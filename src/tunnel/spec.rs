@@ -77,6 +77,13 @@ impl TunnelOptions {
             snat: Vec::new(),
         }
     }
+
+    /// Whether outer packets with a time to live of their own may be fragmented, as iproute2 does not have it in these modes:
+    /// such packets neither run out nor grow too large where a tunnel leads into itself (ip-tunnel(8)).
+    pub fn fragments_with_fixed_ttl(&self) -> bool {
+        let is_fixed = self.ttl != Outer::Inherit;
+        !self.pmtudisc && is_fixed && matches!(self.mode, Mode::Ipip | Mode::Sit)
+    }
 }
 
 /// A tunnel that can be made.
@@ -231,6 +238,9 @@ fn check_header(options: &TunnelOptions) -> Result<(), SpecError> {
     if !options.pmtudisc && mode.outer() == Family::V6 {
         return not_for_mode("pmtudisc");
     }
+    if options.fragments_with_fixed_ttl() {
+        return Err(SpecError::new("pmtudisc", Problem::FixedTtl { mode }));
+    }
     if options.ttl == Outer::Fixed(0) {
         return Err(SpecError::new("ttl", Problem::range("0", 1, 255)));
     }
@@ -375,6 +385,9 @@ impl SpecError {
                     "leave it out, or choose a GRE mode: gre, ip6gre, gretap, ip6gretap".to_owned()
                 }
             }),
+            Problem::FixedTtl { .. } => {
+                Some("add --ttl inherit, leave it on, or choose mode gre".to_owned())
+            }
             Problem::Excludes { other } => Some(format!("leave {} or {other} out", self.key)),
             Problem::OwnParent => {
                 Some("name the interface that outer packets leave through".to_owned())
@@ -434,6 +447,12 @@ pub enum Problem {
     /// The option has no meaning for this kind of tunnel.
     #[error("not for mode {mode}")]
     NotForMode {
+        /// The kind.
+        mode: Mode,
+    },
+    /// Path MTU discovery cannot be off.
+    #[error("cannot be off with a fixed ttl in mode {mode}")]
+    FixedTtl {
         /// The kind.
         mode: Mode,
     },

@@ -160,6 +160,12 @@ fn header_fields_fit_the_mode() {
         o.okey = Some(1);
     };
     assert_eq!(key_of(key), Some("okey"));
+    let fragmented =
+        |mode, ttl| move |o: &mut TunnelOptions| (o.mode, o.ttl, o.pmtudisc) = (mode, ttl, false);
+    let fixed = Outer::Fixed(64);
+    assert_eq!(key_of(fragmented(Mode::Ipip, fixed)), Some("pmtudisc"));
+    assert_eq!(key_of(fragmented(Mode::Ipip, Outer::Inherit)), None);
+    assert_eq!(key_of(fragmented(Mode::Gre, fixed)), None);
     let no_port = Encap::Fou(Udp {
         sport: 0,
         dport: 0,

@@ -115,6 +115,7 @@ impl Draft {
                 _ => Encap::Fou(udp),
             };
         }
+        losses.extend(Loss::of_fragments(&mut self.options, &self.place));
         let place = self.place;
         TunnelSpec::new(self.options).map_err(|error| FormatError::Tunnel { place, name, error })
     }

@@ -72,6 +72,7 @@ prop_compose! {
             options.okey = if keys.2 { keys.0 } else { keys.1 };
         }
         options.pmtudisc = pmtudisc || outer == Family::V6;
+        options.pmtudisc |= options.fragments_with_fixed_ttl();
         for family in [Family::V4, Family::V6] {
             if !mode.carries(family) {
                 continue;
@@ -321,6 +322,23 @@ fn a_tunnel_of_networkd_is_bound_by_the_file_of_its_device() {
         .map(|loss| loss.key.as_str())
         .collect();
     assert_eq!(keys, ["ISATAP", "Name"]);
+}
+
+#[test]
+fn path_mtu_discovery_is_on_where_it_has_to_be() {
+    let text =
+        "[NetDev]\nName=t\nKind=ipip\n[Tunnel]\nRemote=198.51.100.7\nTTL=64\nDiscoverPathMTU=no\n";
+    let imported = read(Format::Networkd, &[("t.netdev", text)]);
+    assert!(imported.specs[0].pmtudisc);
+    let lost = imported
+        .losses
+        .iter()
+        .filter(|loss| loss.key == "pmtudisc")
+        .count();
+    assert_eq!(lost, 1, "{:?}", imported.losses);
+    let inherited = text.replace("TTL=64", "TTL=0");
+    let imported = read(Format::Networkd, &[("t.netdev", &inherited)]);
+    assert!(!imported.specs[0].pmtudisc);
 }
 
 #[test]

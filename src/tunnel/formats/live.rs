@@ -14,7 +14,7 @@ pub fn spec(state: &TunnelState) -> Result<(TunnelSpec, Vec<Loss>), SpecError> {
         key: "remote",
         problem: Problem::Missing,
     })?;
-    let spec = TunnelSpec::new(TunnelOptions {
+    let mut options = TunnelOptions {
         name: link.name.clone(),
         alt_name: state.alt_names.first().cloned(),
         mode: link.mode,
@@ -31,8 +31,9 @@ pub fn spec(state: &TunnelState) -> Result<(TunnelSpec, Vec<Loss>), SpecError> {
         addresses: state.addresses.clone(),
         routes: state.routes.iter().map(|route| route.network).collect(),
         snat: state.snat.clone(),
-    })?;
-    let mut losses = Vec::new();
+    };
+    let mut losses = Vec::from_iter(Loss::of_fragments(&mut options, &link.name));
+    let spec = TunnelSpec::new(options)?;
     for name in state.alt_names.iter().skip(1) {
         let why = format!("{name}: gretun gives one alternative name");
         losses.push(Loss::of_tunnel(&spec, "alt-name", why));

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use self::entry::Entry;
 pub use self::error::FormatError;
-use super::spec::TunnelSpec;
+use super::spec::{TunnelOptions, TunnelSpec};
 
 /// A way of writing tunnels down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
@@ -102,6 +102,18 @@ impl Loss {
             key: key.to_owned(),
             why: why.into(),
         }
+    }
+
+    /// Turns path MTU discovery on where it has to be.
+    fn of_fragments(options: &mut TunnelOptions, place: &str) -> Option<Self> {
+        options.fragments_with_fixed_ttl().then(|| {
+            options.pmtudisc = true;
+            Loss {
+                place: place.to_owned(),
+                key: "pmtudisc".to_owned(),
+                why: "off only with ttl inherit in this mode".to_owned(),
+            }
+        })
     }
 }
 
