@@ -45,10 +45,10 @@ impl LocalClock {
     pub fn at(&self, now: Instant) -> Instant {
         let now = self.stopped.unwrap_or(now);
         let lost = self.begin.map_or(Duration::ZERO, |begin| {
-            // Exact to the nanosecond: a clock may run slow, never backwards.
-            let passed = (now - begin).as_nanos() as u64;
-            Duration::from_nanos(passed / 1_000_000 * u64::from(self.slow_ppm))
-                + Duration::from_nanos(passed % 1_000_000 * u64::from(self.slow_ppm) / 1_000_000)
+            // Exact to the nanosecond, and of the time that it went: a clock may run slow, never backwards.
+            let went = (now - begin).saturating_sub(self.missed).as_nanos() as u64;
+            Duration::from_nanos(went / 1_000_000 * u64::from(self.slow_ppm))
+                + Duration::from_nanos(went % 1_000_000 * u64::from(self.slow_ppm) / 1_000_000)
         });
         now - self.missed - lost
     }
