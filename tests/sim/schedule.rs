@@ -25,6 +25,8 @@ const RECOVERY: Duration = Duration::from_secs(90);
 /// How long a pair may take beyond that which only a search for ports joins: searches that failed while things were broken are
 /// repeated after ten minutes at the latest.
 const SEARCH_RECOVERY: Duration = Duration::from_secs(660);
+/// From the join to the path MTU: four rounds of three tries, a second each.
+const SETTLING: Duration = Duration::from_secs(20);
 
 /// Where a host is: its network, and the NAT in front of it.
 #[derive(Clone, Copy, Debug)]
@@ -150,8 +152,11 @@ impl Run {
         self.heal();
         self.pass(RECOVERY);
         let end = self.world.now + SEARCH_RECOVERY;
-        while self.world.now < end && self.is_searching() {
-            self.pass(Duration::from_secs(5));
+        if self.is_searching() {
+            while self.world.now < end && self.is_searching() {
+                self.pass(Duration::from_secs(5));
+            }
+            self.pass(SETTLING);
         }
         self.judge();
     }
