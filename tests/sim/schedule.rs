@@ -25,8 +25,8 @@ const RECOVERY: Duration = Duration::from_secs(90);
 /// How long a pair may take beyond that which only a search for ports joins: searches that failed while things were broken are
 /// repeated after ten minutes at the latest.
 const SEARCH_RECOVERY: Duration = Duration::from_secs(660);
-/// From the join to the path MTU: four rounds of three tries, a second each.
-const SETTLING: Duration = Duration::from_secs(20);
+/// From the join to the path MTU: a first search that answers came too late for is mended after 30 s.
+const SETTLING: Duration = Duration::from_secs(45);
 
 /// Where a host is: its network, and the NAT in front of it.
 #[derive(Clone, Copy, Debug)]
