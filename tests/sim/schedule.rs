@@ -152,10 +152,10 @@ impl Run {
         self.heal();
         self.pass(RECOVERY);
         let end = self.world.now + SEARCH_RECOVERY;
-        if self.is_searching() {
-            while self.world.now < end && self.is_searching() {
-                self.pass(Duration::from_secs(5));
-            }
+        while self.world.now < end && self.searched_pairs().any(|(a, b)| !self.is_joined(a, b)) {
+            self.pass(Duration::from_secs(5));
+        }
+        if self.searched_pairs().next().is_some() {
             self.pass(SETTLING);
         }
         self.judge();
@@ -357,14 +357,16 @@ impl Run {
         (!depends_on_luck(one, other)).then(|| direct_possible(one, other))
     }
 
-    /// Whether a pair that only a search for ports can join has not been joined yet.
-    fn is_searching(&self) -> bool {
-        self.pairs().any(|(a, one, b, other)| {
+    /// The pairs that only a search for ports can join.
+    fn searched_pairs(&self) -> impl Iterator<Item = (HostId, HostId)> {
+        let needs_search = |one: &Site, other: &Site| {
             one.net != other.net
                 && self.verdict(one, other) == Some(true)
                 && !joined_without_search(&one.kinds(), &other.kinds())
-                && !self.is_joined(a, b)
-        })
+        };
+        self.pairs()
+            .filter(move |(_, one, _, other)| needs_search(one, other))
+            .map(|(a, _, b, _)| (a, b))
     }
 
     /// A NAT that keeps ports gives one of two hosts with the same data port another one, and then perhaps one destination to the
