@@ -76,16 +76,20 @@ class Machine:
             self.start_units()
 
     def power_on(self) -> None:
-        """The machine with its network and firewall, without its units."""
+        """The machine with its network and firewall, without its units.
+
+        The firewall is there before the network is, as on NixOS: a packet that comes in before would leave a connection tracking
+        entry, kept alive by those that follow it, and the NAT would have to give the flow the other way another port.
+        """
         box = Box(self.name, self._setup(), self._directory)
         self._box = box
-        steps = self._wire.plug(self._spec, box)
-        steps += "".join(f"echo {value} >/proc/sys/{key.replace('.', '/')}\n" for key, value in self._rendered.sysctl.items())
+        network = self._wire.plug(self._spec, box)
+        steps = "".join(f"echo {value} >/proc/sys/{key.replace('.', '/')}\n" for key, value in self._rendered.sysctl.items())
         if self._spec.router is not None:
             steps += _nft(_router_rules(self._spec.router))
         elif self._spec.firewall:
             steps += _nft(_firewall_rules(self._rendered.firewall))
-        box.feed(["sh", "-e"], steps)
+        box.feed(["sh", "-e"], steps + network)
         self._inside = self._units.boot(box)
 
     def start_units(self) -> None:
