@@ -10,6 +10,7 @@
 
 mod fou;
 mod lab;
+mod networkd;
 mod probe;
 mod raw_port;
 mod traffic;
