@@ -380,6 +380,19 @@ class Watch:
 # --- measuring ------------------------------------------------------------------------------------------------------------
 
 
+def ticks(machine: Host) -> int:
+    """Processor time of the daemon, in hundredths of a second."""
+    fields = machine.succeed(f"cat /proc/{daemon_pid(machine)}/stat").rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def memory(machine: Host) -> dict[str, int]:
+    """What the daemon has in memory, KiB, by the kernel's names."""
+    rollup = machine.succeed(f"grep -E '^(Rss|Pss|Pss_Anon|Private_Dirty):' /proc/{daemon_pid(machine)}/smaps_rollup")
+    pairs = (line.split(":", 1) for line in rollup.splitlines())
+    return {key: int(value.split()[0]) for key, value in pairs}
+
+
 # Starts the daemon and pings the other side's tunnel address every 10 ms until an answer comes; prints the seconds between. One process,
 # already running: starting ping(8) again and again would cost more than what is measured. With the peer's name as the last argument it also
 # waits until the daemon calls that peer direct, pings ten times more, and prints how many of these were answered.

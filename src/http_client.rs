@@ -1,8 +1,8 @@
-//! What all HTTP clients here have in common: which certificates they look at.
+//! What all HTTP clients here have in common: which certificates they look at, and how much they read.
 
 use std::sync::Arc;
 
-use reqwest::ClientBuilder;
+use reqwest::{ClientBuilder, Response};
 
 /// Sets up TLS for `https` URLs, with the certificates of the system; or none for `http`, where no certificate is looked
 /// at, so that a host without any does not fail and none are loaded.
@@ -21,4 +21,22 @@ pub fn with_tls(builder: ClientBuilder, is_https: bool) -> Result<ClientBuilder,
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     Ok(builder.tls_backend_preconfigured(tls))
+}
+
+/// The answer's body; `None` when it is longer than `max` bytes, of which no more is then read.
+///
+/// # Errors
+/// When the connection breaks before the end.
+pub async fn read_body(
+    mut response: Response,
+    max: usize,
+) -> Result<Option<Vec<u8>>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
 }

@@ -423,15 +423,10 @@ impl Requester {
         for (name, value) in signed.pairs() {
             request = request.header(name, value);
         }
-        let mut response = request.body(body).send().await?;
+        let response = request.body(body).send().await?;
         let status = response.status();
-        let mut answer = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if answer.len() + chunk.len() > ANSWER_MAX {
-                return Err(ClientError::TooLong);
-            }
-            answer.extend_from_slice(&chunk);
-        }
+        let answer = http_client::read_body(response, ANSWER_MAX).await?;
+        let answer = answer.ok_or(ClientError::TooLong)?;
         if status.is_success() {
             serde_json::from_slice(&answer).map_err(ClientError::Decode)
         } else {

@@ -20,7 +20,7 @@ use super::port_mapping;
 use super::router_port;
 use super::settings::Config;
 use super::state_dir::{LinkIndices, Network, StateDir};
-use super::{DaemonError, Ended, stun_servers, teardown};
+use super::{DaemonError, Ended, sleep_until, stun_servers, teardown};
 use crate::cli::report::chain;
 use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::{RawPort, Received};
@@ -517,13 +517,6 @@ fn rfc3339(instant: Instant) -> String {
 fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         debug!(%error, "the service manager cannot be told");
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -21,6 +21,7 @@ pub mod stun_servers;
 pub mod teardown;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use settings::Config;
 pub use startup::DaemonError;
@@ -60,4 +61,12 @@ pub fn run(config: Config) -> Result<Ended, DaemonError> {
     // A name lookup may still be under way on a thread of the runtime; it is not worth waiting for.
     runtime.shutdown_background();
     ended
+}
+
+/// Sleeps until then; for ever where there is no deadline.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, trace};
 
+use super::sleep_until;
 use crate::http_client;
 use crate::kernel::Kernel;
 use crate::portmap::{HttpRequest, Lease, Network, Output, PortMapper, Status, pcp, upnp};
@@ -343,16 +344,11 @@ async fn exchange(request: HttpRequest, own: Ipv4Addr) -> Result<(u16, String), 
             .header("Content-Type", "text/xml; charset=\"utf-8\"")
             .body(body),
     };
-    let mut response = call.send().await?;
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        body.extend_from_slice(&chunk);
-        if body.len() > upnp::MAX_BODY {
-            return Err(HttpError::TooLong);
-        }
-    }
-    let text = String::from_utf8_lossy(&body).into_owned();
-    Ok((response.status().as_u16(), text))
+    let response = call.send().await?;
+    let status = response.status();
+    let body = http_client::read_body(response, upnp::MAX_BODY).await?;
+    let body = body.ok_or(HttpError::TooLong)?;
+    Ok((status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -363,11 +359,4 @@ enum HttpError {
     Client(#[from] rustls::Error),
     #[error("the router's answer is too long")]
     TooLong,
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }

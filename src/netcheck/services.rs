@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::kernel::Kernel;
 use crate::portmap::upnp::{self, SSDP};
-use crate::portmap::{nat_pmp, pcp};
+use crate::portmap::{Protocol, nat_pmp, pcp};
 
 /// A router answers within milliseconds; a UPnP device may take the second that it is given.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -46,17 +46,17 @@ pub async fn find(kernel: &Kernel) -> Vec<Service> {
         ),
         ask(own, &searched, || search.clone(), upnp::search_answer),
     );
-    let service = |protocol: &str, found: Option<(IpAddr, String)>| {
+    let service = |protocol: Protocol, found: Option<(IpAddr, String)>| {
         found.map(|(gateway, detail)| Service {
-            protocol: protocol.to_owned(),
+            protocol: protocol.to_string(),
             gateway,
             detail,
         })
     };
     [
-        service("pcp", pcp),
-        service("nat-pmp", nat_pmp),
-        service("upnp-igd", upnp),
+        service(Protocol::Pcp, pcp),
+        service(Protocol::NatPmp, nat_pmp),
+        service(Protocol::UpnpIgd, upnp),
     ]
     .into_iter()
     .flatten()

@@ -44,8 +44,8 @@ impl RoundTrip {
     /// The longest of the latest measurements, once there are enough to compare it with another path. Not the smoothed one: at one
     /// measurement in twenty seconds that takes minutes to forget a bad time.
     pub(crate) fn settled(&self) -> Option<Duration> {
-        let all: Option<Vec<Duration>> = self.latest.iter().copied().collect();
-        all?.into_iter().max()
+        let enough = self.latest.iter().all(Option::is_some);
+        self.latest.into_iter().flatten().max().filter(|_| enough)
     }
 }
 

@@ -47,8 +47,7 @@ impl LocalClock {
         let lost = self.begin.map_or(Duration::ZERO, |begin| {
             // Exact to the nanosecond, and of the time that it went: a clock may run slow, never backwards.
             let went = (now - begin).saturating_sub(self.missed).as_nanos() as u64;
-            Duration::from_nanos(went / 1_000_000 * u64::from(self.slow_ppm))
-                + Duration::from_nanos(went % 1_000_000 * u64::from(self.slow_ppm) / 1_000_000)
+            Duration::from_nanos(went * u64::from(self.slow_ppm) / 1_000_000)
         });
         now - self.missed - lost
     }

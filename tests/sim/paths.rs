@@ -210,21 +210,26 @@ fn a_much_faster_path_is_taken_in_time() {
     assert!(world.joined(a, b), "{}", world.story());
 }
 
+/// Gives both hosts IPv6 as well, over interfaces of their own.
+fn add_ipv6(world: &mut World, hosts: [HostId; 2], link: Link) {
+    for (host, ip) in hosts.into_iter().zip(["2001:db8::1", "2001:db8::2"]) {
+        let second = Interface {
+            net: INTERNET,
+            ip: ip.parse().expect("an address"),
+            up: true,
+            link,
+        };
+        world.rewire(host, |interfaces| interfaces.push(second));
+    }
+}
+
 #[test]
 fn a_path_that_was_slow_at_first_is_taken_when_it_is_fast() {
     for keys in [(1, 2), (2, 1)] {
         let mut world = World::new(17);
         let a = world.site("a", keys.0, Some(NatKind::PORT_RESTRICTED));
         let b = world.site("b", keys.1, Some(NatKind::PORT_RESTRICTED));
-        for (host, ip) in [(a, "2001:db8::1"), (b, "2001:db8::2")] {
-            let second = Interface {
-                net: INTERNET,
-                ip: ip.parse().expect("an address"),
-                up: true,
-                link: Link::millis(300),
-            };
-            world.rewire(host, |interfaces| interfaces.push(second));
-        }
+        add_ipv6(&mut world, [a, b], Link::millis(300));
         join(&mut world, &[a, b]);
         world.run(60 * SECOND);
         assert!(world.status(a, b).path.expect("a path").remote.is_ipv4());
@@ -409,15 +414,7 @@ fn ipv6_joins_what_ipv4_cannot() {
     let mut world = World::new(16);
     let a = world.site("a", 1, Some(NatKind::SYMMETRIC));
     let b = world.site("b", 2, Some(NatKind::SYMMETRIC));
-    for (host, ip) in [(a, "2001:db8::1"), (b, "2001:db8::2")] {
-        let second = Interface {
-            net: INTERNET,
-            ip: ip.parse().expect("an address"),
-            up: true,
-            link: Link::millis(5),
-        };
-        world.rewire(host, |interfaces| interfaces.push(second));
-    }
+    add_ipv6(&mut world, [a, b], Link::millis(5));
     join(&mut world, &[a, b]);
     let path = world.status(a, b).path.expect("a path");
     assert_eq!(path.to_string(), "[2001:db8::1]:7777 -> [2001:db8::2]:7777");

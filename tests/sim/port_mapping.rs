@@ -8,6 +8,7 @@ use crate::grid::kinds;
 use crate::nat::NatKind;
 use crate::network::{INTERNET, RouterId};
 use crate::oracle::direct_possible;
+use crate::port_search::pair;
 use crate::world::{HostId, World};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,14 +32,7 @@ fn verdict(world: &World, at: HostId, of: HostId) -> (Cause, Vec<Remedy>, String
 
 /// From the start of the second daemon until both call the other direct; the router of `a` grants a port when it is asked.
 fn join_time(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> (World, Option<Duration>) {
-    let mut world = World::new(seed);
-    let (key_a, key_b) = if seed.is_multiple_of(2) {
-        (2, 1)
-    } else {
-        (1, 2)
-    };
-    let a = world.site("a", key_a, one);
-    let b = world.site("b", key_b, other);
+    let (mut world, a, b) = pair(seed, one, other);
     if one.is_some() {
         world.grant_port(a, &[RouterId(0)], EXTERNAL);
     }

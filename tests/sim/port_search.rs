@@ -20,7 +20,7 @@ const SYMMETRIC: Option<NatKind> = Some(NatKind::SYMMETRIC);
 const SEQUENTIAL: Option<NatKind> = Some(NatKind::SEQUENTIAL);
 const RESTRICTED: Option<NatKind> = Some(NatKind::PORT_RESTRICTED);
 
-fn pair(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> (World, HostId, HostId) {
+pub fn pair(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> (World, HostId, HostId) {
     let mut world = World::new(seed);
     let (key_a, key_b) = if seed.is_multiple_of(2) {
         (1, 2)

@@ -23,12 +23,6 @@ def until_all_are_direct() -> float:
     return round(time.monotonic() - began, 1)
 
 
-def ticks() -> int:
-    """Processor time of the daemon, in hundredths of a second."""
-    fields = alice.succeed(f"cat /proc/{daemon_pid(alice)}/stat").rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
-
-
 def packets() -> int:
     """Packets of IPv4 that the host received and sent; that of the tunnels in them counts as well."""
     names, values = (line.split()[1:] for line in alice.succeed("grep ^Ip: /proc/net/snmp").splitlines())
@@ -44,21 +38,19 @@ with subtest(f"{PEERS} peers become direct"):
         machine.succeed(f"for last in $(seq {first} {first + EACH - 1}); do ip address add 203.0.113.$last/24 dev eth1 || exit; done")
         machine.succeed(f"swarm http://203.0.113.1:8443 203.0.113.{first} {EACH} >/tmp/swarm.log 2>&1 </dev/null &")
     measured("join_all_s", until_all_are_direct())
-    measured("join_cpu_s", ticks() / 100)
+    measured("join_cpu_s", ticks(alice) / 100)
     for name in (f"swarm-203-0-113-{last}" for last in (20, 99, 219)):
         check_ping(alice, name)
 
 with subtest("at rest"):
     time.sleep(30)
-    before, cpu = packets(), ticks()
+    before, cpu = packets(), ticks(alice)
     time.sleep(IDLE_S)
-    measured("idle_cpu_percent", round((ticks() - cpu) / IDLE_S, 2))
+    measured("idle_cpu_percent", round((ticks(alice) - cpu) / IDLE_S, 2))
     measured("idle_packets_per_second_and_peer", round((packets() - before) / IDLE_S / PEERS, 2))
     assert direct() == PEERS, direct()
-    rollup = alice.succeed(f"grep -E '^(Rss|Pss|Private_Dirty):' /proc/{daemon_pid(alice)}/smaps_rollup")
-    for line in rollup.splitlines():
-        key, value = line.split(":", 1)
-        measured(f"{key.lower()}_kib", int(value.split()[0]))
+    for key, kib in memory(alice).items():
+        measured(f"daemon_{key.lower()}_kib", kib)
 
 with subtest("a restart loses nothing, and all are direct again"):
     pings = BackgroundPing(alice, tunnel_ip(alice, "swarm-203-0-113-20"), 50)

@@ -285,6 +285,13 @@ impl Router {
     }
 }
 
+/// A router of each protocol.
+const KINDS: [fn(&mut Router); 3] = [
+    |it| it.pcp = Pcp::Grants,
+    |it| it.nat_pmp = true,
+    |it| it.igd = true,
+];
+
 #[test]
 fn each_kind_of_router_grants_a_port_and_gets_it_back() {
     type Kind = (fn(&mut Router), Protocol, u64);
@@ -329,12 +336,7 @@ fn each_kind_of_router_grants_a_port_and_gets_it_back() {
 #[test]
 fn a_lease_never_runs_out_while_the_daemon_runs() {
     for lifetime in [10, 120, 7200] {
-        let kinds: [fn(&mut Router); 3] = [
-            |it| it.pcp = Pcp::Grants,
-            |it| it.nat_pmp = true,
-            |it| it.igd = true,
-        ];
-        for kind in kinds {
+        for kind in KINDS {
             let mut bench = Bench::new(|it| {
                 kind(it);
                 it.max_lifetime = lifetime;
@@ -444,12 +446,7 @@ fn doubt_without_end_is_no_flood() {
 
 #[test]
 fn a_new_external_address_is_noticed() {
-    let kinds: [fn(&mut Router); 3] = [
-        |it| it.pcp = Pcp::Grants,
-        |it| it.nat_pmp = true,
-        |it| it.igd = true,
-    ];
-    for kind in kinds {
+    for kind in KINDS {
         let mut bench = Bench::new(kind);
         bench.seconds(10);
         let other = Ipv4Addr::new(198, 51, 100, 7);
@@ -554,12 +551,7 @@ fn a_restart_asks_for_the_same_port_with_the_same_nonce() {
 
 #[test]
 fn a_lease_is_given_back_without_the_daemon_that_got_it() {
-    let kinds: [fn(&mut Router); 3] = [
-        |it| it.pcp = Pcp::Grants,
-        |it| it.nat_pmp = true,
-        |it| it.igd = true,
-    ];
-    for kind in kinds {
+    for kind in KINDS {
         let mut bench = Bench::new(kind);
         bench.seconds(2);
         let text = serde_json::to_string(bench.mapper.lease().unwrap()).unwrap();
