@@ -289,6 +289,7 @@ class BackgroundPing:
     def __init__(self, machine: Host, ip: str, count: int, interval_s: float = 0.2) -> None:
         self._machine = machine
         self._count = count
+        self._interval_s = interval_s
         self._file = f"/tmp/ping-{ip}.log"
         machine.succeed(f"ping -c {count} -i {interval_s} {ip} >{self._file} 2>&1 </dev/null & echo $! >{self._file}.pid")
 
@@ -300,13 +301,16 @@ class BackgroundPing:
         """What it has printed."""
         return self._machine.succeed(f"cat {self._file}")
 
-    def stop(self) -> tuple[int, int]:
-        """Ends it before its time; how many packets it sent, and how many of them were not answered."""
+    def stop(self) -> tuple[int, list[int]]:
+        """Ends it before its time; how many packets it sent that had a second to be answered, and the numbers of those that were not."""
         self._machine.succeed(f"kill -INT $(cat {self._file}.pid)")
         self._machine.wait_until_succeeds(f"grep -q transmitted {self._file}")
-        found = re.search(r"(\d+) packets transmitted, (\d+) received", self.output())
-        assert found is not None, self.output()
-        return int(found[1]), int(found[1]) - int(found[2])
+        output = self.output()
+        found = re.search(r"(\d+) packets transmitted", output)
+        assert found is not None, output
+        sent = int(found[1]) - int(1 / self._interval_s)
+        answered = {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl=", output)}
+        return sent, [number for number in range(1, sent + 1) if number not in answered]
 
     def lost(self) -> int:
         """Waits for its end; how many of its packets were not answered."""

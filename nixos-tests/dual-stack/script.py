@@ -44,6 +44,6 @@ with subtest("IPv6 is back and faster: it is taken again, and what that costs is
         router.succeed("nft delete table inet cut")
     uses(6)
     sent, lost = pings.stop()
-    measured("packets lost while moving to IPv6, one every 20 ms", lost)
-    assert lost < 150, f"{lost} of {sent} packets lost"
+    measured("packets lost while moving to IPv6, one every 20 ms", len(lost))
+    assert len(lost) < 150, f"{len(lost)} of {sent} packets lost"
     check_pair(alice, bob)
