@@ -233,10 +233,15 @@ impl Applier {
             port,
             remote,
         } = wanted.path;
-        let route = self.kernel.route_to(local, remote.ip()).await?;
+        let device_mtu = match self.kernel.route_to(local, remote.ip()).await {
+            Ok(route) => route.mtu,
+            // Nothing leaves now; what will, must not leave from an address that the host has lost.
+            Err(_) if local.is_unspecified() => u32::from(FIRST_PATH_MTU),
+            Err(error) => return Err(error.into()),
+        };
         let alias = Mark::new(self.own, peer).to_string();
         let path_mtu = wanted.path_mtu.unwrap_or(FIRST_PATH_MTU);
-        let path_mtu = u32::from(path_mtu).min(route.mtu);
+        let path_mtu = u32::from(path_mtu).min(device_mtu);
         let mut state = tunnel_state(wanted, alias, path_mtu);
         if let Some(observed) = observed {
             // A link that a person renamed keeps its new name.
@@ -267,7 +272,7 @@ impl Applier {
             index,
             name: state.link.name,
             mtu: state.link.mtu,
-            device_mtu: route.mtu,
+            device_mtu,
         })
     }
 
@@ -352,7 +357,7 @@ fn tunnel_state(wanted: &Wanted, alias: String, path_mtu: u32) -> TunnelState {
             name: wanted.name.clone(),
             alias: Some(alias),
             mode,
-            local: Some(local),
+            local: Some(local).filter(|it| !it.is_unspecified()),
             remote: Some(remote.ip()),
             dev: None,
             ikey: Some(wanted.gre_key),

@@ -79,12 +79,13 @@ impl Kernel {
             .collect())
     }
 
-    /// The way that packets from `source` to `remote` take.
+    /// The way that packets from `source` to `remote` take; an unspecified `source` leaves it to the kernel.
     ///
     /// # Errors
     /// When there is none.
     pub async fn route_to(&self, source: IpAddr, remote: IpAddr) -> Result<RouteTo, KernelError> {
-        let (device, route_mtu) = self.route_device(Some(source), remote).await?;
+        let source = Some(source).filter(|it| !it.is_unspecified());
+        let (device, route_mtu) = self.route_device(source, remote).await?;
         let mtu = self.device_mtu(device).await?;
         Ok(RouteTo {
             device,

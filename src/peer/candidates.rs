@@ -330,6 +330,13 @@ impl Candidates {
         }
     }
 
+    /// Forgets what led to this address, for the host may have lost it.
+    pub(crate) fn forget_local(&mut self, local: IpAddr) {
+        for candidate in &mut self.list {
+            candidate.local = candidate.local.filter(|it| it.ip() != local);
+        }
+    }
+
     /// What a port search found is not known to work any more.
     pub(crate) fn forget_extra_ports(&mut self, data_port: u16) {
         for candidate in &mut self.list {

@@ -274,6 +274,8 @@ impl Peer {
                 // The new address may lead to the peer's LAN, and the old path may not lead anywhere any more.
                 self.candidates.burst(cx.now, 0);
                 self.probe(cx);
+            } else {
+                self.take_back_local(cx);
             }
         }
         match self.state {

@@ -1,7 +1,7 @@
 //! What a path is, and what makes one better than another.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// What a path of which nothing is known yet is taken to carry, bytes: Ethernet's MTU. More has to be shown first.
 pub const FIRST_PATH_MTU: u16 = 1500;
@@ -9,7 +9,7 @@ pub const FIRST_PATH_MTU: u16 = 1500;
 /// A path to a peer as the kernel's tunnel uses it: from `port` on `local` to `remote`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path {
-    /// This host's address: the tunnel's `local`.
+    /// This host's address: the tunnel's `local`. Unspecified where the route is to choose.
     pub local: IpAddr,
     /// This host's UDP port: the tunnel's `encap-sport`. The data port, or one that a port search found.
     pub port: u16,
@@ -21,6 +21,17 @@ impl Path {
     /// This host's address and port.
     pub(crate) fn source(&self) -> SocketAddr {
         SocketAddr::new(self.local, self.port)
+    }
+
+    /// The same from whichever address the route chooses: the tunnel's `local any`. For a host that lost `local`, which the kernel
+    /// would go on to send from as long as a link that is down keeps it.
+    #[must_use]
+    pub(crate) fn without_local(self) -> Self {
+        let local = match self.local {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Path { local, ..self }
     }
 
     /// What kind of path this is to the people who read `gretun peers`.

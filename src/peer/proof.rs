@@ -110,6 +110,16 @@ impl Tunnel {
         matches!(self.proof, Proof::Pending | Proof::Testing)
     }
 
+    /// The path to ask the kernel for: as long as this host has lost the path's address, packets must not leave from it. They
+    /// would take the port in the NAT of the next network that the new address needs.
+    fn asked(&self, locals: &[IpAddr]) -> Path {
+        if locals.contains(&self.path.local) {
+            self.path
+        } else {
+            self.path.without_local()
+        }
+    }
+
     /// Whether a data ping waits for its answer.
     pub(crate) fn is_silent(&self) -> bool {
         self.unanswered.is_some()
@@ -172,7 +182,7 @@ impl Peer {
         if let Some(tunnel) = &self.tunnel {
             cx.out.push_back(Output::SetTunnel {
                 peer: self.node_key,
-                path: tunnel.path,
+                path: tunnel.asked(&cx.host.locals),
                 gre_key: self.shared.gre_key(),
                 path_mtu: tunnel.mtu.asked,
             });
@@ -188,23 +198,26 @@ impl Peer {
         }
     }
 
-    /// What became of the tunnel in the kernel. Reports on a path that is no longer wanted say nothing, and those on a path from
-    /// an address that the host has lost nothing about the peer.
+    /// What became of the tunnel in the kernel. Reports on a path that is no longer wanted say nothing, and while the host has lost
+    /// the path's address they say nothing about the peer.
     pub(crate) fn handle_tunnel(&mut self, cx: &mut Context<'_>, report: TunnelReport) {
         let (TunnelReport::Applied { path, .. } | TunnelReport::Failed { path, .. }) = &report;
-        let Some(tunnel) = self.tunnel.as_mut().filter(|it| it.path == *path) else {
+        let locals = &cx.host.locals;
+        let tunnel = self.tunnel.as_mut();
+        let Some(tunnel) = tunnel.filter(|it| it.asked(locals) == *path) else {
             return;
         };
-        let has_local = cx.host.locals.contains(&tunnel.path.local);
-        if !has_local && tunnel.is_being_tested() {
-            tunnel.proof = Proof::Unproven;
-            self.timers.clear(Timer::Proof);
+        if tunnel.path != *path {
+            if tunnel.is_being_tested() {
+                tunnel.proof = Proof::Unproven;
+                self.timers.clear(Timer::Proof);
+            }
+            return;
         }
         match report {
             TunnelReport::Applied { device_mtu, .. } => {
                 // Better late than never: it may be long after its time was up.
-                let untested =
-                    matches!(tunnel.proof, Proof::Pending | Proof::Unproven) && has_local;
+                let untested = matches!(tunnel.proof, Proof::Pending | Proof::Unproven);
                 tunnel.applied = true;
                 tunnel.error = None;
                 if untested {
@@ -218,8 +231,11 @@ impl Peer {
                 tunnel.error = Some(error);
                 match tunnel.proof {
                     Proof::Pending | Proof::Testing => self.test_failed(cx),
-                    // The host's network is changing. What data crossed a moment ago is not to blame.
+                    // The host's network is changing. What data crossed a moment ago is not to blame; but packets from an address
+                    // that is gone would take the port that the new one needs in the next network's NAT.
                     Proof::Proven | Proof::Late => {
+                        let local = tunnel.path.local;
+                        self.candidates.forget_local(local);
                         self.search.started = cx.now;
                         self.lost(cx);
                     }
@@ -474,27 +490,37 @@ impl Peer {
         self.conclude_if_ended(cx);
     }
 
-    /// The host's address that the tunnel uses is gone: nothing crosses it now. The kernel keeps the link, and slow probes
-    /// go on, for the address may come back. Returns that address.
+    /// The host's address that the tunnel uses is gone: nothing crosses it now. The kernel keeps the link, for the address may come
+    /// back, but sends no more from it. Returns that address.
     pub(crate) fn abandon_lost_local(&mut self, cx: &mut Context<'_>) -> Option<IpAddr> {
         let tunnel = self.tunnel.as_mut()?;
         let local = tunnel.path.local;
         if cx.host.locals.contains(&local) {
             return None;
         }
-        if tunnel.proof != Proof::Unproven {
-            tunnel.probes.clear();
-            tunnel.proof = Proof::Unproven;
-            tunnel.step = PROBE_GAPS.len();
-            self.timers.set(Timer::Probe, cx.now + UNPROVEN_GAP);
-        }
+        tunnel.probes.clear();
+        tunnel.unanswered = None;
+        tunnel.proof = Proof::Unproven;
+        tunnel.applied = false;
         tunnel.awaits_grace = false;
         // What the kernel said of it says nothing of the paths that are left.
         tunnel.error = None;
+        self.timers.clear(Timer::Probe);
         self.timers.clear(Timer::Proof);
         self.abandon_nomination();
         self.candidates.forget_extra_ports(cx.host.port);
+        self.ask_kernel(cx);
         Some(local)
+    }
+
+    /// The host may have the tunnel's address again that it had lost: then the tunnel is as it was, and gets its chance.
+    pub(crate) fn take_back_local(&mut self, cx: &mut Context<'_>) {
+        let is_lost =
+            |it: &&mut Tunnel| it.proof == Proof::Unproven && !it.applied && it.error.is_none();
+        if let Some(tunnel) = self.tunnel.as_mut().filter(is_lost) {
+            tunnel.purpose = Purpose::Grace;
+            self.ask_kernel(cx);
+        }
     }
 
     fn abandon_nomination(&mut self) {

@@ -168,7 +168,7 @@ impl World {
             port,
             remote,
         } = tunnel.path;
-        let source = (Some(local), port);
+        let source = (Some(local).filter(|it| !it.is_unspecified()), port);
         self.send_from_host(id, source, remote, Payload::Data(tunnel.key, frame));
     }
 
@@ -184,9 +184,10 @@ impl World {
         if host.firewall.drops_udp || host.clock.is_stopped() || !host.has_route {
             return;
         }
-        // Raw packets leave from any address that they name.
+        // Raw packets leave from any address that they name, the kernel's from one that the host has: also on a link that is down.
         let is_raw = matches!(payload, Payload::Datagram(_));
-        if !is_raw && local.is_some_and(|local| !host.locals().contains(&local)) {
+        let has = |local: IpAddr| host.interfaces.iter().any(|it| it.ip == local);
+        if !is_raw && local.is_some_and(|local| !has(local)) {
             return;
         }
         let family = |it: &&Interface| it.up && it.ip.is_ipv4() == to.is_ipv4();

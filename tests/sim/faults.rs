@@ -20,6 +20,10 @@ fn joined(seed: u64, keys: (u8, u8), one: NatKind, other: NatKind) -> (World, Ho
     let mut world = World::new(seed);
     let a = world.site("a", keys.0, Some(one));
     let b = world.site("b", keys.1, Some(other));
+    // What a search for ports would mend counts as broken here.
+    for host in &mut world.hosts {
+        host.aggressive_punch = false;
+    }
     world.start(a);
     world.start(b);
     let took = world.run_until(3 * SECOND, |world| world.joined(a, b));
@@ -130,6 +134,32 @@ fn a_second_interface_takes_over() {
         assert!(world.joined(a, b));
         world.rewire(a, |interfaces| interfaces[0].up = false);
         assert_repaired(&mut world, a, b);
+    }
+}
+
+#[test]
+fn a_link_that_is_down_and_keeps_its_address_does_not_take_the_port_in_the_next_network() {
+    for keys in ROLES {
+        for pause in [20, 500, 3000] {
+            let (mut world, a, b) = joined(7, keys, NatKind::LINUX, NatKind::LINUX);
+            let mobile = world.net();
+            world.router(NatKind::LINUX, INTERNET, "203.0.113.60", mobile);
+            world.rewire(a, |interfaces| interfaces[0].up = false);
+            world.run(Duration::from_millis(pause));
+            let mut second = world.hosts[a.0].interfaces[0].clone();
+            second.net = mobile;
+            second.ip = "10.20.0.2".parse().expect("an address");
+            second.up = true;
+            world.hosts[a.0].interfaces.push(second);
+            // Data is sent before the daemon hears of it.
+            world.run(3 * USER_GAP);
+            world.tell_locals(a);
+            let took = world.run_until(REPAIR, |world| {
+                world.joined(a, b) && world.user_data_flows(a, b)
+            });
+            assert!(took.is_some(), "after {pause} ms\n{}", world.story());
+            world.check();
+        }
     }
 }
 

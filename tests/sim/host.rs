@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use gretun::node::{EXTRA_PORTS, Node, NodeConfig, Path, RouterPort};
+use gretun::node::{EXTRA_PORTS, FIRST_PATH_MTU, Node, NodeConfig, Path, RouterPort};
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
 
@@ -174,8 +174,11 @@ impl Host {
         port == self.port || self.tunnels.values().any(|it| it.path.port == port)
     }
 
-    /// The MTU of the interface with this address.
+    /// The MTU of the interface with this address. An unspecified one is right whatever there is.
     pub fn device_mtu(&self, local: IpAddr) -> Option<u16> {
+        if local.is_unspecified() {
+            return Some(FIRST_PATH_MTU);
+        }
         let interface = self.interfaces.iter().find(|it| it.up && it.ip == local);
         interface.map(|it| it.link.mtu)
     }
@@ -183,7 +186,9 @@ impl Host {
     /// The peer whose tunnel takes a data packet, as the kernel finds it: never by port.
     pub fn receiver(&self, local: IpAddr, from: SocketAddr, key: u32) -> Option<NodePublic> {
         let matches = |it: &KernelTunnel| {
-            it.path.local == local && it.path.remote.ip() == from.ip() && it.key == key
+            (it.path.local == local || it.path.local.is_unspecified())
+                && it.path.remote.ip() == from.ip()
+                && it.key == key
         };
         self.tunnels
             .iter()

@@ -222,12 +222,20 @@ fn transitions() {
                 let mut bench = Bench::direct(Controlled);
                 bench.node.handle_local_addresses(bench.now, vec![]);
                 bench.pass(SECOND);
+                assert!(bench.wanted_path().unwrap().local.is_unspecified());
                 bench
                     .node
                     .handle_local_addresses(bench.now, vec![ip(LOCAL)]);
+                bench.collect();
                 bench
             },
             |it| {
+                let path = it.wanted_path().unwrap();
+                assert_eq!(path.local, ip(LOCAL));
+                it.report(TunnelReport::Applied {
+                    path,
+                    device_mtu: 1500,
+                });
                 it.pass(3 * SECOND);
                 it.answer_probes();
             },

@@ -1,0 +1,51 @@
+def recovers(what: str, began: float) -> None:
+    """Data flows again soon after `began`, when the new network was up; ping and TCP cross."""
+    took = watch.wait_for_answer(began)
+    measured(f"seconds without data after {what}", took)
+    assert took < RECOVERY_BOUND_S, f"{what}: {took} s"
+    join(alice, bob)
+
+
+start_all()
+alice.succeed("ip link set eth2 down", "systemctl start gretun-peer.service")
+join(alice, bob)
+watch = Watch(alice, tunnel_ip(alice, "bob"))
+watch.wait_for_answer(0)
+names = [link(machine, other)["ifname"] for machine, other in ((alice, "bob"), (bob, "alice"))]
+
+with subtest("the host gets another address"):
+    alice.succeed("ip addr del 192.168.1.2/24 dev eth1; ip addr add 192.168.1.77/24 dev eth1; ip route replace default via 192.168.1.1")
+    recovers("an address change", watch.now())
+
+with subtest("the host goes to another network, behind another NAT"):
+    alice.succeed("ip link set eth1 down; ip link set eth2 up; ip route replace default via 192.168.43.1")
+    recovers("a change of the network", watch.now())
+    # By the public address of the other network. Its port may be another: packets that left by it from the old address have
+    # taken the first choice.
+    retry(lambda _: str(peer(bob, "alice")["endpoint"]).startswith("203.0.113.30:"), 60)
+    check_pair(alice, bob)
+
+with subtest("the NAT forgets its mapping and makes another"):
+    phone.succeed(
+        f"nft insert rule ip nat postrouting oifname eth1 ip saddr 192.168.43.0/24 udp sport {PORT} snat to 203.0.113.30:40007",
+        "conntrack -F 2>/dev/null",
+    )
+    recovers("a NAT rebind", watch.now())
+    wait_for_peer(bob, "alice", "direct", endpoint="203.0.113.30:40007")
+
+with subtest("the far router is switched off and on"):
+    gwb.crash()
+    gwb.start()
+    recovers("a reboot of the router", watch.now())
+
+with subtest("the host sleeps, and its NAT forgets it"):
+    alice.succeed("systemctl kill -s STOP gretun-peer.service", "ip link set eth2 down")
+    retry(lambda _: peer(bob, "alice")["state"] != "direct", 60)
+    phone.succeed("conntrack -F 2>/dev/null")
+    alice.succeed("ip link set eth2 up", "ip route replace default via 192.168.43.1", "systemctl kill -s CONT gretun-peer.service")
+    recovers("a suspend", watch.now())
+
+with subtest("ping, full packets and TCP cross, through the same interfaces"):
+    watch.stop()
+    check_pair(alice, bob)
+    assert names == [link(machine, other)["ifname"] for machine, other in ((alice, "bob"), (bob, "alice"))]
