@@ -280,6 +280,13 @@ in
           extraForwardRules = lib.concatLines (concatMap forwardRules peers);
         };
 
+        # What comes in while a tunnel moves from one path to another is handed over with these.
+        boot.kernelModules = [
+          "sch_ingress"
+          "cls_u32"
+          "act_mirred"
+        ];
+
         boot.kernel.sysctl = {
           "net.ipv4.conf.all.forwarding" = mkIf (builtins.any helpers.isNetwork4 routed) forwarding;
           "net.ipv6.conf.all.forwarding" = mkIf (builtins.any helpers.isNetwork6 routed) forwarding;

@@ -32,7 +32,10 @@ from .network import Wire
 # A tmpfs that no machine's own mounts hide.
 WORK = Path("/dev/shm/lab")
 COMMON = Path(__file__).resolve().parent.parent / "common.py"
-MODULES = ("nf_conntrack", "ip_gre", "ip6_gre", "fou", "fou6", "sch_netem", "nft_masq", "nft_nat", "nft_fib_inet", "nft_ct")
+MODULES = (
+    *("ip_gre", "ip6_gre", "fou", "fou6", "sch_ingress", "cls_u32", "act_mirred"),
+    *("nf_conntrack", "nft_masq", "nft_nat", "nft_fib_inet", "nft_ct", "sch_netem"),
+)
 PROMPT_HELP = "MACHINE COMMAND runs a command, `run` the script, `exit` ends."
 
 

@@ -2,6 +2,8 @@
 //! so that slow kernel writes never stall the protocol, and reports every result as an event. It also repairs what
 //! others changed, and removes tunnels of ours that nobody wants any more.
 
+mod overlap;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -38,6 +40,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Wanted {
     /// Where the outer packets go.
     pub path: Path,
+    /// Where the peer's packets may come from as well, while both sides move from one path to the other.
+    pub overlap: Option<Path>,
     /// The largest outer packet that gets there, bytes, where that is known.
     pub path_mtu: Option<u16>,
     /// GRE key of the pair.
@@ -106,6 +110,13 @@ pub enum Applied {
     },
 }
 
+/// What the kernel has of one peer.
+struct Observed<'a> {
+    tunnel: Option<&'a ObservedTunnel>,
+    overlap: Vec<&'a ObservedTunnel>,
+    links: &'a Links,
+}
+
 /// The applier's task.
 pub struct Applier {
     kernel: Kernel,
@@ -115,7 +126,7 @@ pub struct Applier {
     link_changed: watch::Receiver<()>,
     results: mpsc::Sender<Applied>,
     /// What was last reported as done, so that nothing is reported twice.
-    reported: BTreeMap<NodePublic, (Path, u32, Link)>,
+    reported: BTreeMap<NodePublic, (Path, Option<Path>, u32, Link)>,
     /// Steps that the kernel refused and that tunnels do without, so that each is said once.
     left_out: BTreeSet<String>,
     /// Whether some tunnel may have routes or address translation.
@@ -180,9 +191,15 @@ impl Applier {
         let mut ours: BTreeMap<NodePublic, &ObservedTunnel> = ours
             .filter_map(|tunnel| Some((self.peer_of(tunnel)?, tunnel)))
             .collect();
+        let mut overlaps = self.overlaps(&links);
         let mut settled = true;
         for (&peer, tunnel) in &wanted {
-            match self.apply(peer, tunnel, ours.remove(&peer), &links).await {
+            let there = Observed {
+                tunnel: ours.remove(&peer),
+                overlap: overlaps.remove(&peer).unwrap_or_default(),
+                links: &links,
+            };
+            match self.apply(peer, tunnel, &there).await {
                 Ok(link) => self.report_done(peer, tunnel, link).await,
                 Err(error) => {
                     settled = false;
@@ -199,6 +216,9 @@ impl Applier {
             self.kernel.execute(&ops).await?;
             self.reported.remove(&peer);
             self.report(Applied::Removed { peer }).await;
+        }
+        for left in overlaps.into_values() {
+            self.close_overlap(None, &left, &links.others).await?;
         }
         let used: BTreeSet<_> = wanted.values().map(fou_port).collect();
         let used = |port, family| used.contains(&(port, family));
@@ -225,9 +245,9 @@ impl Applier {
         &mut self,
         peer: NodePublic,
         wanted: &Wanted,
-        observed: Option<&ObservedTunnel>,
-        links: &Links,
+        there: &Observed<'_>,
     ) -> Result<Link, ApplyError> {
+        let (observed, links) = (there.tunnel, there.links);
         let Path {
             local,
             port,
@@ -239,14 +259,22 @@ impl Applier {
             Err(_) if local.is_unspecified() => u32::from(FIRST_PATH_MTU),
             Err(error) => return Err(error.into()),
         };
-        let alias = Mark::new(self.own, peer).to_string();
+        let mark = Mark::new(self.own, peer);
         let path_mtu = wanted.path_mtu.unwrap_or(FIRST_PATH_MTU);
         let path_mtu = u32::from(path_mtu).min(device_mtu);
-        let mut state = tunnel_state(wanted, alias, path_mtu);
+        let mut state = tunnel_state(wanted, mark.to_string(), path_mtu);
         if let Some(observed) = observed {
             // A link that a person renamed keeps its new name.
             state.link.name.clone_from(&observed.state.link.name);
         }
+        let receiving = match observed {
+            Some(tunnel) => {
+                let there = (&there.overlap[..], links);
+                self.open_overlap(wanted, mark.of_overlap(), tunnel.index, there)
+                    .await
+            }
+            None => Vec::new(),
+        };
         let before = observed.map(|tunnel| &tunnel.state);
         let mut ops = plan::overlay(before, Some(&state), &links.others)?;
         let makes_link = ops.iter().any(|op| matches!(op, KernelOp::AddLink(_)));
@@ -267,6 +295,13 @@ impl Applier {
             Some(observed) => observed.index,
             None => self.kernel.link_index(&state.link.name).await?,
         };
+        if makes_link {
+            for from in receiving {
+                self.redirect(from, index).await;
+            }
+        }
+        self.close_overlap(Some(wanted), &there.overlap, &links.others)
+            .await?;
         debug!(interface = state.link.name, path = %wanted.path, steps = ops.len(), "tunnel is as wanted");
         Ok(Link {
             index,
@@ -314,13 +349,13 @@ impl Applier {
 
     /// Whose tunnel this is, if it is one of ours.
     fn peer_of(&self, tunnel: &ObservedTunnel) -> Option<NodePublic> {
-        let mark = Mark::of(tunnel)?;
-        mark.is_of(self.own).then_some(mark.peer)
+        let mark = Mark::of(tunnel).filter(|it| it.is_of(self.own) && !it.is_overlap)?;
+        Some(mark.peer)
     }
 
     async fn report_done(&mut self, peer: NodePublic, wanted: &Wanted, link: Link) {
         let path = wanted.path;
-        let done = (path, wanted.gre_key, link.clone());
+        let done = (path, wanted.overlap, wanted.gre_key, link.clone());
         if self.reported.get(&peer) != Some(&done) {
             self.reported.insert(peer, done);
             self.report(Applied::Done { peer, path, link }).await;
@@ -341,11 +376,7 @@ fn tunnel_state(wanted: &Wanted, alias: String, path_mtu: u32) -> TunnelState {
         port,
         remote,
     } = wanted.path;
-    let mode = if remote.is_ipv4() {
-        Mode::Gre
-    } else {
-        Mode::Ip6gre
-    };
+    let mode = mode_to(remote.ip());
     let encap = Encap::Fou(Udp {
         sport: port,
         dport: remote.port(),
@@ -380,6 +411,15 @@ fn tunnel_state(wanted: &Wanted, alias: String, path_mtu: u32) -> TunnelState {
             .map(|&network| TunnelRoute { network, via: None })
             .collect(),
         snat: wanted.snat.clone(),
+    }
+}
+
+/// The kind of link whose outer packets go to or come from there.
+fn mode_to(remote: IpAddr) -> Mode {
+    if remote.is_ipv4() {
+        Mode::Gre
+    } else {
+        Mode::Ip6gre
     }
 }
 
@@ -439,13 +479,14 @@ impl Explain for ApplyError {
 mod tests {
     use super::*;
 
-    fn wanted() -> Wanted {
+    pub(super) fn wanted() -> Wanted {
         Wanted {
             path: Path {
                 local: "192.0.2.1".parse().unwrap(),
                 port: 7777,
                 remote: "198.51.100.7:50360".parse().unwrap(),
             },
+            overlap: None,
             path_mtu: None,
             gre_key: 5,
             name: "gretun0".to_owned(),

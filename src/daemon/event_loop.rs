@@ -160,7 +160,8 @@ impl Daemon {
                     path,
                     gre_key,
                     path_mtu,
-                } => self.want_tunnel(peer, path, gre_key, path_mtu),
+                    overlap,
+                } => self.want_tunnel(peer, (path, overlap), gre_key, path_mtu),
                 Output::RemoveTunnel { peer } => {
                     self.wanted.send_modify(|all| {
                         all.remove(&peer);
@@ -200,7 +201,13 @@ impl Daemon {
     }
 
     /// Tells the applier how this peer's tunnel should be.
-    fn want_tunnel(&mut self, peer: NodePublic, path: Path, gre_key: u32, path_mtu: Option<u16>) {
+    fn want_tunnel(
+        &mut self,
+        peer: NodePublic,
+        (path, overlap): (Path, Option<Path>),
+        gre_key: u32,
+        path_mtu: Option<u16>,
+    ) {
         let Some(record) = self
             .network
             .peers
@@ -216,6 +223,7 @@ impl Daemon {
         }
         let mut wanted = Wanted {
             path,
+            overlap,
             path_mtu,
             gre_key,
             name: self.config.iface.name(index),

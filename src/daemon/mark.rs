@@ -9,15 +9,20 @@ use crate::proto::keys::NodePublic;
 
 const WORDS: [&str; 2] = ["gretun", "overlay"];
 
+/// The last word of the mark of a link that only receives.
+const OVERLAP: &str = "overlap";
+
 /// How many hexadecimal digits of our own key are in the mark: enough to tell the daemons of one host apart.
 const OWN_DIGITS: usize = 16;
 
-/// `gretun overlay <own key, 16 digits> <peer key, 64 digits>`.
+/// `gretun overlay <own key, 16 digits> <peer key, 64 digits>`, and the word `overlap` behind it where the link only receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     own: String,
     /// The peer at the far end.
     pub peer: NodePublic,
+    /// Whether the link only receives, while the peer's tunnel moves from one path to another.
+    pub is_overlap: bool,
 }
 
 impl Mark {
@@ -25,7 +30,20 @@ impl Mark {
     pub fn new(own: NodePublic, peer: NodePublic) -> Self {
         let mut digits = data_encoding::HEXLOWER.encode(own.as_bytes());
         digits.truncate(OWN_DIGITS);
-        Mark { own: digits, peer }
+        Mark {
+            own: digits,
+            peer,
+            is_overlap: false,
+        }
+    }
+
+    /// The mark of a link that receives for the same tunnel while it moves.
+    #[must_use]
+    pub fn of_overlap(self) -> Self {
+        Mark {
+            is_overlap: true,
+            ..self
+        }
     }
 
     /// The mark of this tunnel, if the overlay made it.
@@ -35,14 +53,18 @@ impl Mark {
 
     /// Whether `own` made this tunnel.
     pub fn is_of(&self, own: NodePublic) -> bool {
-        *self == Mark::new(own, self.peer)
+        self.own == Mark::new(own, self.peer).own
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peer = data_encoding::HEXLOWER.encode(self.peer.as_bytes());
-        write!(f, "{} {} {} {peer}", WORDS[0], WORDS[1], self.own)
+        write!(f, "{} {} {} {peer}", WORDS[0], WORDS[1], self.own)?;
+        if self.is_overlap {
+            write!(f, " {OVERLAP}")?;
+        }
+        Ok(())
     }
 }
 
@@ -55,7 +77,11 @@ impl FromStr for Mark {
 
     fn from_str(alias: &str) -> Result<Self, NotAMark> {
         let words: Vec<&str> = alias.split(' ').collect();
-        let [first, second, own, peer] = words[..] else {
+        let (words, is_overlap) = match words.split_last() {
+            Some((&OVERLAP, words)) => (words, true),
+            _ => (&words[..], false),
+        };
+        let [first, second, own, peer] = *words else {
             return Err(NotAMark);
         };
         let peer: [u8; 32] = data_encoding::HEXLOWER
@@ -69,6 +95,7 @@ impl FromStr for Mark {
         Ok(Mark {
             own: own.to_owned(),
             peer: NodePublic::from_bytes(peer),
+            is_overlap,
         })
     }
 }
@@ -86,7 +113,9 @@ mod tests {
         let mark: Mark = Mark::new(own, peer).to_string().parse().unwrap();
         assert_eq!(mark.peer, peer);
         assert!(mark.is_of(own));
-        assert!(!mark.is_of(peer));
+        assert!(!mark.is_of(peer) && !mark.is_overlap);
+        let overlap: Mark = mark.of_overlap().to_string().parse().unwrap();
+        assert!(overlap.is_of(own) && overlap.is_overlap && overlap.peer == peer);
     }
 
     #[test]

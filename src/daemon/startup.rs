@@ -226,7 +226,7 @@ fn port_mapping(
 
 /// What a tunnel of ours leads to, so that the applier leaves it exactly as it is until the node knows better.
 fn adopt(tunnel: &ObservedTunnel, own: NodePublic, port: u16) -> Option<(NodePublic, Wanted)> {
-    let mark = Mark::of(tunnel).filter(|mark| mark.is_of(own))?;
+    let mark = Mark::of(tunnel).filter(|mark| mark.is_of(own) && !mark.is_overlap)?;
     let is_own_port = |sport| sport == port || EXTRA_PORTS.contains(&sport);
     let TunnelState {
         link,
@@ -244,6 +244,7 @@ fn adopt(tunnel: &ObservedTunnel, own: NodePublic, port: u16) -> Option<(NodePub
     let path_mtu = link.mtu + mtu::overhead(link.mode, link.encap, link.ikey.is_some());
     let wanted = Wanted {
         path,
+        overlap: None,
         path_mtu: Some(u16::try_from(path_mtu).unwrap_or(u16::MAX)),
         gre_key: link.ikey?,
         name: link.name.clone(),

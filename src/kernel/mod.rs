@@ -17,6 +17,7 @@ pub mod preflight;
 pub mod probe_socket;
 pub mod process;
 pub mod raw_port;
+mod redirect;
 mod remove;
 mod watch;
 

@@ -16,6 +16,7 @@ mod limiter;
 mod mtu_search;
 mod nomination;
 mod output;
+mod overlap;
 mod path;
 mod path_mtu;
 mod port_search;
@@ -44,6 +45,7 @@ use candidates::{Candidates, Told};
 use limiter::Budget;
 pub(crate) use limiter::Limiter;
 use nomination::Nomination;
+use overlap::Overlap;
 use port_search::PortSearch;
 use proof::Tunnel;
 use replay::ReplayWindow;
@@ -163,6 +165,7 @@ pub(crate) struct Peer {
     /// The latest nomination's number: sent by this side when controlling, else in force here.
     seq: u32,
     nomination: Option<Nomination>,
+    overlap: Overlap,
     port_search: PortSearch,
     tunnel: Option<Tunnel>,
     /// How long probes over the tunnel may go unanswered.
@@ -200,6 +203,7 @@ impl Peer {
             calls: Calls::default(),
             seq: 0,
             nomination: None,
+            overlap: Overlap::default(),
             port_search: PortSearch::default(),
             tunnel: None,
             loss_timeout: tuning::LOSS_TIMEOUT,
@@ -223,6 +227,7 @@ impl Peer {
         self.pending.clear();
         self.seq = 0;
         self.nomination = None;
+        self.overlap = Overlap::default();
         self.port_search = PortSearch::default();
         self.tunnel = None;
         self.timers = Timers::default();
@@ -368,6 +373,7 @@ impl Peer {
                 Timer::Proof => self.proof_due(cx),
                 Timer::PortSearch => self.port_search_due(cx),
                 Timer::Mtu => self.mtu_due(cx),
+                Timer::Overlap => self.end_overlap(cx),
             }
         }
         self.send_due_pings(cx);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::candidates::Candidate;
 use super::proof::{Proof, Purpose};
 use super::timers::Timer;
-use super::tuning::{NOMINATION_GAPS, UPGRADE_MARGIN, UPGRADE_SHARE};
+use super::tuning::{NOMINATION_GAPS, OVERLAP_PATIENCE, UPGRADE_MARGIN, UPGRADE_SHARE};
 use super::{Context, DropReason, Path, Peer};
 use crate::proto::TxId;
 use crate::proto::disco::Message;
@@ -20,6 +20,8 @@ pub(crate) struct Nomination {
     pub(crate) path: Path,
     /// Whether the tunnel works over another path, and so moves only when the peer agreed.
     pub(crate) is_move: bool,
+    /// Whether it waits for the kernel, and was not sent.
+    waits: bool,
     sent: Instant,
     /// Index into [`NOMINATION_GAPS`].
     step: usize,
@@ -96,17 +98,40 @@ impl Peer {
             tx_id: cx.tx_id(),
             path,
             is_move,
+            waits: is_move && self.overlap.other != Some(path),
             sent: cx.now,
             step: 0,
         };
+        if nomination.waits {
+            self.begin_overlap(cx.now, path);
+            self.ask_kernel(cx);
+            self.timers
+                .set(Timer::Nomination, cx.now + OVERLAP_PATIENCE);
+            self.nomination = Some(nomination);
+            return;
+        }
         self.send_nomination(cx, nomination);
         if !is_move {
             self.set_tunnel(cx, path, Purpose::Nominated);
         }
     }
 
+    /// Sends the nomination that waits, if one does.
+    pub(crate) fn send_waiting_nomination(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(mut nomination) = self.nomination.take_if(|it| it.waits) else {
+            return false;
+        };
+        nomination.waits = false;
+        nomination.sent = cx.now;
+        self.send_nomination(cx, nomination);
+        true
+    }
+
     /// [`Timer::Nomination`]: no answer yet.
     pub(crate) fn repeat_nomination(&mut self, cx: &mut Context<'_>) {
+        if self.send_waiting_nomination(cx) {
+            return;
+        }
         let Some(mut nomination) = self.nomination.take() else {
             return;
         };
@@ -157,22 +182,25 @@ impl Peer {
         }
         let stale = seq < self.seq;
         self.seq = self.seq.max(seq);
-        // The answer carries the number in force: a controlling side that started anew goes on from there.
-        let answer = Message::Nominated {
-            seq: self.seq,
-            tx_id,
-        };
-        self.send_over(cx, path, &answer);
         if stale {
+            self.answer_nomination(cx, path, tx_id);
             return Err(DropReason::StaleNomination);
         }
         cx.counters.nominations_received += 1;
+        if let Some(before) = self.proven_path().filter(|it| *it != path) {
+            self.begin_overlap(cx.now, before);
+        }
         let repeated = self
             .tunnel
             .as_ref()
             .is_some_and(|it| it.path == path && it.is_being_tested());
         if !repeated {
             self.set_tunnel(cx, path, Purpose::Nominated);
+        }
+        if self.is_moving_to(path) {
+            self.answer_when_moved(path, tx_id);
+        } else {
+            self.answer_nomination(cx, path, tx_id);
         }
         Ok(())
     }
@@ -198,6 +226,9 @@ impl Peer {
             self.seq = seq;
             self.nominate(cx, path, is_move);
         } else if is_move {
+            if let Some(before) = self.tunnel_path() {
+                self.begin_overlap(cx.now, before);
+            }
             self.set_tunnel(cx, path, Purpose::Nominated);
         }
         Ok(())

@@ -53,6 +53,8 @@ pub enum Output {
         /// The largest outer packet that gets through, bytes. `None`: not known yet; what the device takes, and no more than
         /// [`super::FIRST_PATH_MTU`].
         path_mtu: Option<u16>,
+        /// A path that the peer's data may come over as well: the two sides are moving from one to the other.
+        overlap: Option<Path>,
     },
     /// The peer left the network: remove its tunnel.
     RemoveTunnel {

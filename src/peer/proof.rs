@@ -185,6 +185,7 @@ impl Peer {
                 path: tunnel.asked(&cx.host.locals),
                 gre_key: self.shared.gre_key(),
                 path_mtu: tunnel.mtu.asked,
+                overlap: self.overlap.other,
             });
         }
     }
@@ -218,12 +219,14 @@ impl Peer {
             TunnelReport::Applied { device_mtu, .. } => {
                 // Better late than never: it may be long after its time was up.
                 let untested = matches!(tunnel.proof, Proof::Pending | Proof::Unproven);
+                let path = tunnel.path;
                 tunnel.applied = true;
                 tunnel.error = None;
                 if untested {
                     self.test(cx);
                 }
                 self.search_mtu(cx, device_mtu);
+                self.kernel_is_ready(cx, path);
             }
             TunnelReport::Failed { error, .. } => {
                 tunnel.applied = false;

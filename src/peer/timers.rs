@@ -21,10 +21,12 @@ pub(crate) enum Timer {
     PortSearch,
     /// The search for the path MTU goes on.
     Mtu,
+    /// Data need not be received over the path before a move any more.
+    Overlap,
 }
 
 impl Timer {
-    const ALL: [Timer; 8] = [
+    const ALL: [Timer; 9] = [
         Timer::Search,
         Timer::Retry,
         Timer::Call,
@@ -33,6 +35,7 @@ impl Timer {
         Timer::Proof,
         Timer::PortSearch,
         Timer::Mtu,
+        Timer::Overlap,
     ];
 
     fn reason(self) -> &'static str {
@@ -45,6 +48,7 @@ impl Timer {
             Timer::Proof => "proof due",
             Timer::PortSearch => "port search",
             Timer::Mtu => "path MTU",
+            Timer::Overlap => "move over",
         }
     }
 }

@@ -66,6 +66,14 @@ pub(crate) const PING_LIFETIME: Duration = ms(5_000);
 pub(crate) const NOMINATION_GAPS: [Duration; 6] =
     [ms(50), ms(100), ms(200), ms(200), ms(200), ms(250)];
 
+/// How long a nomination of a better path waits for the kernel, which first has to receive over both: modules may have to be
+/// loaded, and nothing is lost meanwhile.
+pub(crate) const OVERLAP_PATIENCE: Duration = ms(1_000);
+
+/// How long the kernel receives over both paths, from the last step of a move: its nomination and its proof by data, or the way
+/// back, fit in.
+pub(crate) const OVERLAP_TIME: Duration = ms(5_000);
+
 /// Another path must be faster by this and by [`UPGRADE_SHARE`]: jitter is no reason to move.
 pub(crate) const UPGRADE_MARGIN: Duration = ms(5);
 

@@ -136,7 +136,9 @@ impl World {
                 for peer in peers {
                     self.send_user_data(id, peer);
                 }
-                self.at(self.user_gap, Event::User(id));
+                if !self.user_gap.is_zero() {
+                    self.at(self.user_gap, Event::User(id));
+                }
             }
         }
     }

@@ -20,6 +20,7 @@ pub struct Wish {
     pub path: Path,
     pub key: u32,
     pub path_mtu: Option<u16>,
+    pub overlap: Option<Path>,
 }
 
 impl Wish {
@@ -30,6 +31,7 @@ impl Wish {
             path: tunnel.path,
             key: tunnel.key,
             path_mtu: Some(tunnel.path_mtu),
+            overlap: tunnel.overlap,
         }
     }
 }
@@ -73,6 +75,7 @@ impl World {
                     path,
                     gre_key,
                     path_mtu,
+                    overlap,
                 } => {
                     self.order += 1;
                     let number = self.order;
@@ -83,6 +86,7 @@ impl World {
                         path,
                         key: gre_key,
                         path_mtu,
+                        overlap,
                     };
                     host.wanted.insert(peer, wish);
                     self.at(delay, Event::Apply(id, peer, wish));
@@ -135,12 +139,14 @@ impl World {
                         path,
                         key,
                         path_mtu,
+                        overlap: None,
                         since,
                     };
                     host.tunnels.insert(peer, tunnel);
                 }
                 if let Some(tunnel) = host.tunnels.get_mut(&peer) {
                     tunnel.path_mtu = path_mtu;
+                    tunnel.overlap = wish.overlap;
                 }
                 TunnelReport::Applied { path, device_mtu }
             }
@@ -153,8 +159,10 @@ impl World {
 
     /// Somebody on the host sends the largest packet that the tunnel takes.
     pub fn send_user_data(&mut self, id: HostId, peer: NodePublic) {
+        let to = self.host_of(peer);
         if let Some(tunnel) = self.hosts[id.0].tunnels.get(&peer) {
             let frame = Frame::User(tunnel.path_mtu);
+            *self.user_sent.entry((id, to)).or_default() += 1;
             self.send_data(id, peer, frame);
         }
     }
@@ -254,7 +262,9 @@ impl World {
                         let entry = self.user.entry((from, id)).or_insert(UserData {
                             last: now,
                             longest_gap: Duration::ZERO,
+                            received: 0,
                         });
+                        entry.received += 1;
                         entry.longest_gap = entry.longest_gap.max(now - entry.last);
                         entry.last = now;
                     }

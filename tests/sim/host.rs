@@ -29,6 +29,8 @@ pub struct KernelTunnel {
     pub key: u32,
     /// What its outer packets may measure: its MTU and the overhead.
     pub path_mtu: u16,
+    /// A second path that it receives over, while it moves.
+    pub overlap: Option<Path>,
     pub since: Instant,
 }
 
@@ -185,10 +187,11 @@ impl Host {
 
     /// The peer whose tunnel takes a data packet, as the kernel finds it: never by port.
     pub fn receiver(&self, local: IpAddr, from: SocketAddr, key: u32) -> Option<NodePublic> {
+        let at = |path: &Path| path.remote.ip() == from.ip();
         let matches = |it: &KernelTunnel| {
-            (it.path.local == local || it.path.local.is_unspecified())
-                && it.path.remote.ip() == from.ip()
-                && it.key == key
+            let own = it.path.local == local || it.path.local.is_unspecified();
+            let overlaps = it.overlap.is_some_and(|other| at(&it.path) || at(&other));
+            it.key == key && ((own && at(&it.path)) || overlaps)
         };
         self.tunnels
             .iter()

@@ -20,6 +20,7 @@ const PROOF_AGE: Duration = Duration::from_millis(4_500);
 pub struct UserData {
     pub last: Instant,
     pub longest_gap: Duration,
+    pub received: u64,
 }
 
 impl World {

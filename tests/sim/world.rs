@@ -56,6 +56,8 @@ pub struct World {
     pub crossed: BTreeMap<(HostId, HostId), Instant>,
     /// The same for user data, with the longest gap since [`World::watch_user_data`].
     pub user: BTreeMap<(HostId, HostId), UserData>,
+    /// How much user data was sent.
+    pub user_sent: BTreeMap<(HostId, HostId), u64>,
     /// How often hosts send user data through each of their tunnels.
     pub user_gap: Duration,
 }
@@ -88,6 +90,7 @@ impl World {
             overheard: VecDeque::new(),
             crossed: BTreeMap::new(),
             user: BTreeMap::new(),
+            user_sent: BTreeMap::new(),
             user_gap: Duration::ZERO,
         }
     }
@@ -292,6 +295,15 @@ impl World {
             node.handle_route_change(now);
         }
         self.drain(id);
+    }
+
+    /// Ends the user data; how much of what `from` sent to `to` did not come in.
+    pub fn lost_user_data(&mut self, from: HostId, to: HostId) -> u64 {
+        self.user_gap = Duration::ZERO;
+        self.run(Duration::from_secs(2));
+        let sent = self.user_sent.get(&(from, to)).copied();
+        let received = self.user_data(from, to).map(|it| it.received);
+        sent.unwrap_or_default() - received.unwrap_or_default()
     }
 
     /// From now on every tunnel carries user data, and the longest gap of it is measured.

@@ -93,6 +93,83 @@ fn the_same_tunnel_is_asked_for_once() {
     assert_eq!(bench.outputs.iter().filter(|it| asked(it)).count(), 1);
 }
 
+/// The last request to the kernel: the path, and the one that it receives over besides.
+fn last_request(bench: &Bench) -> Option<(Path, Option<SocketAddr>)> {
+    let request = |it: &Output| match it {
+        Output::SetTunnel { path, overlap, .. } => Some((*path, overlap.map(|it| it.remote))),
+        _ => None,
+    };
+    bench.outputs.iter().rev().find_map(request)
+}
+
+#[test]
+fn a_side_that_is_told_to_move_answers_when_its_kernel_has_moved() {
+    let mut bench = Bench::direct(Role::Controlled);
+    bench.sent();
+    bench.outputs.clear();
+    let answers = |bench: &mut Bench| {
+        let sent = bench.sent().into_iter();
+        sent.filter(|(to, it)| *to == addr(ELSEWHERE) && matches!(it, Message::Nominated { .. }))
+            .count()
+    };
+    bench.nominate(2, ELSEWHERE);
+    bench.nominate(2, ELSEWHERE);
+    assert_eq!(answers(&mut bench), 0);
+    let (path, other) = last_request(&bench).unwrap();
+    assert_eq!((path.remote, other), (addr(ELSEWHERE), Some(addr(REMOTE))));
+    let device_mtu = 1500;
+    bench.report(TunnelReport::Applied { path, device_mtu });
+    assert_eq!(answers(&mut bench), 1);
+    bench.nominate(2, ELSEWHERE);
+    assert_eq!(answers(&mut bench), 1);
+    bench.answer_probes();
+    bench.pass(6 * SECOND);
+    assert_eq!(last_request(&bench), Some((path, None)), "the move is over");
+}
+
+#[test]
+fn a_side_that_moves_nominates_when_its_kernel_receives_over_both_paths() {
+    for kernel_says_so in [true, false] {
+        let mut bench = Bench::direct(Role::Controlling);
+        let lan = "10.0.0.2:7777";
+        bench.tell(&[REMOTE, lan], true);
+        let pings: Vec<TxId> = bench
+            .sent()
+            .into_iter()
+            .filter_map(|(to, it)| match it {
+                Message::Ping { tx_id, .. } if to == addr(lan) => Some(tx_id),
+                _ => None,
+            })
+            .collect();
+        bench.outputs.clear();
+        let src = addr("198.51.100.1:1");
+        let tx_id = pings[0];
+        bench.receive(lan, &Message::Pong { tx_id, src });
+        let nominations = |bench: &mut Bench| -> Vec<TxId> {
+            let nomination = |(to, it)| match it {
+                Message::Nominate { tx_id, .. } if to == addr(lan) => Some(tx_id),
+                _ => None,
+            };
+            bench.sent().into_iter().filter_map(nomination).collect()
+        };
+        assert_eq!(nominations(&mut bench), []);
+        let (path, other) = last_request(&bench).unwrap();
+        assert_eq!((path.remote, other), (addr(REMOTE), Some(addr(lan))));
+        if kernel_says_so {
+            let device_mtu = 1500;
+            bench.report(TunnelReport::Applied { path, device_mtu });
+        } else {
+            bench.pass(SECOND);
+        }
+        let sent = nominations(&mut bench);
+        assert!(!sent.is_empty());
+        let (seq, tx_id) = (2, sent[0]);
+        bench.receive(lan, &Message::Nominated { seq, tx_id });
+        let (path, other) = last_request(&bench).unwrap();
+        assert_eq!((path.remote, other), (addr(lan), Some(addr(REMOTE))));
+    }
+}
+
 #[test]
 fn probes_that_were_lost_before_one_was_answered_are_forgotten() {
     let mut bench = Bench::direct(Role::Controlled);

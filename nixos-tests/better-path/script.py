@@ -1,0 +1,43 @@
+def links_of_moves(machine: Host) -> list[str]:
+    """Links that are there for the time of a move only."""
+    return [it["ifname"] for it in json.loads(machine.succeed("ip -j link")) if "~" in it["ifname"]]
+
+
+start_all()
+for machine in (alice, bob):
+    machine.succeed("ip link set eth2 down", "systemctl start gretun-peer.service")
+
+with subtest("they are joined over the internet"):
+    join(alice, bob)
+    wait_for_peer(alice, "bob", "direct", via="direct", endpoint=f"203.0.113.20:{PORT}")
+    wait_for_peer(bob, "alice", "direct", via="direct", endpoint=f"203.0.113.10:{PORT}")
+    before = {machine.name: link(machine, other)["ifindex"] for machine, other in ((alice, "bob"), (bob, "alice"))}
+
+with subtest("a cable between them: the tunnel moves to it, and no packet is lost"):
+    ping = BackgroundPing(alice, tunnel_ip(alice, "bob"), 100_000, interval_s=0.02)
+    for machine in (alice, bob):
+        machine.succeed("ip link set eth2 up")
+    wait_for_peer(alice, "bob", "direct", via="lan", endpoint=f"192.168.9.3:{PORT}")
+    wait_for_peer(bob, "alice", "direct", via="lan", endpoint=f"192.168.9.2:{PORT}")
+    for machine in (alice, bob):
+        retry(lambda _, machine=machine: not links_of_moves(machine), 60)
+    sent, lost = ping.stop()
+    measured("packets, one every 20 ms", sent)
+    assert not lost, f"of {sent} these were lost: {lost}"
+    check_link(alice, "bob", "192.168.9.3")
+    check_link(bob, "alice", "192.168.9.2")
+    check_pair(alice, bob)
+
+with subtest("without the cable data flows again over the internet, through the same interfaces"):
+    watch = Watch(alice, tunnel_ip(alice, "bob"))
+    watch.wait_for_answer(0)
+    for machine in (alice, bob):
+        machine.succeed("ip link set eth2 down")
+    took = watch.wait_for_answer(watch.now())
+    measured("seconds without data after the cable was pulled", took)
+    assert took < RECOVERY_BOUND_S, f"{took} s"
+    watch.stop()
+    wait_for_peer(alice, "bob", "direct", via="direct")
+    check_pair(alice, bob)
+    for machine, other in ((alice, "bob"), (bob, "alice")):
+        assert link(machine, other)["ifindex"] == before[machine.name], "the link was made anew"
