@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::future::Future;
+use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -121,6 +122,15 @@ impl Host {
             assert!(Instant::now() < deadline, "no {count} links {prefix}...");
             std::thread::yield_now();
         }
+    }
+
+    /// Runs a script on this host, which is too long for an argument.
+    pub fn run_script(&self, script: &str) {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(script.as_bytes())
+            .expect("the file takes it");
+        let path = file.path().display();
+        run(&format!("ip netns exec {} sh -e {path}", self.name));
     }
 
     /// Runs a future on this host, in a thread of its own.

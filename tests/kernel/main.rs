@@ -10,11 +10,16 @@
 
 mod fou;
 mod lab;
+mod networkd;
 mod probe;
 mod raw_port;
 mod traffic;
 mod tunnel_apply;
 mod tunnel_change;
 mod tunnel_cli;
+mod tunnel_commands;
+mod tunnel_kill;
 mod tunnel_lab;
 mod tunnel_matrix;
+mod tunnel_mtu;
+mod tunnel_rollback;

@@ -59,6 +59,12 @@ impl Node {
         }
     }
 
+    /// What gretun sees here.
+    pub async fn observe_all(&self) -> Observed {
+        self.host.enter();
+        observe(&self.kernel).await
+    }
+
     /// What the kernel has here of links, addresses, routes and FOU ports, by its own tables and without any program:
     /// less than [`traces`], and a thousand times as fast.
     pub async fn remains(&self) -> Vec<String> {

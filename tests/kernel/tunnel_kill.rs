@@ -1,0 +1,164 @@
+//! A process that is killed while it changes tunnels.
+
+use std::cell::Cell;
+
+use gretun::kernel::execute::{Backend, execute};
+use gretun::kernel::{Kernel, KernelError};
+use gretun::tunnel::encap::Encap;
+use gretun::tunnel::mode::{Family, Mode};
+use gretun::tunnel::op::KernelOp;
+use gretun::tunnel::plan;
+use gretun::tunnel::state::TunnelState;
+use gretun::tunnel::value::Outer;
+use tokio::sync::Notify;
+
+use crate::lab::in_own_thread;
+use crate::tunnel_lab::{Node, difference, is_able, side_by_side, state};
+
+const SET: &str = "test";
+
+/// The kernel, until the process dies before one of the operations.
+struct Killed<'a> {
+    kernel: &'a Kernel,
+    before: usize,
+    seen: Cell<usize>,
+    dead: Notify,
+}
+
+impl Backend for Killed<'_> {
+    async fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
+        let first = self.seen.get();
+        self.seen.set(first + ops.len());
+        if self.before >= first + ops.len() {
+            return self.kernel.apply(ops).await;
+        }
+        for outcome in self.kernel.apply(&ops[..self.before - first]).await {
+            outcome.unwrap();
+        }
+        self.dead.notify_one();
+        std::future::pending().await
+    }
+}
+
+/// Carries out so many operations of a plan, and never gets to take one back.
+async fn execute_until_killed(node: &Node, ops: &[KernelOp], before: usize) {
+    node.host.enter();
+    let backend = Killed {
+        kernel: &node.kernel,
+        before,
+        seen: Cell::new(0),
+        dead: Notify::new(),
+    };
+    let dead = backend.dead.notified();
+    tokio::select! {
+        ended = execute(&backend, ops) => panic!("{ended:?}"),
+        () = dead => {}
+    }
+}
+
+/// Some tunnels of different kinds, with all that can belong to one.
+fn some() -> Vec<TunnelState> {
+    let chosen = [
+        (Mode::Gre, "fou"),
+        (Mode::Gretap, "gue"),
+        (Mode::Sit, "none"),
+        (Mode::Ip6gre, "fou"),
+    ];
+    let tunnels = side_by_side(1).into_iter().filter(|tunnel| {
+        let kind = (tunnel.mode, tunnel.encap.name());
+        chosen.contains(&kind)
+    });
+    let mut tunnels: Vec<_> = tunnels.collect();
+    for (i, tunnel) in tunnels.iter_mut().enumerate() {
+        tunnel.alt_name = Some(format!("other-{i}"));
+        tunnel.routes = match tunnel.mode.carries(Family::V4) {
+            true => vec![format!("10.{}.0.0/16", 100 + i).parse().unwrap()],
+            false => vec![format!("fd01:{i}::/64").parse().unwrap()],
+        };
+    }
+    tunnels.into_iter().map(state).collect()
+}
+
+/// The same tunnels after a day's work: one gone, one of another kind, one with other ports and addresses.
+fn others() -> Vec<TunnelState> {
+    let mut tunnels = some();
+    tunnels.retain(|tunnel| tunnel.link.mode != Mode::Sit);
+    for tunnel in &mut tunnels {
+        match (tunnel.link.mode, &mut tunnel.link.encap) {
+            (Mode::Ip6gre, _) => tunnel.link.mode = Mode::Ip6gretap,
+            (Mode::Gre, Encap::Fou(udp)) => {
+                udp.dport += 1000;
+                tunnel.link.ttl = Outer::Fixed(9);
+                tunnel.addresses[0].net = "10.240.0.1/30".parse().unwrap();
+            }
+            _ => {}
+        }
+    }
+    tunnels
+}
+
+async fn apply(node: &Node, wanted: &[TunnelState]) {
+    let ops = plan::apply(wanted, &node.observe().await, SET).unwrap();
+    node.execute(&ops).await.unwrap();
+    let again = plan::apply(wanted, &node.observe().await, SET).unwrap();
+    assert_eq!(again, [], "applying twice changes nothing");
+}
+
+#[test]
+fn killed_before_any_operation_it_goes_on_where_it_was() {
+    if !is_able() {
+        return;
+    }
+    in_own_thread(|| async {
+        let (node, _far) = Node::pair().await;
+        node.host.run(
+            "ip link add theirs type gre local 192.0.2.1 remote 198.51.100.9 key 9 encap fou encap-sport 9999 encap-dport 1
+             ip fou add port 9999 ipproto 47; ip addr add 10.250.0.1/30 dev theirs; ip link set theirs up
+             ip route add 10.251.0.0/16 dev theirs",
+        );
+        let nothing = sorted(&node).await;
+        let index = node.kernel.link_index("theirs").await.unwrap();
+        let mut deaths = 0;
+        for (from, to) in [
+            (vec![], some()),
+            (some(), others()),
+            (others(), some()),
+            (some(), vec![]),
+        ] {
+            apply(&node, &to).await;
+            let reached = sorted(&node).await;
+            // Run again with the same file; and with an empty one, which finds by the devices what it has to remove.
+            let mut nexts = vec![to.clone()];
+            if from.is_empty() {
+                nexts.push(Vec::new());
+            }
+            for next in &nexts {
+                let expected = if next.is_empty() { &nothing } else { &reached };
+                for before in 0.. {
+                    apply(&node, &from).await;
+                    let ops = plan::apply(&to, &node.observe().await, SET).unwrap();
+                    if before >= ops.len() {
+                        break;
+                    }
+                    execute_until_killed(&node, &ops, before).await;
+                    apply(&node, next).await;
+                    let left = difference(expected, &sorted(&node).await);
+                    assert!(left.is_empty(), "{}: {left:#?}", ops[before]);
+                    deaths += 1;
+                }
+            }
+            apply(&node, &[]).await;
+        }
+        println!("{deaths} deaths");
+        assert_eq!(node.kernel.link_index("theirs").await.unwrap(), index);
+    });
+}
+
+/// What the kernel has; but link-local addresses, which on Ethernet devices are random.
+async fn sorted(node: &Node) -> Vec<String> {
+    let mut lines = node.remains().await;
+    lines.retain(|line| !line.contains(" fe80"));
+    lines.sort();
+    lines.dedup();
+    lines
+}
