@@ -141,7 +141,7 @@ fn run(command: Command, context: Context) -> Result<ExitCode, Report> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, ValueEnum as _};
 
     use super::*;
 
@@ -162,6 +162,34 @@ mod tests {
                 after.contains(&format!("{name} ")) || after.contains(&format!("{name}\n")),
                 "{name}: {after}"
             );
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page_and_completions() {
+        let directory = tempfile::tempdir().unwrap();
+        clap_mangen::generate_to(Cli::command(), directory.path()).unwrap();
+        let scripts = clap_complete::Shell::value_variants().iter().map(|shell| {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "gretun", &mut script);
+            (shell, String::from_utf8(script).unwrap())
+        });
+        let scripts: Vec<_> = scripts.collect();
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let page = directory.path().join(format!("gretun-{name}.1"));
+            // A dash may be broken at, so it is written as `\-`.
+            let page = std::fs::read_to_string(page).unwrap().replace("\\-", "-");
+            assert!(page.contains("Example"), "{name} has no examples: {page}");
+            for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+                assert!(page.contains(&format!("--{flag}")), "{name} --{flag}");
+                for (shell, script) in &scripts {
+                    assert!(
+                        script.contains(name) && script.contains(flag),
+                        "{shell}: {name} --{flag}"
+                    );
+                }
+            }
         }
     }
 

@@ -114,6 +114,12 @@ fn refusals_say_why_and_have_their_exit_codes() {
             "not for mode ipip",
         ),
         ("create t0 --remote 192.0.2.2 --dev none0", 1, "none0"),
+        // The kernel's own words.
+        (
+            "create t0 --remote 192.0.2.2 --mtu 65535",
+            1,
+            "mtu greater than device maximum",
+        ),
         (
             "create eth0 --remote 192.0.2.2",
             1,
@@ -157,6 +163,59 @@ fn refusals_say_why_and_have_their_exit_codes() {
         said.contains("CAP_NET_ADMIN") && said.contains("hint"),
         "{said}"
     );
+}
+
+/// By `--netns` and from where there is nothing of the kind.
+#[test]
+fn tunnels_of_other_programs_are_shown_in_any_namespace() {
+    if !is_able() {
+        return;
+    }
+    let (host, _b) = Host::pair();
+    host.run(
+        "ip tunnel add theirs mode gre local 192.0.2.1 remote 192.0.2.2 ikey 7 okey 8 ttl 9
+         ip addr add 10.0.0.1 peer 10.0.0.2/32 dev theirs; ip link set theirs up mtu 1400
+         ip route add 10.9.0.0/16 dev theirs metric 5",
+    );
+    let shown = |arguments: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments.split(' '));
+        let output = command.args(["--netns", host.name()]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json =
+        |arguments: &str| -> serde_json::Value { serde_json::from_str(&shown(arguments)).unwrap() };
+    let status = json("--json status theirs");
+    assert_eq!(json("--json list"), serde_json::json!([status]));
+    for (key, value) in [
+        ("mode", "gre".into()),
+        ("local", "192.0.2.1".into()),
+        ("remote", "192.0.2.2".into()),
+        ("ikey", 7.into()),
+        ("okey", 8.into()),
+        ("ttl", 9.into()),
+        ("mtu", 1400.into()),
+        ("encap", "none".into()),
+        ("peer_addresses", serde_json::json!(["10.0.0.2"])),
+        ("routes", serde_json::json!(["10.9.0.0/16"])),
+        ("up", true.into()),
+        ("owner", "other".into()),
+    ] {
+        assert_eq!(status[key], value, "{key}: {status}");
+    }
+    let table = shown("list");
+    let row = table.lines().last().unwrap_or_default();
+    assert!(
+        row.starts_with("theirs ") && row.contains(" 7/8 "),
+        "{table}"
+    );
+    assert!(shown("status theirs").contains("readable on the path"));
+    let file = shown("import --live");
+    assert!(file.contains("[tunnels.theirs]"), "{file}");
+    shown("delete theirs");
+    assert_eq!(json("--json list"), serde_json::json!([]));
 }
 
 fn background(host: &Host, arguments: &str) -> Child {
