@@ -73,8 +73,8 @@ impl<'a> Reading<'a> {
         };
         let mut draft = Draft::new(&source.name, name.value, mode);
         let mut independent = false;
-        // Without the setting the kernel sends a limit in packets of ip6tnl.
-        let mut has_limit = mode.link_kind() == "ip6tnl";
+        // Without the setting outer IPv6 packets carry a limit, of GRE too.
+        let mut has_limit = mode.outer() == Family::V6;
         for section in sections {
             for entry in &section.entries {
                 match (section.name, entry.key) {
@@ -400,6 +400,8 @@ fn netdev_text(spec: &TunnelSpec) -> String {
     add("\n[Tunnel]\nIndependent", Some("yes".to_owned()));
     if spec.mode.link_kind() == "ip6tnl" {
         add("Mode", Some(spec.mode.to_string()));
+    }
+    if spec.mode.outer() == Family::V6 {
         add("EncapsulationLimit", Some("none".to_owned()));
     }
     add("Local", spec.local.map(|ip| ip.to_string()));
