@@ -260,10 +260,12 @@ fn check_header(options: &TunnelOptions) -> Result<(), SpecError> {
     } else {
         mtu::MIN_IPV4
     };
+    // The outer packet has to have room for it: the kernel makes less of more without a word.
+    let most = mtu::inner(mtu::MAX, mode, options.encap, options.okey.is_some());
     match options.mtu {
-        Some(mtu) if !(least..=mtu::MAX).contains(&mtu) => Err(SpecError::new(
+        Some(mtu) if !(least..=most).contains(&mtu) => Err(SpecError::new(
             "mtu",
-            Problem::range(mtu.to_string(), least, mtu::MAX),
+            Problem::range(mtu.to_string(), least, most),
         )),
         _ => Ok(()),
     }
