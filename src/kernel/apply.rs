@@ -76,8 +76,23 @@ impl Kernel {
         mut indices: Indices,
         kept: &Indices,
     ) -> Vec<Outcome> {
-        let messages = ops.iter().map(|op| message(op, &indices, kept)).collect();
+        let resized = self.resize(ops, &indices).await;
+        let mut messages: Vec<_> = ops.iter().map(|op| message(op, &indices, kept)).collect();
+        let mut to_restore = Vec::new();
+        for (i, outcome) in resized {
+            match outcome {
+                Ok(()) => to_restore.push(i),
+                Err(error) => messages[i] = Err(error),
+            }
+        }
         let mut outcomes = self.ask(ops, messages).await;
+        to_restore.retain(|&i| outcomes[i].is_err());
+        for i in to_restore {
+            let undone = Box::pin(self.apply_each(&ops[i].undo(), kept)).await;
+            if let Some(error) = undone.into_iter().find_map(Result::err) {
+                tracing::warn!(op = %ops[i], %error, "its MTU stays changed");
+            }
+        }
         let unfinished: Vec<usize> = (0..ops.len())
             .filter(|&i| outcomes[i].is_ok() && is_unfinished(&ops[i]))
             .collect();
@@ -102,6 +117,17 @@ impl Kernel {
             outcomes[i] = outcome;
         }
         outcomes
+    }
+
+    /// Gives devices that will be changed by a detour their new MTU first, by places in the operations. The change itself
+    /// sets it without a word to IPv4, which then keeps to the path MTUs that it noted while the device had the MTU before.
+    async fn resize(&self, ops: &[KernelOp], indices: &Indices) -> Vec<(usize, Outcome)> {
+        let is_resized = |op: &KernelOp| matches!(op, KernelOp::ChangeLink { from, to } if from.mtu != to.mtu && change_detour(from, to).is_some());
+        let places: Vec<_> = (0..ops.len()).filter(|&i| is_resized(&ops[i])).collect();
+        let resized: Vec<_> = places.iter().map(|&i| ops[i].clone()).collect();
+        let messages = resized.iter().map(|op| finish(op, indices)).collect();
+        let outcomes = self.ask(&resized, messages).await;
+        places.into_iter().zip(outcomes).collect()
     }
 
     /// Sends all messages, then collects the answers.

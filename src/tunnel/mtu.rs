@@ -42,10 +42,11 @@ pub fn overhead(mode: Mode, encap: Encap, has_key: bool) -> u32 {
     ip + udp + gre + key + ethernet
 }
 
-/// The MTU of a tunnel over a path of `path` bytes.
+/// The MTU of a tunnel over a path of `path` bytes; a loopback device's path is wider than any outer packet.
 pub fn inner(path: u32, mode: Mode, encap: Encap, has_key: bool) -> u32 {
-    path.saturating_sub(overhead(mode, encap, has_key))
-        .clamp(MIN_IPV4, MAX)
+    path.min(MAX)
+        .saturating_sub(overhead(mode, encap, has_key))
+        .max(MIN_IPV4)
 }
 
 /// The MTU to give a device of this kind for a moment, before `mtu`, when the tunnel that it is changes; `None` where nothing of the
@@ -53,7 +54,8 @@ pub fn inner(path: u32, mode: Mode, encap: Encap, has_key: bool) -> u32 {
 ///
 /// With such a change the kernel sets the MTU of these kinds itself, without a word to IPv6, which keeps to the one before
 /// (`ip6_tnl_link_config` in net/ipv6/ip6_tunnel.c, `ipip6_tunnel_bind_dev` in net/ipv6/sit.c). IPv6 is told when the MTU is set
-/// to another value than it has. Below 1280 bytes it would take its addresses off the device.
+/// to another value than it has. Below 1280 bytes it would take its addresses off the device. IPv4 in turn has to be told before the
+/// change: path MTUs that it noted follow the device's only from the value that they have (`nh_update_mtu` in net/ipv4/fib_frontend.c).
 pub fn detour(mode: Mode, mtu: u32) -> Option<u32> {
     match mode {
         Mode::Sit | Mode::Ip6ip6 | Mode::Ipip6 if mtu > MIN_IPV6 => Some(mtu - 1),
