@@ -24,15 +24,7 @@ pub(super) fn of(op: &KernelOp) -> Vec<String> {
             ),
             settings(link, " up"),
         ],
-        KernelOp::ChangeLink { to, .. } => vec![
-            format!(
-                "ip link change dev {} mtu {} type {}",
-                to.name,
-                mtu::detour(to.mode, to.mtu).unwrap_or(to.mtu),
-                parameters(to)
-            ),
-            settings(to, &format!(" mtu {}", to.mtu)),
-        ],
+        KernelOp::ChangeLink { from, to } => change(from, to),
         KernelOp::DeleteLink(tunnel) => one(format!("ip link del dev {}", tunnel.link.name)),
         KernelOp::AddAltName { link, name } => one(format!(
             "ip link property add dev {link} altname {}",
@@ -54,9 +46,46 @@ pub(super) fn of(op: &KernelOp) -> Vec<String> {
             lines
         }
         KernelOp::DeleteSnat { link, network } => {
-            one(nft(&snat::element("delete", link, *network)))
+            let (list, delete) = (
+                format!("nft list table inet {}", snat::TABLE),
+                format!("nft delete table inet {}", snat::TABLE),
+            );
+            vec![
+                nft(&snat::element("delete", link, *network)),
+                format!("{list} | grep -q elements || {delete}"),
+            ]
         }
     }
+}
+
+/// iproute2 leaves as it is what it is not told.
+fn change(from: &LinkConfig, to: &LinkConfig) -> Vec<String> {
+    let name = &to.name;
+    let detour = mtu::detour(to.mode, to.mtu);
+    let mut commands = Vec::new();
+    if detour.is_some() && from.mtu != to.mtu {
+        commands.push(format!("ip link set dev {name} mtu {}", to.mtu));
+    }
+    let mut change = format!(
+        "ip link change dev {name} mtu {} type {}",
+        detour.unwrap_or(to.mtu),
+        parameters(to)
+    );
+    for (word, is_gone) in [
+        (" noikey", from.ikey.is_some() && to.ikey.is_none()),
+        (" nookey", from.okey.is_some() && to.okey.is_none()),
+        (
+            " noencap",
+            from.encap.udp().is_some() && to.encap.udp().is_none(),
+        ),
+    ] {
+        if is_gone {
+            change.push_str(word);
+        }
+    }
+    commands.push(change);
+    commands.push(settings(to, &format!(" mtu {}", to.mtu)));
+    commands
 }
 
 fn nft(line: &str) -> String {

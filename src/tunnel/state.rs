@@ -64,9 +64,11 @@ impl LinkConfig {
         self.encap.listener(self.mode)
     }
 
-    /// Whether the kernel can turn this device into the other one without making a new one.
+    /// Whether the kernel can turn this device into the other one without making a new one. It could also free one that is
+    /// bound to a device, but iproute2 cannot ask for that, and every plan can be had as commands.
     pub fn can_become(&self, other: &LinkConfig) -> bool {
-        self.name == other.name && self.mode.link_kind() == other.mode.link_kind()
+        let is_freed = self.dev.is_some() && other.dev.is_none();
+        self.name == other.name && self.mode.link_kind() == other.mode.link_kind() && !is_freed
     }
 }
 
