@@ -179,6 +179,10 @@ fn way_out(op: &KernelOp, error: &KernelError) -> Option<String> {
         KernelOp::AddAltName { name, .. } if is_there => {
             format!("`ip link show dev {name}` shows the device that has the name")
         }
+        KernelOp::AddAddress { address, .. } if errno == libc::EACCES && address.net.addr().is_ipv6() => {
+            "IPv6 is off on this host: `sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0` turns it on"
+                .to_owned()
+        }
         KernelOp::AddFou(port) if errno == libc::EADDRINUSE => format!(
             "another program has UDP port {0}: `ss -lunp sport = :{0}` shows it; or choose another --encap-dport or --encap-sport",
             port.port

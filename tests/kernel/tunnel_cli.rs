@@ -114,12 +114,6 @@ fn refusals_say_why_and_have_their_exit_codes() {
             "not for mode ipip",
         ),
         ("create t0 --remote 192.0.2.2 --dev none0", 1, "none0"),
-        // The kernel's own words.
-        (
-            "create t0 --remote 192.0.2.2 --mtu 65535",
-            1,
-            "mtu greater than device maximum",
-        ),
         (
             "create eth0 --remote 192.0.2.2",
             1,
@@ -151,6 +145,18 @@ fn refusals_say_why_and_have_their_exit_codes() {
     // The kernel knows received packets by their addresses and key only.
     let (code, said) = bad(&host, "create t1 --remote 192.0.2.2 --key 1");
     assert!(code == 1 && said.contains("create gre link t1"), "{said}");
+    // The kernel's own words, and nothing left of the steps before.
+    good(&host, "delete t0");
+    host.run("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
+    let arguments =
+        "create t0 --remote 192.0.2.2 --encap fou --encap-dport 5555 --tunnel-ip fd00::1/64";
+    let (code, said) = bad(&host, arguments);
+    assert!(
+        code == 3 && said.contains("IPv6 is disabled on this device") && said.contains("sysctl"),
+        "{said}"
+    );
+    assert_eq!(traces(&host), before);
+    host.run("echo 0 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
     // Without the capability the first thing said is what is missing.
     let command = format!(
         "ip netns exec {} setpriv --bounding-set -net_admin --inh-caps -net_admin --reuid 65534 {PROGRAM} create t2 --remote 192.0.2.2",
