@@ -172,6 +172,11 @@ fn way_out(op: &KernelOp, error: &KernelError) -> Option<String> {
                 "there is a device named {name}, or a tunnel with the same ends{keys}: `gretun list` and `ip -d link` show them"
             )
         }
+        KernelOp::AddLink(link) | KernelOp::ChangeLink { to: link, .. }
+            if errno == libc::ENODEV && link.dev.is_some() =>
+        {
+            "`ip link` shows the interfaces that --dev can name".to_owned()
+        }
         KernelOp::AddRoute { route, .. } if is_there => {
             let network = route.network;
             format!("there is a route to {network} already: `ip route show {network}` shows it")

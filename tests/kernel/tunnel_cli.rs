@@ -113,7 +113,11 @@ fn refusals_say_why_and_have_their_exit_codes() {
             2,
             "not for mode ipip",
         ),
-        ("create t0 --remote 192.0.2.2 --dev none0", 1, "none0"),
+        (
+            "create t0 --remote 192.0.2.2 --dev none0",
+            1,
+            "(none0)\nhint: `ip link`",
+        ),
         (
             "create eth0 --remote 192.0.2.2",
             1,
