@@ -146,9 +146,36 @@ impl Session {
                 Some(mtu) => mtu,
                 None => self.mtu(spec).await,
             };
-            spec.state(mtu, owner.to_string())
+            let mut state = spec.state(mtu, owner.to_string());
+            if state.link.needs_local() {
+                state.link.local = self.local(spec).await;
+            }
+            state
         });
         join_all(states).await
+    }
+
+    /// The address that outer packets leave from, by the route to the far end.
+    async fn local(&self, spec: &TunnelSpec) -> Option<IpAddr> {
+        let source = self.kernel.source_address(spec.remote).await.ok().flatten();
+        let source = match source {
+            // The route leads through this very tunnel now, which says nothing about the path.
+            Some((device, _)) if self.links.indices.get(&spec.name) == Some(&device) => self
+                .observed
+                .tunnel(&spec.name)
+                .and_then(|tunnel| tunnel.link.local),
+            found => found
+                .map(|(_, ip)| ip)
+                .filter(|&ip| ip != spec.remote && !ip.is_loopback()),
+        };
+        if source.is_none() {
+            warn!(
+                tunnel = spec.name,
+                remote = %spec.remote,
+                "no route to the far end tells the local end, without which nothing gets through: give it with --local"
+            );
+        }
+        source
     }
 
     async fn mtu(&self, spec: &TunnelSpec) -> u32 {

@@ -128,6 +128,28 @@ impl Kernel {
         Ok((device.ok_or_else(no_device)?, route_mtu))
     }
 
+    /// The device that packets to a host leave through, by its index, and the address of this host that they leave from; `None`
+    /// where the route does not say. Nothing is sent.
+    ///
+    /// # Errors
+    /// When there is no route.
+    pub async fn source_address(
+        &self,
+        remote: IpAddr,
+    ) -> Result<Option<(u32, IpAddr)>, KernelError> {
+        let route = self.lookup_route(None, remote).await?;
+        let (mut device, mut source) = (None, None);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => device = Some(*index),
+                RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some((*ip).into()),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some((*ip).into()),
+                _ => {}
+            }
+        }
+        Ok(device.zip(source))
+    }
+
     /// The router that packets to the internet are handed to over IPv4, and the address of this host that they leave from; `None`
     /// where they leave without a router. Nothing is sent.
     ///

@@ -19,7 +19,7 @@ use super::value::parse_key;
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TunnelTable {
-    /// Our outer address; the kernel chooses by route if not given
+    /// Our outer address; that of the route to the far end if not given
     #[arg(long, value_name = "IP")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<String>,

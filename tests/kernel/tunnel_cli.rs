@@ -61,7 +61,7 @@ fn a_dry_run_changes_nothing() {
         "create t0 --remote 192.0.2.2 --encap fou --encap-dport 5555 --tunnel-ip 10.0.0.1/30 --snat 10.9.0.0/16 --dry-run",
     );
     assert!(
-        text.contains("ip link add name t0 mtu 1468 type gre"),
+        text.contains("ip link add name t0 mtu 1468 type gre local 192.0.2.1 remote 192.0.2.2"),
         "{text}"
     );
     assert_eq!(traces(&host), before);
@@ -173,6 +173,47 @@ fn refusals_say_why_and_have_their_exit_codes() {
         said.contains("CAP_NET_ADMIN") && said.contains("hint"),
         "{said}"
     );
+}
+
+/// The kernel itself gets some of these wrong.
+#[test]
+fn a_tunnel_that_is_not_told_its_local_end_carries_packets() {
+    if !is_able() {
+        return;
+    }
+    let (a, b) = Host::pair();
+    for (mode, outer, far) in [
+        ("gre", "192.0.2", "10.0.0.2"),
+        ("gre --encap fou --encap-dport 5555", "192.0.2", "10.0.0.2"),
+        ("sit --encap gue --encap-dport 5555", "192.0.2", "fd00::2"),
+        ("ip6gre", "2001:db8:", "10.0.0.2"),
+        (
+            "ip6ip6 --encap fou --encap-dport 5555",
+            "2001:db8:",
+            "fd00::2",
+        ),
+    ] {
+        for (host, number, other) in [(&a, 1, 2), (&b, 2, 1)] {
+            let (dot, inner) = match (outer.contains(':'), far.contains(':')) {
+                (true, true) => (":", "fd00::"),
+                (true, false) => (":", "10.0.0."),
+                (false, true) => (".", "fd00::"),
+                (false, false) => (".", "10.0.0."),
+            };
+            let length = if inner.contains(':') { 64 } else { 30 };
+            good(
+                host,
+                &format!(
+                    "create t0 --mode {mode} --remote {outer}{dot}{other} --tunnel-ip {inner}{number}/{length}"
+                ),
+            );
+        }
+        let said = a.run(&format!("ping -c 1 -w 20 {far} || true"));
+        assert!(said.contains(" 1 received"), "{mode}: {said}");
+        for host in [&a, &b] {
+            good(host, "delete t0");
+        }
+    }
 }
 
 /// By `--netns` and from where there is nothing of the kind.
