@@ -1,6 +1,7 @@
 //! What the commands for static tunnels have in common: the namespace, the checks before anything is tried, the path MTU,
 //! and carrying out a plan or only showing it.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, IsTerminal as _};
 use std::net::IpAddr;
 use std::path::Path;
@@ -10,7 +11,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::Context;
-use super::out::outln;
+use super::out::{out, outln};
 use super::report::Report;
 use crate::kernel::lock::Lock;
 use crate::kernel::observe::Links;
@@ -26,6 +27,9 @@ use crate::tunnel::state::{Observed, TunnelState};
 
 /// The MTU that is assumed where no route to the far end exists yet: Ethernet's.
 const UNKNOWN_PATH: u32 = 1500;
+
+/// By local and remote end: the device of the route between them, and the route's own MTU; nothing where there is no route.
+type Paths = HashMap<(Option<IpAddr>, IpAddr), Option<(u32, Option<u32>)>>;
 
 /// The network namespace that a command works in.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -139,13 +143,17 @@ impl Session {
         Ok(!stale.is_empty() || !self.links.half_made.is_empty())
     }
 
-    /// What the kernel should have of these tunnels. All paths are asked for at once.
+    /// What the kernel should have of these tunnels. All paths are asked for at once, and each once.
     pub(super) async fn states(&self, specs: &[TunnelSpec], owner: &Owner) -> Vec<TunnelState> {
+        let automatic = specs.iter().filter(|spec| spec.mtu.is_none());
+        let ends: HashSet<_> = automatic.map(|spec| (spec.local, spec.remote)).collect();
+        let paths = ends.into_iter().map(|(local, remote)| async move {
+            let route = self.route(local, remote).await;
+            ((local, remote), route)
+        });
+        let paths: Paths = join_all(paths).await.into_iter().collect();
         let states = specs.iter().map(|spec| async {
-            let mtu = match spec.mtu {
-                Some(mtu) => mtu,
-                None => self.mtu(spec).await,
-            };
+            let mtu = spec.mtu.unwrap_or_else(|| self.mtu(spec, &paths));
             let mut state = spec.state(mtu, owner.to_string());
             if state.link.needs_local() {
                 state.link.local = self.local(spec).await;
@@ -178,7 +186,7 @@ impl Session {
         source
     }
 
-    async fn mtu(&self, spec: &TunnelSpec) -> u32 {
+    fn mtu(&self, spec: &TunnelSpec, paths: &Paths) -> u32 {
         if let Some(dev) = &spec.dev
             && let Some(&mtu) = self
                 .links
@@ -188,7 +196,7 @@ impl Session {
         {
             return spec.mtu_over(mtu);
         }
-        match self.route(spec.local, spec.remote).await {
+        match paths.get(&(spec.local, spec.remote)).copied().flatten() {
             // The route to the far end leads through this very tunnel now, which says nothing about the path.
             Some((device, _)) if self.links.indices.get(&spec.name) == Some(&device) => self
                 .observed
@@ -240,7 +248,7 @@ impl Session {
         } else if ops.is_empty() {
             outln!("nothing to change");
         } else {
-            ops.iter().for_each(|op| outln!("{op}"));
+            out!("{}", texts(ops).join("\n") + "\n");
         }
         Ok(())
     }

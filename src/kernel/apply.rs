@@ -173,17 +173,10 @@ impl Kernel {
         const FEW: usize = 8;
         let names: std::collections::BTreeSet<&str> = ops.iter().flat_map(devices).collect();
         let failed = |error| KernelError::route("list links", error);
-        let mut indices = Indices::new();
         if names.len() > FEW {
-            for link in self.list.links()? {
-                for attribute in &link.attributes {
-                    if let LinkAttribute::IfName(name) = attribute {
-                        indices.insert(name.clone(), link.header.index);
-                    }
-                }
-            }
-            return Ok(indices);
+            return Ok(self.list.link_names()?.into_iter().collect());
         }
+        let mut indices = Indices::new();
         for name in names {
             let request = self.route.link().get().match_name(name.to_owned());
             match request.execute().try_next().await {

@@ -77,6 +77,15 @@ impl Lister {
         self.list("list links", request, read_link)
     }
 
+    /// The names of all links, by which their indices are found.
+    pub fn link_names(&self) -> Result<Vec<(String, u32)>, KernelError> {
+        let mut request = LinkMessage::default();
+        let without = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+        request.attributes.push(without);
+        let request = RouteNetlinkMessage::GetLink(request);
+        self.list("list links", request, read_link_name)
+    }
+
     /// All addresses.
     pub fn addresses(&self) -> Result<Vec<AddressMessage>, KernelError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
@@ -204,6 +213,21 @@ fn read_link(payload: &[u8]) -> Result<Option<LinkMessage>, DecodeError> {
     Ok(Some(link))
 }
 
+fn read_link_name(payload: &[u8]) -> Result<Option<(String, u32)>, DecodeError> {
+    let header = LinkHeader::parse(payload)?;
+    for attribute in NlasIterator::new(payload.get(LINK_HEADER..).unwrap_or_default()) {
+        let attribute = attribute?;
+        if attribute.kind() != libc::IFLA_IFNAME {
+            continue;
+        }
+        let name = LinkAttribute::parse_with_param(&attribute, header.interface_family)?;
+        if let LinkAttribute::IfName(name) = name {
+            return Ok(Some((name, header.index)));
+        }
+    }
+    Ok(None)
+}
+
 fn read_address(payload: &[u8]) -> Result<Option<AddressMessage>, DecodeError> {
     let mut address = AddressMessage::default();
     address.header = AddressHeader::parse(payload)?;
@@ -248,10 +272,13 @@ mod tests {
             LinkAttribute::Mtu(1476),
         ];
         assert_eq!(link.attributes, wanted);
+        let named = read_link_name(&payload).unwrap();
+        assert_eq!(named, Some(("tun0".to_owned(), 7)));
         for length in 0..payload.len() {
             // No truncation panics.
             let _ = read_link(&payload[..length]);
             let _ = read_address(&payload[..length]);
+            let _ = read_link_name(&payload[..length]);
         }
     }
 
