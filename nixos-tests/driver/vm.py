@@ -41,7 +41,7 @@ class Vm:
             raise VmError("no vng (virtme-ng) in PATH; `scripts/setup lab` installs it")
         self._kernel = newest_kernel()
         self._cpus = 1 if steady else cpus
-        self._steady = steady
+        self.steady = steady
         self._memory = memory
         self._writable = writable
         self.kvm = not steady and (self._kvm_works() if kvm is None else kvm)
@@ -79,7 +79,7 @@ class Vm:
 
     def _vng(self, command: Sequence[str], kvm: bool) -> list[str]:
         accelerator = [] if kvm else ["--disable-kvm"]
-        if self._steady:
+        if self.steady:
             accelerator.append(f"--qemu-opts={STEADY_CLOCK}")
         machine = ["-r", str(self._kernel), "--cpus", str(self._cpus), "--memory", self._memory]
         return ["vng", *accelerator, *machine, "--user", "root", "--rwdir", str(self._writable), "--exec", " ".join(command)]
