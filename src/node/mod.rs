@@ -3,6 +3,7 @@
 //! Pure: time and randomness come in, nothing is sent. The driver calls a `handle_*`, then takes [`Node::poll_output`] until
 //! it is empty, then sleeps until [`Node::poll_timeout`] or the next input, whichever comes first.
 
+mod deadlines;
 mod explain;
 mod observe;
 mod stun;
@@ -20,6 +21,7 @@ use crate::proto::api::{Endpoint, EndpointKind, EndpointsRequest, PeerRecord};
 use crate::proto::disco::Envelope;
 use crate::proto::{DiscoPublic, DiscoSecret, NodePublic};
 
+use deadlines::Deadlines;
 use observe::Observer;
 use stun::StunClient;
 
@@ -72,7 +74,9 @@ pub struct Node {
     on_extra_ports: BTreeSet<NodePublic>,
     listens: bool,
     peers: BTreeMap<NodePublic, Peer>,
+    /// Whose disco key is whose: exactly those of `peers`.
     by_disco: BTreeMap<DiscoPublic, NodePublic>,
+    deadlines: Deadlines,
     /// Tunnels found at start whose peers are not known yet.
     adopted: BTreeMap<NodePublic, Adopted>,
     out: VecDeque<Output>,
@@ -103,6 +107,7 @@ impl Node {
             listens: false,
             peers: BTreeMap::new(),
             by_disco: BTreeMap::new(),
+            deadlines: Deadlines::default(),
             adopted: BTreeMap::new(),
             out: VecDeque::new(),
             counters: Counters::default(),
@@ -207,15 +212,17 @@ impl Node {
     /// The whole list of peers: from the coordinator, or at start the one kept from last time. Tunnels that are to be
     /// adopted must be told before it: those of peers not in the list are removed.
     pub fn handle_peers(&mut self, now: Instant, records: &[PeerRecord]) {
-        let listed = |key: &NodePublic| records.iter().any(|it| it.node_key == *key);
-        let unlisted_peers = self.peers.keys().filter(|key| !listed(key));
-        let unlisted_tunnels = self.adopted.keys().filter(|key| !listed(key));
+        let listed: BTreeSet<NodePublic> = records.iter().map(|it| it.node_key).collect();
+        let unlisted_peers = self.peers.keys().filter(|key| !listed.contains(key));
+        let unlisted_tunnels = self.adopted.keys().filter(|key| !listed.contains(key));
         let gone: Vec<NodePublic> = unlisted_peers.chain(unlisted_tunnels).copied().collect();
         for peer in gone {
-            self.peers.remove(&peer);
+            if let Some(gone) = self.peers.remove(&peer) {
+                self.by_disco.remove(&gone.disco_key());
+            }
+            self.deadlines.set(peer, None);
             self.on_extra_ports.remove(&peer);
             self.adopted.remove(&peer);
-            self.by_disco.retain(|_, owner| *owner != peer);
             self.out.push_back(Output::RemoveTunnel { peer });
         }
         for record in records {
@@ -260,16 +267,7 @@ impl Node {
             // An address that no server confirmed may have been given up.
             self.endpoints_changed(now, false);
         }
-        let due: Vec<NodePublic> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| {
-                let next = peer.poll_timeout(&self.host);
-                next.is_some_and(|(at, _)| at <= now)
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        for peer in due {
+        for peer in self.deadlines.due(now) {
             self.with_peer(now, peer, |peer, cx| peer.handle_timeout(cx));
         }
     }
@@ -282,11 +280,8 @@ impl Node {
     /// When [`Node::handle_timeout`] must be called, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let stun = self.stun.poll_timeout().map(|at| (at, "stun"));
-        let peers = self.peers.values();
-        peers
-            .filter_map(|peer| peer.poll_timeout(&self.host))
-            .chain(stun)
-            .min_by_key(|(at, _)| *at)
+        let peers = self.deadlines.next();
+        peers.into_iter().chain(stun).min_by_key(|(at, _)| *at)
     }
 
     /// Every peer, by node key.
@@ -367,8 +362,10 @@ impl Node {
             warn!(name = %record.name, key = %record.disco_key, "ignored: another peer has this disco key");
             return false;
         }
-        self.by_disco
-            .retain(|disco, owner| *owner != record.node_key || *disco == record.disco_key);
+        let before = self.peers.get(&record.node_key).map(Peer::disco_key);
+        if let Some(before) = before.filter(|it| *it != record.disco_key) {
+            self.by_disco.remove(&before);
+        }
         true
     }
 
@@ -493,6 +490,8 @@ impl Node {
             search_limiter: &mut self.search_limiter,
         };
         step(peer, &mut cx);
+        // Nothing else changes a peer, and whatever changes the host tells all peers.
+        self.deadlines.set(key, peer.poll_timeout(&self.host));
         let changed = if peer.needs_extra_ports(now, self.host.port) {
             self.on_extra_ports.insert(key)
         } else {
