@@ -6,7 +6,7 @@ mod overlap;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use thiserror::Error;
@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::extra_ports::ExtraPorts;
 use super::mark::Mark;
+use super::sleep_until;
 use super::state_dir::ExtraPortsFile;
 use crate::cli::report::{Explain, Kind, chain};
 use crate::kernel::execute::StepError;
@@ -34,6 +35,9 @@ use crate::tunnel::value::Outer;
 
 /// How soon a failed operation is tried again, without anything having changed.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Changes of links come in bursts, and the applier's own are among them: all tunnels are looked at together this long after the first.
+const LINK_SETTLE: Duration = Duration::from_millis(100);
 
 /// What one peer's tunnel should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +131,8 @@ pub struct Applier {
     results: mpsc::Sender<Applied>,
     /// What was last reported as done, so that nothing is reported twice.
     reported: BTreeMap<NodePublic, (Path, Option<Path>, u32, Link)>,
+    /// What was wanted of each tunnel when it was last made so.
+    applied: BTreeMap<NodePublic, Wanted>,
     /// Steps that the kernel refused and that tunnels do without, so that each is said once.
     left_out: BTreeSet<String>,
     /// Whether some tunnel may have routes or address translation.
@@ -156,6 +162,7 @@ impl Applier {
             link_changed,
             results,
             reported: BTreeMap::new(),
+            applied: BTreeMap::new(),
             left_out: BTreeSet::new(),
             // The daemon before this one may have made some.
             has_routes: true,
@@ -165,27 +172,45 @@ impl Applier {
 
     /// Runs until the daemon goes away.
     pub async fn run(mut self) {
+        // When to hold all tunnels against the kernel. In between, only those of which something else is wanted: there may be
+        // hundreds, and each costs requests to the kernel.
+        let mut look_at_all = Some(Instant::now());
         loop {
-            let settled = match self.reconcile().await {
+            let all = look_at_all.take_if(|at| *at <= Instant::now()).is_some();
+            let settled = match self.reconcile(all).await {
                 Ok(settled) => settled,
                 Err(error) => {
                     warn!(error = %chain(&error), "the kernel's tunnels cannot be read");
                     false
                 }
             };
-            tokio::select! {
-                changed = self.wanted.changed() => if changed.is_err() { return },
-                changed = self.link_changed.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY), if !settled => {}
-                () = self.results.closed() => return,
+            if !settled {
+                look_at_all.get_or_insert_with(|| Instant::now() + RETRY);
+            }
+            loop {
+                tokio::select! {
+                    changed = self.wanted.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    changed = self.link_changed.changed() => match changed {
+                        Ok(()) => look_at_all = earlier(look_at_all, Instant::now() + LINK_SETTLE),
+                        Err(_) => return,
+                    },
+                    () = sleep_until(look_at_all) => break,
+                    () = self.results.closed() => return,
+                }
             }
         }
     }
 
-    /// Brings the kernel to what is wanted; false when something failed and is to be tried again.
-    async fn reconcile(&mut self) -> Result<bool, ApplyError> {
+    /// Brings the kernel to what is wanted: all tunnels, or those of which something else is wanted than before. False when
+    /// something failed and is to be tried again.
+    async fn reconcile(&mut self, all: bool) -> Result<bool, ApplyError> {
         let wanted = self.wanted.borrow_and_update().clone();
-        self.link_changed.mark_unchanged();
+        if all {
+            self.link_changed.mark_unchanged();
+        }
         let links = self.observe(&wanted).await?;
         let ours = links.tunnels.iter();
         let mut ours: BTreeMap<NodePublic, &ObservedTunnel> = ours
@@ -199,10 +224,17 @@ impl Applier {
                 overlap: overlaps.remove(&peer).unwrap_or_default(),
                 links: &links,
             };
+            if !all && self.applied.get(&peer) == Some(tunnel) {
+                continue;
+            }
             match self.apply(peer, tunnel, &there).await {
-                Ok(link) => self.report_done(peer, tunnel, link).await,
+                Ok(link) => {
+                    self.applied.insert(peer, tunnel.clone());
+                    self.report_done(peer, tunnel, link).await;
+                }
                 Err(error) => {
                     settled = false;
+                    self.applied.remove(&peer);
                     self.reported.remove(&peer);
                     let error = chain(&error);
                     let path = tunnel.path;
@@ -214,6 +246,7 @@ impl Applier {
             info!(interface = tunnel.state.link.name, "removing tunnel");
             let ops = plan::overlay(Some(&tunnel.state), None, &links.others)?;
             self.kernel.execute(&ops).await?;
+            self.applied.remove(&peer);
             self.reported.remove(&peer);
             self.report(Applied::Removed { peer }).await;
         }
@@ -367,6 +400,10 @@ impl Applier {
             debug!("nobody waits for the applier any more");
         }
     }
+}
+
+fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(one.map_or(other, |one| one.min(other)))
 }
 
 /// What the kernel should have for a wanted tunnel, over a path that carries outer packets of `path_mtu` bytes.
