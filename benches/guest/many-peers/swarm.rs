@@ -1,23 +1,28 @@
 //! Many peers in one process, for measuring a daemon that has them: `swarm COORDINATOR FIRST-IPV4 COUNT`.
 //!
-//! Each peer has an address of this host to itself, the data port, the real state machine and the real client of the
-//! coordinator. Its kernel is played: what comes out of a tunnel is unwrapped here, so that proofs and pings (ICMP echo) are
-//! answered without hundreds of network namespaces. Peers of a swarm ignore each other.
+//! Each peer has an address of this host to itself, the data port and the real state machine. Its kernel is played: what comes
+//! out of a tunnel is unwrapped here, so that proofs and pings (ICMP echo) are answered without hundreds of network
+//! namespaces. Peers of a swarm ignore each other, so they never poll for news of peers: they know whom they found when they
+//! registered, which is to be the daemon that is measured.
 
 #![allow(clippy::expect_used, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use gretun::daemon::coordinator::{self, Event, Handle, Registration};
-use gretun::daemon::settings::CoordinatorUrl;
 use gretun::node::{Node, NodeConfig, Output, Path, TunnelReport};
-use gretun::proto::api::PeerRecord;
+use gretun::proto::api::{
+    self, Endpoint, EndpointKind, PeerRecord, RegisterRequest, RegisterResponse, SignalList,
+    SignalRequest, sign_request,
+};
 use gretun::proto::disco::Envelope;
 use gretun::proto::stun::is_stun;
-use gretun::proto::{DiscoSecret, NodePublic, NodeSecret};
+use gretun::proto::{DiscoSecret, NatMapping, NodePublic, NodeSecret};
+use reqwest::{Client, Method};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
@@ -28,11 +33,26 @@ const HAS_KEY: u16 = 0x2000;
 const DATA_PROBE: u16 = 0x88b5;
 const IPV4: u16 = 0x0800;
 const GRE_HEADER: usize = 8;
+/// How long the coordinator is asked to hold a request for signals, in seconds.
+const POLL_WAIT_S: u32 = 25;
+
+/// What the coordinator said.
+enum News {
+    Peers(Vec<PeerRecord>),
+    Signal { from: NodePublic, sealed: Vec<u8> },
+}
+
+/// The little of a client that peers need which do not care for each other.
+struct Coordinator {
+    http: Client,
+    url: String,
+    node: NodeSecret,
+}
 
 struct Member {
     node: Node,
     socket: UdpSocket,
-    coordinator: Handle,
+    coordinator: Arc<Coordinator>,
     tunnels: BTreeMap<NodePublic, (Path, u32)>,
 }
 
@@ -43,7 +63,7 @@ async fn main() {
         args.next()
             .expect("usage: swarm COORDINATOR FIRST-IPV4 COUNT")
     };
-    let url: CoordinatorUrl = next().parse().expect("the coordinator's URL");
+    let url = next();
     let first: Ipv4Addr = next().parse().expect("an IPv4 address");
     let count: u32 = next().parse().expect("a number");
     let members = (0..count).map(|index| {
@@ -55,39 +75,45 @@ async fn main() {
     }
 }
 
-async fn run(url: CoordinatorUrl, ip: Ipv4Addr) {
-    let (node_secret, disco) = (
-        NodeSecret::from_bytes(random()),
-        DiscoSecret::from_bytes(random()),
-    );
-    let registration = Registration {
+async fn run(url: String, ip: Ipv4Addr) {
+    let disco = DiscoSecret::from_bytes(random());
+    let local = SocketAddr::from((ip, PORT));
+    let coordinator = Arc::new(Coordinator {
+        http: client(),
         url,
-        disco: disco.public(),
+        node: NodeSecret::from_bytes(random()),
+    });
+    let registration = RegisterRequest {
         name: format!("{NAME}{}", ip.to_string().replace('.', "-")),
+        disco_key: disco.public(),
+        endpoints: vec![Endpoint {
+            addr: local,
+            kind: EndpointKind::Local,
+        }],
+        nat_mapping: NatMapping::None,
         routes: Vec::new(),
-        auth_key_file: None,
-        node: Arc::new(node_secret),
+        auth_key: None,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let node_key = registration.node.public();
     let (events, mut news) = mpsc::channel(64);
     let mut member = Member {
         node: Node::new(NodeConfig {
-            node_key,
+            node_key: coordinator.node.public(),
             disco,
             port: PORT,
             aggressive_punch: false,
             seed: random(),
         }),
-        socket: UdpSocket::bind((ip, PORT))
+        socket: UdpSocket::bind(local)
             .await
             .expect("an address of this host"),
-        coordinator: coordinator::start(registration, events).expect("a client"),
+        coordinator: coordinator.clone(),
         tunnels: BTreeMap::new(),
     };
+    tokio::spawn(async move { coordinator.listen(registration, events).await });
     member
         .node
         .handle_local_addresses(Instant::now(), vec![IpAddr::V4(ip)]);
-    let local = SocketAddr::from((ip, PORT));
     let mut buffer = [0; 2048];
     loop {
         member.carry_out().await;
@@ -98,7 +124,7 @@ async fn run(url: CoordinatorUrl, ip: Ipv4Addr) {
             }
         };
         tokio::select! {
-            event = news.recv() => member.handle_event(event.expect("the client lives")),
+            event = news.recv() => member.handle_news(event.expect("the client lives")),
             received = member.socket.recv_from(&mut buffer) => {
                 // An error here is another datagram's that did not reach anybody.
                 if let Ok((len, from)) = received {
@@ -110,19 +136,63 @@ async fn run(url: CoordinatorUrl, ip: Ipv4Addr) {
     }
 }
 
+impl Coordinator {
+    /// Registers, then takes signals for ever. What fails is tried again: the coordinator may be busy with all the others.
+    async fn listen(&self, registration: RegisterRequest, news: mpsc::Sender<News>) {
+        let body = to_json(&registration);
+        let registered: RegisterResponse =
+            self.insist(Method::POST, api::PATH_REGISTER, body).await;
+        let mut peers = registered.peers.peers;
+        peers.retain(|it| !it.name.starts_with(NAME));
+        let mut told = news.send(News::Peers(peers)).await;
+        let path = format!("{}?wait={POLL_WAIT_S}", api::PATH_SIGNAL);
+        while told.is_ok() {
+            let list: SignalList = self.insist(Method::GET, &path, Vec::new()).await;
+            for signal in list.signals {
+                let (from, sealed) = (signal.from, signal.envelope().expect("base64"));
+                told = news.send(News::Signal { from, sealed }).await;
+            }
+        }
+    }
+
+    async fn insist<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> T {
+        loop {
+            match self.request(method.clone(), path, body.clone()).await {
+                Ok(answer) => match serde_json::from_slice(&answer) {
+                    Ok(answer) => return answer,
+                    Err(error) => eprintln!("{path}: {error}"),
+                },
+                Err(error) => eprintln!("{path}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Vec<u8>, reqwest::Error> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let time_ms =
+            u64::try_from(since.expect("after 1970").as_millis()).expect("before 584556019");
+        let signed = sign_request(&self.node, method.as_str(), path, &body, time_ms, random());
+        let mut request = self.http.request(method, format!("{}{path}", self.url));
+        for (name, value) in signed.pairs() {
+            request = request.header(name, value);
+        }
+        let answer = request.body(body).send().await?.error_for_status()?;
+        Ok(answer.bytes().await?.to_vec())
+    }
+}
+
 impl Member {
-    fn handle_event(&mut self, event: Event) {
+    fn handle_news(&mut self, news: News) {
         let now = Instant::now();
-        let others = |peers: Vec<PeerRecord>| -> Vec<PeerRecord> {
-            let mut peers = peers;
-            peers.retain(|it| !it.name.starts_with(NAME));
-            peers
-        };
-        match event {
-            Event::Registered(answer) => self.node.handle_peers(now, &others(answer.peers.peers)),
-            Event::Peers(list) => self.node.handle_peers(now, &others(list.peers)),
-            Event::Signal { from, sealed } => self.node.handle_signal(now, from, &sealed),
-            Event::Lost => {}
+        match news {
+            News::Peers(peers) => self.node.handle_peers(now, &peers),
+            News::Signal { from, sealed } => self.node.handle_signal(now, from, &sealed),
         }
     }
 
@@ -186,9 +256,20 @@ impl Member {
                 Output::RemoveTunnel { peer } => {
                     self.tunnels.remove(&peer);
                 }
-                Output::Signal { to, sealed } => self.coordinator.signal(to, &sealed),
-                Output::PublishEndpoints(latest) => self.coordinator.publish(latest),
-                Output::ListenOnExtraPorts(_) | Output::StateChange { .. } => {}
+                Output::Signal { to, sealed } => {
+                    let body = to_json(&SignalRequest::new(to, &sealed));
+                    let coordinator = self.coordinator.clone();
+                    tokio::spawn(async move {
+                        // One that is lost is repeated.
+                        let _ = coordinator
+                            .request(Method::POST, api::PATH_SIGNAL, body)
+                            .await;
+                    });
+                }
+                // The endpoints went with the registration.
+                Output::PublishEndpoints(_)
+                | Output::ListenOnExtraPorts(_)
+                | Output::StateChange { .. } => {}
             }
         }
     }
@@ -209,8 +290,24 @@ fn echo_reply(packet: &[u8]) -> Option<Vec<u8>> {
     request.then_some(answer)
 }
 
-fn random() -> [u8; 32] {
-    let mut bytes = [0; 32];
+/// A client for HTTP without TLS: reqwest wants to know how it would do TLS all the same.
+fn client() -> Client {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has them")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let builder = Client::builder().no_proxy().tls_backend_preconfigured(tls);
+    builder.build().expect("a client")
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("any of these is JSON")
+}
+
+fn random<const LEN: usize>() -> [u8; LEN] {
+    let mut bytes = [0; LEN];
     getrandom::fill(&mut bytes).expect("random numbers");
     bytes
 }
