@@ -12,7 +12,15 @@ from pathlib import Path
 from .namespace import Box, Inside
 from .rendered import Configuration, RenderedError, Unit
 
+# What runs units, and where it is beside the programs when machines use it.
 UNITS = Path(__file__).resolve().parent / "units"
+
+
+def units_beside(programs: Path) -> Path:
+    """The copy of `UNITS`."""
+    return programs.parent / "units"
+
+
 # systemd's own status for a credential that cannot be had (EXIT_CREDENTIALS).
 NO_CREDENTIAL = 243
 
@@ -44,7 +52,7 @@ class DirectUnits:
             (home / "command").write_text("\n".join(_command(unit, home)) + "\n")
             (home / "final").write_text(unit.one("RestartPreventExitStatus") + "\n")
         self.environment = {
-            "PATH": f"{UNITS}:{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{units_beside(programs)}:{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "LAB_UNITS": str(self._directory),
         }
 

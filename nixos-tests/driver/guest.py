@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
-from . import container, miniupnpd, rendered, rust_tests, topology
+from . import container, direct, miniupnpd, rendered, rust_tests, topology
 from .container import Container
 from .direct import DirectUnits
 from .journal import Journal
@@ -165,13 +165,15 @@ def _never_in_the_way(journal: Journal) -> Iterator[None]:
 
 
 def _prepare(programs: Path) -> Path:
-    """Kernel modules, a place to work, and the programs copied into memory (the host's files are slow to page in)."""
+    """Kernel modules, a place to work, and the programs copied into memory: the host's files are slow to page in, and machines that
+    have a `/tmp` of their own would not see them in a checkout there."""
     for module in MODULES:
         subprocess.run(["modprobe", module], check=False)
     WORK.mkdir(parents=True, exist_ok=True)
     copies = WORK / "programs"
-    shutil.rmtree(copies, ignore_errors=True)
-    shutil.copytree(programs, copies)
+    for original, copy in ((programs, copies), (direct.UNITS, direct.units_beside(copies))):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(original, copy)
     return copies
 
 

@@ -49,6 +49,8 @@ pub(crate) struct Tunnel {
     pub(crate) path: Path,
     /// Whether the kernel has it.
     applied: bool,
+    /// Whether the kernel was last asked for it without its local address, for the host had lost that.
+    without_local: bool,
     pub(crate) proof: Proof,
     pub(crate) purpose: Purpose,
     /// Data pings in flight, oldest first; some of them may be lost.
@@ -80,6 +82,7 @@ impl Tunnel {
         Tunnel {
             path,
             applied: false,
+            without_local: false,
             proof: Proof::Pending,
             purpose,
             probes: VecDeque::new(),
@@ -108,16 +111,6 @@ impl Tunnel {
 
     pub(crate) fn is_being_tested(&self) -> bool {
         matches!(self.proof, Proof::Pending | Proof::Testing)
-    }
-
-    /// The path to ask the kernel for: as long as this host has lost the path's address, packets must not leave from it. They
-    /// would take the port in the NAT of the next network that the new address needs.
-    fn asked(&self, locals: &[IpAddr]) -> Path {
-        if locals.contains(&self.path.local) {
-            self.path
-        } else {
-            self.path.without_local()
-        }
     }
 
     /// Whether a data ping waits for its answer.
@@ -177,12 +170,19 @@ impl Peer {
         }
     }
 
-    /// Tells the kernel how the tunnel should be.
+    /// Tells the kernel how the tunnel should be. As long as this host has lost the path's address, packets must not leave from it:
+    /// they would take the port in the NAT of the next network that the new address needs.
     pub(crate) fn ask_kernel(&mut self, cx: &mut Context<'_>) {
-        if let Some(tunnel) = &self.tunnel {
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.without_local = !cx.host.locals.contains(&tunnel.path.local);
+            let path = if tunnel.without_local {
+                tunnel.path.without_local()
+            } else {
+                tunnel.path
+            };
             cx.out.push_back(Output::SetTunnel {
                 peer: self.node_key,
-                path: tunnel.asked(&cx.host.locals),
+                path,
                 gre_key: self.shared.gre_key(),
                 path_mtu: tunnel.mtu.asked,
                 overlap: self.overlap.other,
@@ -199,26 +199,26 @@ impl Peer {
         }
     }
 
-    /// What became of the tunnel in the kernel. Reports on a path that is no longer wanted say nothing, and while the host has lost
-    /// the path's address they say nothing about the peer.
+    /// What became of the tunnel in the kernel. Reports on a path that is no longer wanted say nothing, and those on a path from
+    /// an address that the host has lost nothing about the peer.
     pub(crate) fn handle_tunnel(&mut self, cx: &mut Context<'_>, report: TunnelReport) {
         let (TunnelReport::Applied { path, .. } | TunnelReport::Failed { path, .. }) = &report;
-        let locals = &cx.host.locals;
-        let tunnel = self.tunnel.as_mut();
-        let Some(tunnel) = tunnel.filter(|it| it.asked(locals) == *path) else {
+        let Some(tunnel) = &mut self.tunnel else {
             return;
         };
-        if tunnel.path != *path {
-            if tunnel.is_being_tested() {
-                tunnel.proof = Proof::Unproven;
-                self.timers.clear(Timer::Proof);
-            }
+        let has_local = cx.host.locals.contains(&tunnel.path.local);
+        if !has_local && tunnel.is_being_tested() {
+            tunnel.proof = Proof::Unproven;
+            self.timers.clear(Timer::Proof);
+        }
+        if tunnel.without_local || tunnel.path != *path {
             return;
         }
         match report {
             TunnelReport::Applied { device_mtu, .. } => {
                 // Better late than never: it may be long after its time was up.
-                let untested = matches!(tunnel.proof, Proof::Pending | Proof::Unproven);
+                let untested =
+                    matches!(tunnel.proof, Proof::Pending | Proof::Unproven) && has_local;
                 let path = tunnel.path;
                 tunnel.applied = true;
                 tunnel.error = None;
@@ -518,9 +518,7 @@ impl Peer {
 
     /// The host may have the tunnel's address again that it had lost: then the tunnel is as it was, and gets its chance.
     pub(crate) fn take_back_local(&mut self, cx: &mut Context<'_>) {
-        let is_lost =
-            |it: &&mut Tunnel| it.proof == Proof::Unproven && !it.applied && it.error.is_none();
-        if let Some(tunnel) = self.tunnel.as_mut().filter(is_lost) {
+        if let Some(tunnel) = self.tunnel.as_mut().filter(|it| it.without_local) {
             tunnel.purpose = Purpose::Grace;
             self.ask_kernel(cx);
         }
