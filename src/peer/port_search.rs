@@ -383,6 +383,8 @@ impl Peer {
         debug!(peer = %self.name, ?hunt, "port search begins");
         cx.counters.port_searches += 1;
         self.port_search.hunt = Some(hunt);
+        // What it was to find out is known, and the timer is the search's now.
+        self.port_search.observing = false;
         self.port_search.began = Some(cx.now);
         self.port_search.tx_id = Some(cx.tx_id());
         self.listen(cx);

@@ -9,8 +9,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::dice;
 
-/// On what the public port depends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// On what the public port depends; the stricter the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mapping {
     /// On the inner socket alone.
     Independent,
@@ -20,8 +20,8 @@ pub enum Mapping {
     AddressPort,
 }
 
-/// Who may answer to a public port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who may answer to a public port; the stricter the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Filtering {
     /// Anyone.
     Independent,

@@ -39,9 +39,27 @@ impl Behaviour {
         }
     }
 
+    /// Several NATs in a row do no worse than one that maps and filters as the strictest of them; whose ports come in order only
+    /// one alone can tell.
+    fn of_strictest(kinds: &[NatKind]) -> Self {
+        let all = kinds.iter().map(|kind| Behaviour::of(Some(*kind)));
+        let strictest = all.reduce(|one, other| Behaviour {
+            mapping: one.mapping.max(other.mapping),
+            filtering: one.filtering.max(other.filtering),
+            sequential: false,
+        });
+        strictest.unwrap_or(Behaviour::of(None))
+    }
+
     fn is_predictable(self) -> bool {
         self.mapping == Mapping::Independent
     }
+}
+
+/// Whether two hosts, each behind its NATs, are certainly joined: by the first packets, or by a search for ports.
+pub fn joined_through_all(one: &[NatKind], other: &[NatKind]) -> bool {
+    let (first, second) = (Behaviour::of_strictest(one), Behaviour::of_strictest(other));
+    joined_without_search(one, other) || joined_by_search(first, second)
 }
 
 /// Both know the address that STUN saw of the other, and both send there. Is there a packet of `sender` that gets through
