@@ -1,6 +1,6 @@
-def links_of_moves(machine: Host) -> list[str]:
-    """Links that are there for the time of a move only."""
-    return [it["ifname"] for it in json.loads(machine.succeed("ip -j link")) if "~" in it["ifname"]]
+def wait_for_end_of_move(machine: Host) -> None:
+    """Until the links that are there for the time of a move only are gone."""
+    retry(lambda _: not any("~" in it["ifname"] for it in json.loads(machine.succeed("ip -j link"))), 60)
 
 
 start_all()
@@ -13,17 +13,34 @@ with subtest("they are joined over the internet"):
     wait_for_peer(bob, "alice", "direct", via="direct", endpoint=f"203.0.113.10:{PORT}")
     before = {machine.name: link(machine, other)["ifindex"] for machine, other in ((alice, "bob"), (bob, "alice"))}
 
-with subtest("a cable between them: the tunnel moves to it, and no packet is lost"):
+
+def lost_by_moving() -> list[int] | None:
+    """Plugs a cable in while pings go; those that were lost. `None` when a side lost its path: so slow a machine says nothing of moves."""
+    logged = [len(unit_log(machine)) for machine in (alice, bob)]
     ping = BackgroundPing(alice, tunnel_ip(alice, "bob"), 100_000, interval_s=0.02)
     for machine in (alice, bob):
         machine.succeed("ip link set eth2 up")
     wait_for_peer(alice, "bob", "direct", via="lan", endpoint=f"192.168.9.3:{PORT}")
     wait_for_peer(bob, "alice", "direct", via="lan", endpoint=f"192.168.9.2:{PORT}")
     for machine in (alice, bob):
-        retry(lambda _, machine=machine: not links_of_moves(machine), 60)
+        wait_for_end_of_move(machine)
     sent, lost = ping.stop()
     measured("packets, one every 20 ms", sent)
-    assert not lost, f"of {sent} these were lost: {lost}"
+    news = [unit_log(machine)[seen:] for machine, seen in zip((alice, bob), logged, strict=True)]
+    return None if lost and any(" to=punching" in it for it in news) else lost
+
+
+with subtest("a cable between them: the tunnel moves to it, and no packet is lost"):
+    lost = lost_by_moving()
+    for _ in range(3):
+        if lost is not None:
+            break
+        for machine in (alice, bob):
+            machine.succeed("ip link set eth2 down")
+        for machine, other in ((alice, "bob"), (bob, "alice")):
+            wait_for_peer(machine, other, "direct", via="direct")
+        lost = lost_by_moving()
+    assert lost == [], f"these were lost: {lost}"
     check_link(alice, "bob", "192.168.9.3")
     check_link(bob, "alice", "192.168.9.2")
     check_pair(alice, bob)
