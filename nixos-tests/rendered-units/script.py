@@ -60,7 +60,7 @@ with subtest("peers enrol with a key that only systemd can read, and are joined"
     check_pair(alice, bob)
 
 index = link(alice, "bob")["ifindex"]
-ping = BackgroundPing(bob, tunnel_ip(bob, "alice"), count=400)
+ping = BackgroundPing(bob, tunnel_ip(bob, "alice"), count=100_000)
 
 with subtest("systemctl restart"):
     pid = daemon_pid(alice)
