@@ -6,11 +6,14 @@
     reason = "clippy knows functions marked as tests, not their helpers"
 )]
 
+mod export_support;
+
 use std::io::Write as _;
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+
+use export_support::gretun;
 
 /// Every kind of tunnel that NetworkManager has, with what its keyfiles can carry.
 const FILE: &str = r#"
@@ -84,18 +87,6 @@ fn nmcli(arguments: &[&str], keyfile: &str) -> Option<Output> {
     // One that does not want it all closes the pipe.
     let _ = child.stdin.take().unwrap().write_all(keyfile.as_bytes());
     Some(child.wait_with_output().unwrap())
-}
-
-fn gretun(directory: &Path, arguments: &str) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_gretun"))
-        .args(arguments.split(' '))
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments}: {said}");
-    assert_eq!(said, "", "{arguments}: something is lost");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 fn text(output: &Output) -> String {

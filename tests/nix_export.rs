@@ -6,10 +6,13 @@
     reason = "clippy knows functions marked as tests, not their helpers"
 )]
 
-use std::path::Path;
+mod export_support;
+
 use std::process::Command;
 
 use serde_json::Value;
+
+use export_support::gretun;
 
 /// Every option of a tunnel, in one tunnel or another.
 const FILE: &str = r#"
@@ -60,18 +63,6 @@ const FILE: &str = r#"
     mode = "ipip6"
     remote = "2001:db8:1::4"
 "#;
-
-fn gretun(directory: &Path, arguments: &str) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_gretun"))
-        .args(arguments.split(' '))
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments}: {said}");
-    assert_eq!(said, "", "{arguments}: something is lost");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 #[test]
 fn nix_evaluates_what_is_exported_to_the_same_tunnels() {

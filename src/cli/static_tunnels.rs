@@ -16,7 +16,7 @@ use super::report::Report;
 use crate::kernel::lock::Lock;
 use crate::kernel::observe::Links;
 use crate::kernel::preflight::{self, Need};
-use crate::kernel::{Kernel, netns, process};
+use crate::kernel::{Kernel, Route, netns, process};
 use crate::tunnel::encap::Encap;
 use crate::tunnel::mode::Family;
 use crate::tunnel::op::KernelOp;
@@ -28,8 +28,8 @@ use crate::tunnel::state::{Observed, TunnelState};
 /// The MTU that is assumed where no route to the far end exists yet: Ethernet's.
 const UNKNOWN_PATH: u32 = 1500;
 
-/// By local and remote end: the device of the route between them, and the route's own MTU; nothing where there is no route.
-type Paths = HashMap<(Option<IpAddr>, IpAddr), Option<(u32, Option<u32>)>>;
+/// The route from local to remote end; nothing where there is none.
+type Paths = HashMap<(Option<IpAddr>, IpAddr), Option<Route>>;
 
 /// The network namespace that a command works in.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -145,35 +145,41 @@ impl Session {
 
     /// What the kernel should have of these tunnels. All paths are asked for at once, and each once.
     pub(super) async fn states(&self, specs: &[TunnelSpec], owner: &Owner) -> Vec<TunnelState> {
-        let automatic = specs.iter().filter(|spec| spec.mtu.is_none());
-        let ends: HashSet<_> = automatic.map(|spec| (spec.local, spec.remote)).collect();
+        let by_route = specs
+            .iter()
+            .filter(|spec| spec.mtu.is_none() || spec.needs_local());
+        let ends: HashSet<_> = by_route.map(|spec| (spec.local, spec.remote)).collect();
         let paths = ends.into_iter().map(|(local, remote)| async move {
             let route = self.route(local, remote).await;
             ((local, remote), route)
         });
         let paths: Paths = join_all(paths).await.into_iter().collect();
-        let states = specs.iter().map(|spec| async {
-            let mtu = spec.mtu.unwrap_or_else(|| self.mtu(spec, &paths));
+        let state = |spec: &TunnelSpec| {
+            let route = paths.get(&(spec.local, spec.remote)).copied().flatten();
+            let mtu = spec.mtu.unwrap_or_else(|| self.mtu(spec, route));
             let mut state = spec.state(mtu, owner.to_string());
-            if state.link.needs_local() {
-                state.link.local = self.local(spec).await;
+            if spec.needs_local() {
+                state.link.local = self.local(spec, route);
             }
             state
-        });
-        join_all(states).await
+        };
+        specs.iter().map(state).collect()
+    }
+
+    /// Whether the route to the far end leads through this very tunnel now, so that it says nothing about the path.
+    fn leads_through(&self, spec: &TunnelSpec, route: Route) -> bool {
+        self.links.indices.get(&spec.name) == Some(&route.device)
     }
 
     /// The address that outer packets leave from, by the route to the far end.
-    async fn local(&self, spec: &TunnelSpec) -> Option<IpAddr> {
-        let source = self.kernel.source_address(spec.remote).await.ok().flatten();
-        let source = match source {
-            // The route leads through this very tunnel now, which says nothing about the path.
-            Some((device, _)) if self.links.indices.get(&spec.name) == Some(&device) => self
+    fn local(&self, spec: &TunnelSpec, route: Option<Route>) -> Option<IpAddr> {
+        let source = match route {
+            Some(route) if self.leads_through(spec, route) => self
                 .observed
                 .tunnel(&spec.name)
                 .and_then(|tunnel| tunnel.link.local),
-            found => found
-                .map(|(_, ip)| ip)
+            route => route
+                .and_then(|route| route.source)
                 .filter(|&ip| ip != spec.remote && !ip.is_loopback()),
         };
         if source.is_none() {
@@ -186,7 +192,7 @@ impl Session {
         source
     }
 
-    fn mtu(&self, spec: &TunnelSpec, paths: &Paths) -> u32 {
+    fn mtu(&self, spec: &TunnelSpec, route: Option<Route>) -> u32 {
         if let Some(dev) = &spec.dev
             && let Some(&mtu) = self
                 .links
@@ -196,15 +202,14 @@ impl Session {
         {
             return spec.mtu_over(mtu);
         }
-        match paths.get(&(spec.local, spec.remote)).copied().flatten() {
-            // The route to the far end leads through this very tunnel now, which says nothing about the path.
-            Some((device, _)) if self.links.indices.get(&spec.name) == Some(&device) => self
+        match route {
+            Some(route) if self.leads_through(spec, route) => self
                 .observed
                 .tunnel(&spec.name)
                 .map_or(spec.mtu_over(UNKNOWN_PATH), |tunnel| tunnel.link.mtu),
-            Some((device, route_mtu)) => {
-                let mtu = self.links.mtus.get(&device).copied();
-                let mtu = mtu.into_iter().chain(route_mtu).min();
+            Some(route) => {
+                let mtu = self.links.mtus.get(&route.device).copied();
+                let mtu = mtu.into_iter().chain(route.mtu).min();
                 spec.mtu_over(mtu.unwrap_or(UNKNOWN_PATH))
             }
             None => {
@@ -218,14 +223,14 @@ impl Session {
         }
     }
 
-    /// The device and the MTU of the route; the kernel knows none from an address that the host does not have yet.
-    async fn route(&self, local: Option<IpAddr>, remote: IpAddr) -> Option<(u32, Option<u32>)> {
+    /// The route between the ends; the kernel knows none from an address that the host does not have yet.
+    async fn route(&self, local: Option<IpAddr>, remote: IpAddr) -> Option<Route> {
         if local.is_some()
-            && let Ok(route) = self.kernel.route_device(local, remote).await
+            && let Ok(route) = self.kernel.route_between(local, remote).await
         {
             return Some(route);
         }
-        self.kernel.route_device(None, remote).await.ok()
+        self.kernel.route_between(None, remote).await.ok()
     }
 
     /// Carries the plan out, or only shows it.

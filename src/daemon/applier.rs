@@ -129,10 +129,9 @@ pub struct Applier {
     wanted: watch::Receiver<WantedTunnels>,
     link_changed: watch::Receiver<()>,
     results: mpsc::Sender<Applied>,
-    /// What was last reported as done, so that nothing is reported twice.
-    reported: BTreeMap<NodePublic, (Path, Option<Path>, u32, Link)>,
-    /// What was wanted of each tunnel when it was last made so.
-    applied: BTreeMap<NodePublic, Wanted>,
+    /// What was wanted of each tunnel when it was last made so, and the link as reported then: what is as before is neither done nor
+    /// reported twice.
+    applied: BTreeMap<NodePublic, (Wanted, Link)>,
     /// Steps that the kernel refused and that tunnels do without, so that each is said once.
     left_out: BTreeSet<String>,
     /// Whether some tunnel may have routes or address translation.
@@ -161,7 +160,6 @@ impl Applier {
             wanted,
             link_changed,
             results,
-            reported: BTreeMap::new(),
             applied: BTreeMap::new(),
             left_out: BTreeSet::new(),
             // The daemon before this one may have made some.
@@ -224,18 +222,14 @@ impl Applier {
                 overlap: overlaps.remove(&peer).unwrap_or_default(),
                 links: &links,
             };
-            if !all && self.applied.get(&peer) == Some(tunnel) {
+            if !all && self.applied.get(&peer).is_some_and(|it| it.0 == *tunnel) {
                 continue;
             }
             match self.apply(peer, tunnel, &there).await {
-                Ok(link) => {
-                    self.applied.insert(peer, tunnel.clone());
-                    self.report_done(peer, tunnel, link).await;
-                }
+                Ok(link) => self.report_done(peer, tunnel, link).await,
                 Err(error) => {
                     settled = false;
                     self.applied.remove(&peer);
-                    self.reported.remove(&peer);
                     let error = chain(&error);
                     let path = tunnel.path;
                     self.report(Applied::Failed { peer, path, error }).await;
@@ -247,7 +241,6 @@ impl Applier {
             let ops = plan::overlay(Some(&tunnel.state), None, &links.others)?;
             self.kernel.execute(&ops).await?;
             self.applied.remove(&peer);
-            self.reported.remove(&peer);
             self.report(Applied::Removed { peer }).await;
         }
         for left in overlaps.into_values() {
@@ -387,10 +380,11 @@ impl Applier {
     }
 
     async fn report_done(&mut self, peer: NodePublic, wanted: &Wanted, link: Link) {
-        let path = wanted.path;
-        let done = (path, wanted.overlap, wanted.gre_key, link.clone());
-        if self.reported.get(&peer) != Some(&done) {
-            self.reported.insert(peer, done);
+        let told = |it: &Wanted| (it.path, it.overlap, it.gre_key);
+        let done = (wanted.clone(), link.clone());
+        let before = self.applied.insert(peer, done);
+        if before.is_none_or(|it| (told(&it.0), it.1) != (told(wanted), link.clone())) {
+            let path = wanted.path;
             self.report(Applied::Done { peer, path, link }).await;
         }
     }
@@ -413,28 +407,19 @@ fn tunnel_state(wanted: &Wanted, alias: String, path_mtu: u32) -> TunnelState {
         port,
         remote,
     } = wanted.path;
-    let mode = mode_to(remote.ip());
+    let only_receives = receiving_link(wanted, alias, remote.ip());
     let encap = Encap::Fou(Udp {
         sport: port,
         dport: remote.port(),
         csum: true,
     });
-    let mtu = mtu::inner(path_mtu, mode, encap, true);
+    let mtu = mtu::inner(path_mtu, only_receives.mode, encap, true);
     TunnelState {
         link: LinkConfig {
-            name: wanted.name.clone(),
-            alias: Some(alias),
-            mode,
             local: Some(local).filter(|it| !it.is_unspecified()),
-            remote: Some(remote.ip()),
-            dev: None,
-            ikey: Some(wanted.gre_key),
-            okey: Some(wanted.gre_key),
-            ttl: Outer::TTL,
-            tos: Outer::TOS,
-            pmtudisc: true,
             encap,
             mtu,
+            ..only_receives
         },
         alt_names: Some(&wanted.alt_name)
             .filter(|name| !name.is_empty())
@@ -451,12 +436,27 @@ fn tunnel_state(wanted: &Wanted, alias: String, path_mtu: u32) -> TunnelState {
     }
 }
 
-/// The kind of link whose outer packets go to or come from there.
-fn mode_to(remote: IpAddr) -> Mode {
-    if remote.is_ipv4() {
+/// A link of the pair's key that takes what comes from `remote`, to whichever local address and UDP port. It sends nothing.
+fn receiving_link(wanted: &Wanted, alias: String, remote: IpAddr) -> LinkConfig {
+    let mode = if remote.is_ipv4() {
         Mode::Gre
     } else {
         Mode::Ip6gre
+    };
+    LinkConfig {
+        name: wanted.name.clone(),
+        alias: Some(alias),
+        mode,
+        local: None,
+        remote: Some(remote),
+        dev: None,
+        ikey: Some(wanted.gre_key),
+        okey: Some(wanted.gre_key),
+        ttl: Outer::TTL,
+        tos: Outer::TOS,
+        pmtudisc: true,
+        encap: Encap::None,
+        mtu: mtu::MIN_IPV6,
     }
 }
 

@@ -11,6 +11,7 @@ use thiserror::Error;
 use url::Url;
 
 use crate::cli::report::{Explain, Kind};
+use crate::tunnel::name::MAX_LENGTH;
 
 /// Default UDP port for discovery and data.
 pub const DEFAULT_PORT: u16 = 7777;
@@ -339,11 +340,10 @@ impl FromStr for IfaceTemplate {
 
 /// The kernel's rule for interface names (`dev_valid_name`, net/core/dev.c).
 fn is_interface_name(name: &str) -> bool {
-    const IFNAMSIZ: usize = 16;
     let forbidden =
         |c: char| c == '/' || c == ':' || c.is_ascii_whitespace() || c.is_ascii_control();
     !name.is_empty()
-        && name.len() < IFNAMSIZ
+        && name.len() <= MAX_LENGTH
         && name != "."
         && name != ".."
         && !name.contains(forbidden)

@@ -23,6 +23,17 @@ pub struct LocalAddress {
     pub device: u32,
 }
 
+/// What a route says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Index of the device that packets leave through.
+    pub device: u32,
+    /// The route's own MTU, where it has one: an administrator's, not one that the kernel learned and will forget. Bytes.
+    pub mtu: Option<u32>,
+    /// The address of this host that they leave from, where the route says one.
+    pub source: Option<IpAddr>,
+}
+
 /// How packets get to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteTo {
@@ -85,33 +96,33 @@ impl Kernel {
     /// When there is none.
     pub async fn route_to(&self, source: IpAddr, remote: IpAddr) -> Result<RouteTo, KernelError> {
         let source = Some(source).filter(|it| !it.is_unspecified());
-        let (device, route_mtu) = self.route_device(source, remote).await?;
-        let mtu = self.device_mtu(device).await?;
+        let route = self.route_between(source, remote).await?;
+        let mtu = self.device_mtu(route.device).await?;
         Ok(RouteTo {
-            device,
-            mtu: route_mtu.map_or(mtu, |route| route.min(mtu)),
+            device: route.device,
+            mtu: route.mtu.map_or(mtu, |route| route.min(mtu)),
         })
     }
 
-    /// The device that packets from `source`, or from wherever the kernel chooses, to `remote` leave through; and the
-    /// route's own MTU, where it has one: an administrator's, not one that the kernel learned and will forget.
+    /// What the kernel's route says of packets from `source`, or from wherever the kernel chooses, to `remote`. Nothing is sent.
     ///
     /// # Errors
     /// When there is none.
-    pub async fn route_device(
+    pub async fn route_between(
         &self,
         source: Option<IpAddr>,
         remote: IpAddr,
-    ) -> Result<(u32, Option<u32>), KernelError> {
+    ) -> Result<Route, KernelError> {
         let route = self.lookup_route(source, remote).await?;
-        let mut device = None;
-        let mut route_mtu = None;
+        let (mut device, mut mtu, mut source) = (None, None, None);
         let mut is_learned = false;
         for attribute in &route.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => device = Some(*index),
+                RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some((*ip).into()),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some((*ip).into()),
                 RouteAttribute::Metrics(metrics) => {
-                    route_mtu = metrics.iter().find_map(|metric| match metric {
+                    mtu = metrics.iter().find_map(|metric| match metric {
                         RouteMetric::Mtu(mtu) => Some(*mtu),
                         _ => None,
                     });
@@ -120,34 +131,15 @@ impl Kernel {
                 _ => {}
             }
         }
-        let route_mtu = route_mtu.filter(|_| !is_learned);
         let no_device = || {
             let operation = format!("find the route to {remote}");
             KernelError::netlink(operation, "the kernel's route has no device")
         };
-        Ok((device.ok_or_else(no_device)?, route_mtu))
-    }
-
-    /// The device that packets to a host leave through, by its index, and the address of this host that they leave from; `None`
-    /// where the route does not say. Nothing is sent.
-    ///
-    /// # Errors
-    /// When there is no route.
-    pub async fn source_address(
-        &self,
-        remote: IpAddr,
-    ) -> Result<Option<(u32, IpAddr)>, KernelError> {
-        let route = self.lookup_route(None, remote).await?;
-        let (mut device, mut source) = (None, None);
-        for attribute in &route.attributes {
-            match attribute {
-                RouteAttribute::Oif(index) => device = Some(*index),
-                RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some((*ip).into()),
-                RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => source = Some((*ip).into()),
-                _ => {}
-            }
-        }
-        Ok(device.zip(source))
+        Ok(Route {
+            device: device.ok_or_else(no_device)?,
+            mtu: mtu.filter(|_| !is_learned),
+            source,
+        })
     }
 
     /// The router that packets to the internet are handed to over IPv4, and the address of this host that they leave from; `None`

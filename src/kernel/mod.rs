@@ -21,7 +21,7 @@ mod redirect;
 mod remove;
 mod watch;
 
-pub use address::{LocalAddress, RouteTo};
+pub use address::{LocalAddress, Route, RouteTo};
 pub use error::KernelError;
 pub use interfaces::Interface;
 pub use watch::NetChange;

@@ -325,22 +325,22 @@ impl Candidates {
 
     /// Forgets which of this host's addresses led where, for those that are gone.
     pub(crate) fn keep_locals(&mut self, locals: &[IpAddr]) {
-        for candidate in &mut self.list {
-            candidate.local = candidate.local.filter(|it| locals.contains(&it.ip()));
-        }
+        self.keep_local_where(|it| locals.contains(&it.ip()));
     }
 
     /// Forgets what led to this address, for the host may have lost it.
     pub(crate) fn forget_local(&mut self, local: IpAddr) {
-        for candidate in &mut self.list {
-            candidate.local = candidate.local.filter(|it| it.ip() != local);
-        }
+        self.keep_local_where(|it| it.ip() != local);
     }
 
     /// What a port search found is not known to work any more.
     pub(crate) fn forget_extra_ports(&mut self, data_port: u16) {
+        self.keep_local_where(|it| it.port() == data_port);
+    }
+
+    fn keep_local_where(&mut self, is_kept: impl Fn(&SocketAddr) -> bool) {
         for candidate in &mut self.list {
-            candidate.local = candidate.local.filter(|it| it.port() == data_port);
+            candidate.local = candidate.local.filter(&is_kept);
         }
     }
 

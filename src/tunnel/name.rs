@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// `IFNAMSIZ` without the terminating zero.
-const MAX_LENGTH: usize = 15;
+pub const MAX_LENGTH: usize = 15;
 
 /// Names that the kernel gives to the fallback devices of its tunnel modules, or to whole groups in `/proc/sys/net`.
 const RESERVED: [&str; 12] = [

@@ -118,6 +118,14 @@ impl TunnelSpec {
             .unwrap_or_else(|| mtu::inner(path, self.mode, self.encap, self.okey.is_some()))
     }
 
+    /// Whether packets get through only if the kernel is told the local end, which was not given. Over IPv6 it sends nothing without
+    /// (`ip6_tnl_get_cap` in net/ipv6/ip6_tunnel.c), and over IPv4 it makes UDP's checksum before it has chosen one (`ip_tunnel_xmit`
+    /// in net/ipv4/ip_tunnel.c), so that the far end drops what it gets.
+    pub fn needs_local(&self) -> bool {
+        let has_checksum = self.encap.udp().is_some_and(|udp| udp.csum);
+        self.local.is_none() && (self.mode.outer() == Family::V6 || has_checksum)
+    }
+
     /// By what the kernel tells this tunnel's packets from those of others of its kind (`ip_tunnel_find`,
     /// `ip6_tnl_locate`). No two tunnels of a host may have the same.
     pub fn demux(&self) -> impl Eq + Hash + use<> {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::encap::{Encap, FouPort};
-use super::mode::{Family, Mode};
+use super::mode::Mode;
 use super::owner::Owner;
 use super::snat::SnatPair;
 use super::value::Outer;
@@ -62,14 +62,6 @@ impl LinkConfig {
     /// The FOU port that this end needs.
     pub fn listener(&self) -> Option<FouPort> {
         self.encap.listener(self.mode)
-    }
-
-    /// Whether packets get through only if the kernel is told the local end. Over IPv6 it sends nothing without (`ip6_tnl_get_cap` in
-    /// net/ipv6/ip6_tunnel.c), and over IPv4 it makes UDP's checksum before it has chosen one (`ip_tunnel_xmit` in
-    /// net/ipv4/ip_tunnel.c), so that the far end drops what it gets.
-    pub fn needs_local(&self) -> bool {
-        let has_checksum = self.encap.udp().is_some_and(|udp| udp.csum);
-        self.local.is_none() && (self.mode.outer() == Family::V6 || has_checksum)
     }
 
     /// Whether the kernel can turn this device into the other one without making a new one. It could also free one that is

@@ -6,24 +6,20 @@ use std::net::IpAddr;
 
 use tracing::{debug, warn};
 
-use super::{Applier, ApplyError, Wanted, mode_to};
+use super::{Applier, ApplyError, Wanted, receiving_link};
 use crate::cli::report::chain;
 use crate::daemon::mark::Mark;
 use crate::kernel::lock::Lock;
 use crate::kernel::observe::{Links, ObservedTunnel};
 use crate::node::Path;
 use crate::proto::keys::NodePublic;
-use crate::tunnel::encap::Encap;
+use crate::tunnel::name::MAX_LENGTH;
 use crate::tunnel::op::KernelOp;
 use crate::tunnel::plan;
 use crate::tunnel::state::LinkConfig;
-use crate::tunnel::value::Outer;
 
 /// The links of each peer that are there for a move.
 pub(super) type Overlaps<'a> = BTreeMap<NodePublic, Vec<&'a ObservedTunnel>>;
-
-/// Longest name of a link, bytes: `IFNAMSIZ` without the zero at its end.
-const MAX_NAME: usize = 15;
 
 impl Applier {
     /// What there is, of which `mark` says that it is ours.
@@ -62,10 +58,11 @@ impl Applier {
                     break name;
                 }
             };
-            match self
-                .add_overlap(link(wanted, remote, name, mark.clone()), links)
-                .await
-            {
+            let link = LinkConfig {
+                name,
+                ..receiving_link(wanted, mark.to_string(), remote)
+            };
+            match self.add_overlap(link, links).await {
                 Ok(index) => {
                     indices.push(index);
                     self.redirect(index, tunnel).await;
@@ -130,30 +127,11 @@ fn remotes(wanted: &Wanted) -> Vec<IpAddr> {
     remotes
 }
 
-/// A link that only receives.
-fn link(wanted: &Wanted, remote: IpAddr, name: String, mark: Mark) -> LinkConfig {
-    LinkConfig {
-        name,
-        alias: Some(mark.to_string()),
-        mode: mode_to(remote),
-        local: None,
-        remote: Some(remote),
-        dev: None,
-        ikey: Some(wanted.gre_key),
-        okey: Some(wanted.gre_key),
-        ttl: Outer::TTL,
-        tos: Outer::TOS,
-        pmtudisc: true,
-        encap: Encap::None,
-        mtu: crate::tunnel::mtu::MIN_IPV6,
-    }
-}
-
 /// The tunnel's own name, cut where need be, and a number.
 fn name(tunnel: &str, number: u32) -> String {
     let number = format!("~{number}");
     let mut name = tunnel.to_owned();
-    while name.len() + number.len() > MAX_NAME {
+    while name.len() + number.len() > MAX_LENGTH {
         name.pop();
     }
     name + &number
