@@ -137,9 +137,9 @@ impl Row {
         Row {
             name: tunnel.state.link.name.clone(),
             far_end,
-            is_up: tunnel.up,
+            is_up: tunnel.state.link.up,
             statistics: Statistics::default(),
-            why: (!tunnel.up).then(|| "the interface is down".to_owned()),
+            why: (!tunnel.state.link.up).then(|| "the interface is down".to_owned()),
         }
     }
 

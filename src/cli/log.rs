@@ -17,6 +17,8 @@ pub fn start(context: Context) {
     let builder = fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
+        // It would print its own failures to the very place that it failed to write to, and panic.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .with_target(context.verbose > 0);
     // The journal has its own time stamps.

@@ -79,7 +79,7 @@ impl TunnelView {
                 .chain(&tunnel.other_routes)
                 .map(|route| route.network.to_string())
                 .collect(),
-            up: tunnel.up,
+            up: tunnel.state.link.up,
             counters: tunnel.counters,
             owner: Owner::of_alias(link.alias.as_deref()).word(),
             alias: link.alias.clone(),

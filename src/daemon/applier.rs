@@ -319,7 +319,7 @@ impl Applier {
         self.execute(&mut ops).await?;
         let index = match observed.filter(|_| !makes_link) {
             Some(observed) => observed.index,
-            None => self.kernel.link_index(&state.link.name).await?,
+            None => self.kernel.link_index(&state.link.name)?,
         };
         if makes_link {
             for from in receiving {
@@ -457,6 +457,7 @@ fn receiving_link(wanted: &Wanted, alias: String, remote: IpAddr) -> LinkConfig 
         pmtudisc: true,
         encap: Encap::None,
         mtu: mtu::MIN_IPV6,
+        up: true,
     }
 }
 

@@ -1,13 +1,9 @@
-//! Operations as netlink messages. All messages of one stage are sent before the first answer is waited for.
+//! Operations as netlink messages: those of one stage go to the kernel together.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, Prop};
 use netlink_packet_route::route::{
@@ -15,6 +11,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::changing::{Outcome, Request};
 use super::{Kernel, KernelError, link_codec};
 use crate::tunnel::mtu;
 use crate::tunnel::op::{KernelOp, Stage};
@@ -30,7 +27,6 @@ pub(super) const DEFAULT_GROUP: u32 = 0;
 const ADD: u16 = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
 pub(super) const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 
-pub(super) type Outcome = Result<(), KernelError>;
 /// Interface indices by name.
 type Indices = HashMap<String, u32>;
 
@@ -40,21 +36,9 @@ impl Kernel {
         match ops.first().map(KernelOp::stage) {
             Some(Stage::Fou) => self.apply_fou(ops).await,
             Some(Stage::Snat) => self.apply_snat(ops).await,
-            Some(Stage::Removal) => self.apply_removals(ops).await,
-            Some(_) => self.apply_each(ops, kept).await,
+            Some(Stage::Removal) => self.apply_removals(ops),
+            Some(_) => self.apply_each(ops, kept),
             None => Vec::new(),
-        }
-    }
-
-    /// Does operations on devices, each with a message of its own. New devices of the names in `kept` get these indices.
-    pub(super) async fn apply_each(&self, ops: &[KernelOp], kept: &Indices) -> Vec<Outcome> {
-        match self.indices(ops).await {
-            Ok(indices) => self.apply_links(ops, indices, kept).await,
-            Err(error) => {
-                let reason = error.to_string();
-                let failed = |op: &KernelOp| Err(KernelError::netlink(op.to_string(), &reason));
-                ops.iter().map(failed).collect()
-            }
         }
     }
 
@@ -70,169 +54,116 @@ impl Kernel {
         outcomes
     }
 
-    async fn apply_links(
-        &self,
-        ops: &[KernelOp],
-        mut indices: Indices,
-        kept: &Indices,
-    ) -> Vec<Outcome> {
-        let resized = self.resize(ops, &indices).await;
-        let mut messages: Vec<_> = ops.iter().map(|op| message(op, &indices, kept)).collect();
+    /// Does operations on devices, each with a message of its own. New devices of the names in `kept` get these indices.
+    pub(super) fn apply_each(&self, ops: &[KernelOp], kept: &Indices) -> Vec<Outcome> {
+        let indices = self.indices(ops);
+        let resized = self.resize(ops);
+        let requests = ops.iter().map(|op| request(op, &indices, kept));
+        let mut requests: Vec<_> = requests.collect();
         let mut to_restore = Vec::new();
         for (i, outcome) in resized {
             match outcome {
                 Ok(()) => to_restore.push(i),
-                Err(error) => messages[i] = Err(error),
+                Err(error) => requests[i] = Err(error),
             }
         }
-        let mut outcomes = self.ask(ops, messages).await;
+        let mut outcomes = self.ask(ops, requests);
         to_restore.retain(|&i| outcomes[i].is_err());
         for i in to_restore {
-            let undone = Box::pin(self.apply_each(&ops[i].undo(), kept)).await;
+            let undone = self.apply_each(&ops[i].undo(), kept);
             if let Some(error) = undone.into_iter().find_map(Result::err) {
                 tracing::warn!(op = %ops[i], %error, "its MTU stays changed");
             }
         }
-        let unfinished: Vec<usize> = (0..ops.len())
-            .filter(|&i| outcomes[i].is_ok() && is_unfinished(&ops[i]))
-            .collect();
-        if unfinished.is_empty() {
-            return outcomes;
-        }
-        match self.indices(ops).await {
-            Ok(now) => indices = now,
-            // Unknown indices fail one by one below.
-            Err(error) => tracing::debug!(%error, "no indices"),
-        }
-        let again: Vec<KernelOp> = unfinished.iter().map(|&i| ops[i].clone()).collect();
-        let messages = again.iter().map(|op| finish(op, &indices)).collect();
-        for (&i, outcome) in unfinished.iter().zip(self.ask(&again, messages).await) {
-            if outcome.is_err() {
-                for undone in Box::pin(self.apply_each(&ops[i].undo(), kept)).await {
-                    if let Err(error) = undone {
-                        tracing::warn!(op = %ops[i], %error, "a half-made link stays");
+        for finish in [finish, take_up] {
+            let unfinished = (0..ops.len()).filter(|&i| outcomes[i].is_ok());
+            let unfinished = unfinished.filter_map(|i| Some((i, finish(&ops[i])?)));
+            let (places, requests): (Vec<_>, Vec<_>) = unfinished.unzip();
+            let again: Vec<_> = places.iter().map(|&i| ops[i].clone()).collect();
+            for (i, outcome) in places.into_iter().zip(self.ask(&again, requests)) {
+                if outcome.is_err() {
+                    for undone in self.apply_each(&ops[i].undo(), kept) {
+                        if let Err(error) = undone {
+                            tracing::warn!(op = %ops[i], %error, "a half-made link stays");
+                        }
                     }
                 }
+                outcomes[i] = outcome;
             }
-            outcomes[i] = outcome;
         }
         outcomes
     }
 
     /// Gives devices that will be changed by a detour their new MTU first, by places in the operations. The change itself
     /// sets it without a word to IPv4, which then keeps to the path MTUs that it noted while the device had the MTU before.
-    async fn resize(&self, ops: &[KernelOp], indices: &Indices) -> Vec<(usize, Outcome)> {
-        let is_resized = |op: &KernelOp| matches!(op, KernelOp::ChangeLink { from, to } if from.mtu != to.mtu && change_detour(from, to).is_some());
-        let places: Vec<_> = (0..ops.len()).filter(|&i| is_resized(&ops[i])).collect();
-        let resized: Vec<_> = places.iter().map(|&i| ops[i].clone()).collect();
-        let messages = resized.iter().map(|op| finish(op, indices)).collect();
-        let outcomes = self.ask(&resized, messages).await;
-        places.into_iter().zip(outcomes).collect()
+    fn resize(&self, ops: &[KernelOp]) -> Vec<(usize, Outcome)> {
+        let is_resized =
+            |op: &KernelOp| matches!(op, KernelOp::ChangeLink { from, to } if from.mtu != to.mtu);
+        let resized = (0..ops.len()).filter(|&i| is_resized(&ops[i]));
+        let resized = resized.filter_map(|i| Some((i, finish(&ops[i])?)));
+        let (places, requests): (Vec<_>, Vec<_>) = resized.unzip();
+        let again: Vec<_> = places.iter().map(|&i| ops[i].clone()).collect();
+        places.into_iter().zip(self.ask(&again, requests)).collect()
     }
 
-    /// Sends all messages, then collects the answers.
-    pub(super) async fn ask(
+    /// Asks for what operations need. What should be removed and is gone already is removed.
+    pub(super) fn ask(
         &self,
         ops: &[KernelOp],
-        messages: Vec<Result<(RouteNetlinkMessage, u16), KernelError>>,
+        requests: Vec<Result<Request, KernelError>>,
     ) -> Vec<Outcome> {
-        let sent: Vec<_> = messages
-            .into_iter()
-            .zip(ops)
-            .map(|(message, op)| {
-                let (message, flags) = message?;
-                self.send(message, flags, op)
-            })
-            .collect();
-        let mut outcomes = Vec::new();
-        for (answers, op) in sent.into_iter().zip(ops) {
-            outcomes.push(match answers {
-                Ok(answers) => outcome(answers, op).await,
-                Err(error) => Err(error),
-            });
-        }
-        outcomes
+        let outcomes = self.change.change(requests, |i| ops[i].to_string());
+        let forgive = |(op, outcome)| match outcome {
+            Err(error) if is_removal(op) && is_gone(&error) => Ok(()),
+            other => other,
+        };
+        ops.iter().zip(outcomes).map(forgive).collect()
     }
 
-    pub(super) fn send(
-        &self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-        op: &KernelOp,
-    ) -> Result<impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + use<>, KernelError> {
-        let mut request = NetlinkMessage::from(message);
-        request.header.flags = flags;
-        let mut route = self.route.clone();
-        route
-            .request(request)
-            .map_err(|error| KernelError::route(op.to_string(), error))
-    }
-
-    /// The indices of all devices that the operations name: asked for one by one where they are few, else all at once.
-    async fn indices(&self, ops: &[KernelOp]) -> Result<Indices, KernelError> {
-        const FEW: usize = 8;
-        let names: std::collections::BTreeSet<&str> = ops.iter().flat_map(devices).collect();
-        let failed = |error| KernelError::route("list links", error);
-        if names.len() > FEW {
-            return Ok(self.list.link_names()?.into_iter().collect());
-        }
+    /// The indices of the devices that the operations' first messages need; without those that are not there.
+    fn indices(&self, ops: &[KernelOp]) -> Indices {
         let mut indices = Indices::new();
-        for name in names {
-            let request = self.route.link().get().match_name(name.to_owned());
-            match request.execute().try_next().await {
-                Ok(Some(link)) => {
-                    indices.insert(name.to_owned(), link.header.index);
+        for name in ops.iter().flat_map(devices) {
+            if indices.contains_key(name) {
+                continue;
+            }
+            match self.change.index(name) {
+                Ok(index) => {
+                    indices.insert(name.to_owned(), index);
                 }
-                Ok(None) => {}
-                Err(error) => match failed(error) {
-                    error if error.errno() == Some(libc::ENODEV) => {}
-                    error => return Err(error),
-                },
+                Err(error) => tracing::trace!(name, %error, "no index"),
             }
         }
-        Ok(indices)
+        indices
     }
 }
 
-/// Waits for an answer. What should be removed and is gone already is removed.
-pub(super) async fn outcome(
-    answers: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>>,
-    op: &KernelOp,
-) -> Outcome {
-    let mut answers = std::pin::pin!(answers);
-    let mut outcome = Ok(());
-    while let Some(answer) = answers.next().await {
-        if let NetlinkPayload::Error(error) = answer.payload {
-            outcome = Err(KernelError::refused(op.to_string(), &error));
-        }
-    }
-    let removes = matches!(
+fn is_removal(op: &KernelOp) -> bool {
+    matches!(
         op,
         KernelOp::DeleteLink(_)
             | KernelOp::DeleteAddress { .. }
             | KernelOp::DeleteRoute { .. }
             | KernelOp::DeleteAltName { .. }
-    );
-    let is_gone = |error: &KernelError| {
-        matches!(
-            error.errno(),
-            Some(libc::ENODEV | libc::ESRCH | libc::EADDRNOTAVAIL)
-        )
-    };
-    match outcome {
-        Err(error) if removes && is_gone(&error) => Ok(()),
-        other => other,
-    }
+    )
+}
+
+fn is_gone(error: &KernelError) -> bool {
+    matches!(
+        error.errno(),
+        Some(libc::ENODEV | libc::ESRCH | libc::EADDRNOTAVAIL)
+    )
 }
 
 fn misplaced(op: &KernelOp) -> KernelError {
     KernelError::netlink(op.to_string(), "it belongs to another stage")
 }
 
-/// The devices that an operation names.
+/// The devices whose indices an operation's message has: not that of one which is yet to be made.
 fn devices(op: &KernelOp) -> Vec<&str> {
     match op {
-        KernelOp::AddLink(link) | KernelOp::ChangeLink { to: link, .. } => {
+        KernelOp::AddLink(link) => link.dev.as_deref().into_iter().collect(),
+        KernelOp::ChangeLink { to: link, .. } => {
             let mut names = vec![link.name.as_str()];
             names.extend(link.dev.as_deref());
             names
@@ -250,11 +181,7 @@ fn devices(op: &KernelOp) -> Vec<&str> {
     }
 }
 
-fn message(
-    op: &KernelOp,
-    indices: &Indices,
-    kept: &Indices,
-) -> Result<(RouteNetlinkMessage, u16), KernelError> {
+fn request(op: &KernelOp, indices: &Indices, kept: &Indices) -> Result<Request, KernelError> {
     let index = |name: &str| {
         let found = indices.get(name).copied();
         found.ok_or_else(|| KernelError::no_device(op.to_string(), name))
@@ -276,6 +203,9 @@ fn message(
         KernelOp::ChangeLink { from, to } => {
             let mut message = LinkMessage::default();
             message.header.index = index(&to.name)?;
+            if from.up != to.up {
+                set_state(&mut message, to.up);
+            }
             message.attributes = vec![
                 LinkAttribute::Mtu(change_detour(from, to).unwrap_or(to.mtu)),
                 LinkAttribute::IfAlias(to.alias.clone().unwrap_or_default()),
@@ -324,6 +254,7 @@ fn is_other_tunnel(from: &LinkConfig, to: &LinkConfig) -> bool {
     let same_tunnel = LinkConfig {
         mtu: to.mtu,
         alias: to.alias.clone(),
+        up: to.up,
         ..from.clone()
     };
     same_tunnel != *to
@@ -334,37 +265,53 @@ fn change_detour(from: &LinkConfig, to: &LinkConfig) -> Option<u32> {
     mtu::detour(to.mode, to.mtu).filter(|_| is_other_tunnel(from, to))
 }
 
-/// Whether it takes a second message, by [`finish`].
-fn is_unfinished(op: &KernelOp) -> bool {
+/// A second message, where it takes one: marks a new device as ours and finished; gives a changed one its MTU.
+fn finish(op: &KernelOp) -> Option<Result<Request, KernelError>> {
     match op {
-        KernelOp::AddLink(_) => true,
-        KernelOp::ChangeLink { from, to } => change_detour(from, to).is_some(),
-        _ => false,
+        KernelOp::AddLink(link) => {
+            let mut message = by_name(&link.name);
+            message.attributes.push(LinkAttribute::Group(DEFAULT_GROUP));
+            if let Some(alias) = &link.alias {
+                let alias = LinkAttribute::IfAlias(alias.clone());
+                message.attributes.push(alias);
+            }
+            Some(Ok((RouteNetlinkMessage::SetLink(message), CHANGE)))
+        }
+        KernelOp::ChangeLink { from, to } => change_detour(from, to).map(|_| {
+            let mut message = by_name(&to.name);
+            message.attributes.push(LinkAttribute::Mtu(to.mtu));
+            Ok((RouteNetlinkMessage::SetLink(message), CHANGE))
+        }),
+        _ => None,
     }
 }
 
-/// Marks a new device as ours and finished, and takes it up; gives a changed one its MTU.
-fn finish(op: &KernelOp, indices: &Indices) -> Result<(RouteNetlinkMessage, u16), KernelError> {
-    let (KernelOp::AddLink(link) | KernelOp::ChangeLink { to: link, .. }) = op else {
-        return Err(misplaced(op));
+/// Takes a new device up. Not with its mark in one message: the kernel makes known every change of a device that is up, and IPv6
+/// then goes through all its routes (`netdev_state_change`, net/core/dev.c; `rt6_sync_up`, net/ipv6/route.c).
+fn take_up(op: &KernelOp) -> Option<Result<Request, KernelError>> {
+    let KernelOp::AddLink(link) = op else {
+        return None;
     };
-    let index = indices.get(&link.name).copied();
+    let mut message = by_name(&link.name);
+    set_state(&mut message, true);
+    link.up
+        .then_some(Ok((RouteNetlinkMessage::SetLink(message), CHANGE)))
+}
+
+/// A message about the device of this name: where there is no index the kernel goes by that (`rtnl_setlink`, net/core/rtnetlink.c).
+fn by_name(name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
-    message.header.index =
-        index.ok_or_else(|| KernelError::no_device(op.to_string(), &link.name))?;
-    if matches!(op, KernelOp::ChangeLink { .. }) {
-        message.attributes.push(LinkAttribute::Mtu(link.mtu));
-        return Ok((RouteNetlinkMessage::SetLink(message), CHANGE));
-    }
-    message.header.flags = LinkFlags::Up;
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_owned()));
+    message
+}
+
+fn set_state(message: &mut LinkMessage, up: bool) {
     message.header.change_mask = LinkFlags::Up;
-    message.attributes.push(LinkAttribute::Group(DEFAULT_GROUP));
-    if let Some(alias) = &link.alias {
-        message
-            .attributes
-            .push(LinkAttribute::IfAlias(alias.clone()));
+    if up {
+        message.header.flags = LinkFlags::Up;
     }
-    Ok((RouteNetlinkMessage::SetLink(message), CHANGE))
 }
 
 fn alt_name(index: u32, name: &str) -> LinkMessage {

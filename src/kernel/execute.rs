@@ -45,7 +45,7 @@ impl Kernel {
         let mut indices = HashMap::new();
         for name in made_anew(ops) {
             // One that cannot be told is not kept; a device that is missing is the removal's own affair.
-            if let Ok(index) = self.link_index(name).await {
+            if let Ok(index) = self.link_index(name) {
                 indices.insert(name.to_owned(), index);
             }
         }

@@ -426,6 +426,7 @@ impl Raw {
             pmtudisc: self.pmtudisc,
             encap,
             mtu: 0,
+            up: false,
         };
         Decoded {
             link,

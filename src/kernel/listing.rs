@@ -55,14 +55,11 @@ struct State {
 impl Lister {
     /// Opens the socket, in the current network namespace.
     pub fn open() -> io::Result<Self> {
-        let socket = Socket::new(NETLINK_ROUTE)?;
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
+        let socket = open_socket()?;
         if let Err(error) = socket.set_netlink_get_strict_chk(true) {
             // Linux before 4.20: it lists all routes, which are picked from here as well.
             tracing::debug!(%error, "the kernel lists all routes");
         }
-        socket.connect(&SocketAddr::new(0, 0))?;
         let sequence = 0;
         Ok(Lister(Mutex::new(State { socket, sequence })))
     }
@@ -75,15 +72,6 @@ impl Lister {
         request.attributes.push(without);
         let request = RouteNetlinkMessage::GetLink(request);
         self.list("list links", request, read_link)
-    }
-
-    /// The names of all links, by which their indices are found.
-    pub fn link_names(&self) -> Result<Vec<(String, u32)>, KernelError> {
-        let mut request = LinkMessage::default();
-        let without = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
-        request.attributes.push(without);
-        let request = RouteNetlinkMessage::GetLink(request);
-        self.list("list links", request, read_link_name)
     }
 
     /// All addresses.
@@ -131,6 +119,15 @@ impl Lister {
         }
         Ok(listing.found)
     }
+}
+
+/// A socket to the kernel alone, which says in its own words what it refuses.
+pub(super) fn open_socket() -> io::Result<Socket> {
+    let socket = Socket::new(NETLINK_ROUTE)?;
+    socket.set_ext_ack(true)?;
+    socket.set_cap_ack(true)?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
 }
 
 struct Listing<T> {
@@ -213,21 +210,6 @@ fn read_link(payload: &[u8]) -> Result<Option<LinkMessage>, DecodeError> {
     Ok(Some(link))
 }
 
-fn read_link_name(payload: &[u8]) -> Result<Option<(String, u32)>, DecodeError> {
-    let header = LinkHeader::parse(payload)?;
-    for attribute in NlasIterator::new(payload.get(LINK_HEADER..).unwrap_or_default()) {
-        let attribute = attribute?;
-        if attribute.kind() != libc::IFLA_IFNAME {
-            continue;
-        }
-        let name = LinkAttribute::parse_with_param(&attribute, header.interface_family)?;
-        if let LinkAttribute::IfName(name) = name {
-            return Ok(Some((name, header.index)));
-        }
-    }
-    Ok(None)
-}
-
 fn read_address(payload: &[u8]) -> Result<Option<AddressMessage>, DecodeError> {
     let mut address = AddressMessage::default();
     address.header = AddressHeader::parse(payload)?;
@@ -272,13 +254,10 @@ mod tests {
             LinkAttribute::Mtu(1476),
         ];
         assert_eq!(link.attributes, wanted);
-        let named = read_link_name(&payload).unwrap();
-        assert_eq!(named, Some(("tun0".to_owned(), 7)));
         for length in 0..payload.len() {
             // No truncation panics.
             let _ = read_link(&payload[..length]);
             let _ = read_address(&payload[..length]);
-            let _ = read_link_name(&payload[..length]);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod address;
 mod apply;
+mod changing;
 mod error;
 pub mod execute;
 pub mod fou;
@@ -28,6 +29,7 @@ pub use watch::NetChange;
 
 use std::sync::Arc;
 
+use changing::Changer;
 use listing::Lister;
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::Mutex;
@@ -37,6 +39,7 @@ use tokio::sync::Mutex;
 pub struct Kernel {
     route: rtnetlink::Handle,
     list: Arc<Lister>,
+    change: Arc<Changer>,
     generic: genetlink::GenetlinkHandle,
     /// Held while the kernel lists FOU ports: it refuses a second list on the same socket (`EBUSY`).
     listing: Arc<Mutex<()>>,
@@ -55,11 +58,13 @@ impl Kernel {
         socket.set_cap_ack(true).map_err(failed)?;
         tokio::spawn(connection);
         let list = Arc::new(Lister::open().map_err(failed)?);
+        let change = Arc::new(Changer::open().map_err(failed)?);
         let (connection, generic, _) = genetlink::new_connection().map_err(failed)?;
         tokio::spawn(connection);
         Ok(Kernel {
             route,
             list,
+            change,
             generic,
             listing: Arc::default(),
         })

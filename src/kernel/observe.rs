@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, Prop};
@@ -32,8 +31,6 @@ pub struct ObservedTunnel {
     pub other_routes: Vec<TunnelRoute>,
     /// Whether `state` says everything; else gretun can remove it but would not have made it.
     pub exact: bool,
-    /// Whether it is up.
-    pub up: bool,
     /// What went through.
     pub counters: Counters,
 }
@@ -157,14 +154,14 @@ impl Kernel {
     ///
     /// # Errors
     /// When there is none.
-    pub async fn link_index(&self, name: &str) -> Result<u32, KernelError> {
+    pub fn link_index(&self, name: &str) -> Result<u32, KernelError> {
         let operation = format!("find link {name}");
-        let request = self.route.link().get().match_name(name.to_owned());
-        match request.execute().try_next().await {
-            Ok(Some(link)) => Ok(link.header.index),
-            Ok(None) => Err(KernelError::no_device(operation, name)),
-            Err(error) => Err(KernelError::route(operation, error)),
-        }
+        self.change
+            .index(name)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::ENODEV) => KernelError::no_device(operation, name),
+                _ => KernelError::netlink(operation, error),
+            })
     }
 
     /// Removes a link; one that is gone already is no error.
@@ -299,6 +296,7 @@ fn read_link(
         state: TunnelState {
             link: LinkConfig {
                 name: name.to_owned(),
+                up: message.header.flags.contains(LinkFlags::Up),
                 ..decoded.link
             },
             alt_names: Vec::new(),
@@ -308,7 +306,6 @@ fn read_link(
         },
         other_routes: Vec::new(),
         exact: decoded.exact,
-        up: message.header.flags.contains(LinkFlags::Up),
         counters: Counters::default(),
     };
     for attribute in &message.attributes {

@@ -7,7 +7,8 @@ use std::collections::{HashMap, HashSet};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 
-use super::apply::{CHANGE, DEFAULT_GROUP, Outcome, outcome};
+use super::apply::{CHANGE, DEFAULT_GROUP};
+use super::changing::Outcome;
 use super::{Kernel, KernelError};
 use crate::tunnel::op::KernelOp;
 
@@ -26,21 +27,21 @@ struct Device {
 
 impl Kernel {
     /// Removes devices; those that are gone already are removed.
-    pub(super) async fn apply_removals(&self, ops: &[KernelOp]) -> Vec<Outcome> {
+    pub(super) fn apply_removals(&self, ops: &[KernelOp]) -> Vec<Outcome> {
         if ops.len() < MANY {
-            return self.apply_each(ops, &HashMap::new()).await;
+            return self.apply_each(ops, &HashMap::new());
         }
-        match self.remove_together(ops).await {
+        match self.remove_together(ops) {
             Ok(()) => ops.iter().map(|_| Ok(())).collect(),
             Err(error) => {
                 tracing::debug!(%error, "the devices cannot be removed together");
-                self.apply_each(ops, &HashMap::new()).await
+                self.apply_each(ops, &HashMap::new())
             }
         }
     }
 
     /// Removes all or none of the devices.
-    async fn remove_together(&self, ops: &[KernelOp]) -> Outcome {
+    fn remove_together(&self, ops: &[KernelOp]) -> Outcome {
         let devices = self.devices()?;
         let taken: HashSet<u32> = devices.values().map(|device| device.group).collect();
         // A group that a killed process has left is in use; there are fewer devices than groups.
@@ -56,28 +57,25 @@ impl Kernel {
                 _ => None,
             })
             .unzip();
-        let Some(first) = ops.first() else {
+        if ops.is_empty() {
             return Ok(());
-        };
+        }
         let together = found.iter().map(|device| (device.index, group)).collect();
-        let removed = match self.set_groups(&ops, together).await {
-            Ok(()) => {
-                let mut all = LinkMessage::default();
-                all.attributes.push(LinkAttribute::Group(group));
-                let answers = self.send(RouteNetlinkMessage::DelLink(all), CHANGE, first)?;
-                outcome(answers, first).await
-            }
-            Err(error) => Err(error),
-        };
+        let removed = self.set_groups(&ops, together).and_then(|()| {
+            let mut all = LinkMessage::default();
+            all.attributes.push(LinkAttribute::Group(group));
+            let request = Ok((RouteNetlinkMessage::DelLink(all), CHANGE));
+            self.ask(&ops[..1], vec![request]).into_iter().collect()
+        });
         if removed.is_err() {
             let as_before = found.iter().map(|device| (device.index, device.group));
-            self.set_groups(&ops, as_before.collect()).await?;
+            self.set_groups(&ops, as_before.collect())?;
         }
         removed
     }
 
     /// Puts devices, by their indices, into groups.
-    async fn set_groups(&self, ops: &[KernelOp], devices: Vec<(u32, u32)>) -> Outcome {
+    fn set_groups(&self, ops: &[KernelOp], devices: Vec<(u32, u32)>) -> Outcome {
         let message = |(index, group)| {
             let mut message = LinkMessage::default();
             message.header.index = index;
@@ -85,7 +83,7 @@ impl Kernel {
             Ok((RouteNetlinkMessage::SetLink(message), CHANGE))
         };
         let messages = devices.into_iter().map(message).collect();
-        self.ask(ops, messages).await.into_iter().collect()
+        self.ask(ops, messages).into_iter().collect()
     }
 
     /// All devices by their names.

@@ -22,7 +22,7 @@ pub(super) fn of(op: &KernelOp) -> Vec<String> {
                 link.mtu,
                 parameters(link)
             ),
-            settings(link, " up"),
+            settings(link, if link.up { " up" } else { "" }),
         ],
         KernelOp::ChangeLink { from, to } => change(from, to),
         KernelOp::DeleteLink(tunnel) => one(format!("ip link del dev {}", tunnel.link.name)),
@@ -84,7 +84,12 @@ fn change(from: &LinkConfig, to: &LinkConfig) -> Vec<String> {
         }
     }
     commands.push(change);
-    commands.push(settings(to, &format!(" mtu {}", to.mtu)));
+    let state = match (from.up, to.up) {
+        (false, true) => " up",
+        (true, false) => " down",
+        _ => "",
+    };
+    commands.push(settings(to, &format!(" mtu {}{state}", to.mtu)));
     commands
 }
 

@@ -10,6 +10,7 @@ pub(super) fn of_links(from: &LinkConfig, to: &LinkConfig) -> String {
     let key = |key: Option<u32>| key.map_or("none".to_owned(), |key| key.to_string());
     let ip = |ip: Option<std::net::IpAddr>| ip.map_or("any".to_owned(), |ip| ip.to_string());
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
+    let state = |up: bool| if up { "up" } else { "down" };
     let mut changes = Changes::default();
     changes.add("mode", from.mode, to.mode);
     changes.add("local", ip(from.local), ip(to.local));
@@ -22,6 +23,7 @@ pub(super) fn of_links(from: &LinkConfig, to: &LinkConfig) -> String {
     changes.add("pmtudisc", from.pmtudisc, to.pmtudisc);
     changes.add("encap", encap(from.encap), encap(to.encap));
     changes.add("mtu", from.mtu, to.mtu);
+    changes.add("state", state(from.up), state(to.up));
     changes.add("owner", text(&from.alias), text(&to.alias));
     changes.0.join(", ")
 }

@@ -161,6 +161,39 @@ fn what_a_killed_process_leaves_is_found_and_put_right() {
 }
 
 #[test]
+fn a_tunnel_that_is_down_is_taken_up_before_its_routes_are_put_back() {
+    let wanted = states(FILE);
+    let mut observed = Observed {
+        tunnels: wanted.clone(),
+        fou_ports: wanted[..1]
+            .iter()
+            .filter_map(|it| it.link.listener())
+            .collect(),
+        ..Observed::default()
+    };
+    // With the device the kernel takes down the routes, and the addresses of IPv6.
+    let down = &mut observed.tunnels[0];
+    down.link.up = false;
+    down.routes.clear();
+    down.addresses
+        .retain(|address| address.net.addr().is_ipv4());
+    let before = observed.clone();
+    let ops = apply(&wanted, &observed, "default").unwrap();
+    let KernelOp::ChangeLink { from, to } = &ops[0] else {
+        panic!("{ops:?}");
+    };
+    assert!(!from.up && to.up, "{ops:?}");
+    assert_eq!(ops[0].to_string(), "change link a: state down -> up");
+    let commands = ops[0].commands();
+    assert!(commands.last().unwrap().ends_with(" up"), "{commands:?}");
+    carry_out(&mut observed, &ops);
+    assert_eq!(apply(&wanted, &observed, "default").unwrap(), []);
+    let back: Vec<_> = ops.iter().rev().flat_map(KernelOp::undo).collect();
+    carry_out(&mut observed, &back);
+    assert_eq!(observed, before);
+}
+
+#[test]
 fn address_translation_of_tunnels_that_somebody_removed_is_tidied() {
     let pair = ("gone".to_owned(), "10.0.0.0/8".parse().unwrap());
     let observed = Observed {

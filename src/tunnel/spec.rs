@@ -161,6 +161,7 @@ impl TunnelSpec {
                 pmtudisc: self.pmtudisc,
                 encap: self.encap,
                 mtu,
+                up: true,
             },
             alt_names: self.alt_name.iter().cloned().collect(),
             addresses: self.addresses.clone(),

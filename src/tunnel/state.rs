@@ -56,6 +56,8 @@ pub struct LinkConfig {
     pub encap: Encap,
     /// Largest inner packet, bytes.
     pub mtu: u32,
+    /// Whether it is up, which gretun wants of every device.
+    pub up: bool,
 }
 
 impl LinkConfig {

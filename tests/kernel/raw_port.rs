@@ -130,7 +130,7 @@ async fn open_tunnel(host: &Host, own: u8, family: Family) -> (RawPort, ProbeSoc
              encap fou encap-sport {PORT} encap-dport {PORT} {checksum}
          ip addr add 100.64.0.{own} peer 100.64.0.{far} dev gretun0; ip link set gretun0 up"
     ));
-    let index = kernel.link_index("gretun0").await.unwrap();
+    let index = kernel.link_index("gretun0").unwrap();
     (port, ProbeSocket::open().unwrap(), index)
 }
 

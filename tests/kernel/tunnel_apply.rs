@@ -101,6 +101,47 @@ fn applying_twice_changes_nothing_and_a_change_touches_only_what_differs() {
 }
 
 #[test]
+fn a_tunnel_that_somebody_took_down_works_again() {
+    if !is_able() {
+        return;
+    }
+    let (host, _b) = Host::pair();
+    host.block_on(|| async {
+        let kernel = Kernel::open().await.unwrap();
+        let text = FILE.replace("\"10.2.0.1\"", "\"10.2.0.1/32\"");
+        let wanted = states(&text);
+        apply(&kernel, &wanted).await;
+        let before = observe(&kernel).await;
+        let index = kernel.link_index("one").unwrap();
+        for name in ["one", "two", "tap"] {
+            host.run(&format!("ip link set {name} down"));
+        }
+        // They come back in another order.
+        let sorted = |mut observed: gretun::tunnel::state::Observed| {
+            for tunnel in &mut observed.tunnels {
+                tunnel.addresses.sort_by_key(|address| address.net);
+                tunnel.routes.sort_by_key(|route| route.network);
+            }
+            observed
+        };
+        let down = sorted(observe(&kernel).await);
+        // A step that fails leaves them down.
+        let mut bad = wanted.clone();
+        host.run("ip link property add dev lo altname taken");
+        bad[0].alt_names = vec!["taken".to_owned()];
+        let ops = plan::apply(&bad, &observe(&kernel).await, "test").unwrap();
+        let error = kernel.execute(&ops).await.unwrap_err();
+        assert!(error.left.is_empty(), "{error}");
+        assert_eq!(sorted(observe(&kernel).await), down);
+
+        apply(&kernel, &wanted).await;
+        assert_eq!(sorted(observe(&kernel).await), sorted(before));
+        assert_eq!(kernel.link_index("one").unwrap(), index);
+        assert_eq!(apply(&kernel, &wanted).await, []);
+    });
+}
+
+#[test]
 fn the_tunnels_of_others_are_left_alone() {
     if !is_able() {
         return;
@@ -165,14 +206,14 @@ fn a_change_of_family_keeps_name_and_index_and_is_taken_back_when_it_fails() {
         let v6 = overlay_like(Mode::Ip6gre, "2001:db8::1", "2001:db8::2");
         let ops = plan::overlay(None, Some(&v4), &[]).unwrap();
         kernel.execute(&ops).await.unwrap();
-        let index = kernel.link_index("two").await.unwrap();
+        let index = kernel.link_index("two").unwrap();
         let kind = || a.run("ip -d link show dev two");
         assert!(kind().contains(" gre remote 192.0.2.2 "), "{}", kind());
 
         let to_v6 = plan::overlay(Some(&v4), Some(&v6), &[]).unwrap();
         kernel.execute(&to_v6).await.unwrap();
         assert!(kind().contains(" ip6gre remote 2001:db8::2 "), "{}", kind());
-        assert_eq!(kernel.link_index("two").await.unwrap(), index);
+        assert_eq!(kernel.link_index("two").unwrap(), index);
         assert!(
             a.run("ip addr show dev two")
                 .contains("10.2.0.1 peer 10.2.0.2/32")
@@ -191,7 +232,7 @@ fn a_change_of_family_keeps_name_and_index_and_is_taken_back_when_it_fails() {
         );
         let after = a.run("ip -d link show dev two; ip addr show dev two; ip route show dev two");
         assert_eq!(lasting(&after), lasting(&before));
-        assert_eq!(kernel.link_index("two").await.unwrap(), index);
+        assert_eq!(kernel.link_index("two").unwrap(), index);
     });
 }
 

@@ -40,7 +40,7 @@ fn a_change_of_one_tunnel_loses_no_packet_of_another() {
         let far = inner_net(Family::V4, 2, u8::try_from(place.unwrap()).unwrap()).addr();
         let mut echo = Echo::new(&a.host, far);
         echo.ping(84).unwrap();
-        let index = a.kernel.link_index(names[0]).await.unwrap();
+        let index = a.kernel.link_index(names[0]).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let pinging = std::thread::spawn(move || {
@@ -64,7 +64,7 @@ fn a_change_of_one_tunnel_loses_no_packet_of_another() {
         let pings = pinging.join().unwrap();
         println!("{pings} pings answered during 50 changes");
         assert!(pings > 0);
-        assert_eq!(a.kernel.link_index(names[0]).await.unwrap(), index);
+        assert_eq!(a.kernel.link_index(names[0]).unwrap(), index);
         assert!(traces(&a.host).iter().any(|line| line.contains("ttl 50")));
     });
 }

@@ -117,7 +117,7 @@ fn killed_before_any_operation_it_goes_on_where_it_was() {
              ip route add 10.251.0.0/16 dev theirs",
         );
         let nothing = sorted(&node).await;
-        let index = node.kernel.link_index("theirs").await.unwrap();
+        let index = node.kernel.link_index("theirs").unwrap();
         let mut deaths = 0;
         for (from, to) in [
             (vec![], some()),
@@ -150,7 +150,7 @@ fn killed_before_any_operation_it_goes_on_where_it_was() {
             apply(&node, &[]).await;
         }
         println!("{deaths} deaths");
-        assert_eq!(node.kernel.link_index("theirs").await.unwrap(), index);
+        assert_eq!(node.kernel.link_index("theirs").unwrap(), index);
     });
 }
 

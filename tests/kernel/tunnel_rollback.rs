@@ -79,7 +79,7 @@ async fn view(node: &Node, with_snat: bool) -> (Vec<TunnelState>, Vec<String>) {
     let mut tunnels: Vec<_> = links
         .tunnels
         .into_iter()
-        .inspect(|tunnel| assert!(tunnel.up && tunnel.exact, "{tunnel:?}"))
+        .inspect(|tunnel| assert!(tunnel.state.link.up && tunnel.exact, "{tunnel:?}"))
         .map(|tunnel| tunnel.state)
         .collect();
     for tunnel in &mut tunnels {

@@ -81,7 +81,7 @@ impl Applier {
         debug!(interface = link.name, remote = ?link.remote, "receiving over two paths");
         let name = link.name.clone();
         self.kernel.execute(&[KernelOp::AddLink(link)]).await?;
-        Ok(self.kernel.link_index(&name).await?)
+        Ok(self.kernel.link_index(&name)?)
     }
 
     /// Has packets come in by the tunnel's own link, for the sake of firewalls and reverse-path filters.
