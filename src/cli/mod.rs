@@ -51,10 +51,10 @@ pub struct Context {
 #[command(name = "gretun", version, max_term_width = 100)]
 pub struct Cli {
     /// Answer in JSON, errors included
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     json: bool,
     /// Say more; twice for every packet
-    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, display_order = 901)]
     verbose: u8,
     #[command(subcommand)]
     command: Command,

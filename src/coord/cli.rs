@@ -43,11 +43,11 @@ pub struct Cli {
     check_config: bool,
 
     /// Log, errors and listings as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     json: bool,
 
     /// Log more (-v debug, -vv each request)
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 901)]
     verbose: u8,
 
     #[command(subcommand)]

@@ -238,11 +238,13 @@ fn check_ends(options: &TunnelOptions) -> Result<(), SpecError> {
 fn check_header(options: &TunnelOptions) -> Result<(), SpecError> {
     let mode = options.mode;
     let not_for_mode = |key| Err(SpecError::new(key, Problem::NotForMode { mode }));
-    if !mode.is_gre() && options.ikey.is_some() {
-        return not_for_mode("ikey");
-    }
-    if !mode.is_gre() && options.okey.is_some() {
-        return not_for_mode("okey");
+    if !mode.is_gre() {
+        match (options.ikey, options.okey) {
+            (None, None) => {}
+            (Some(ikey), Some(okey)) if ikey == okey => return not_for_mode("key"),
+            (Some(_), _) => return not_for_mode("ikey"),
+            (None, Some(_)) => return not_for_mode("okey"),
+        }
     }
     if !options.pmtudisc && mode.outer() == Family::V6 {
         return not_for_mode("pmtudisc");

@@ -392,3 +392,46 @@ fn nix_takes_numbers_as_numbers_and_texts_as_texts() {
         );
     }
 }
+
+#[test]
+fn a_tunnel_that_needs_its_local_end_written_says_so() {
+    let checksum = Encap::Fou(Udp {
+        sport: 0,
+        dport: 5555,
+        csum: true,
+    });
+    // With a remote of its family: whether commands, and whether networkd and NetworkManager have to be told.
+    for (mode, remote, encap, by_commands, by_daemons) in [
+        (Mode::Gre, "192.0.2.9", Encap::None, false, false),
+        (Mode::Gre, "192.0.2.9", checksum, true, false),
+        (Mode::Ip6gre, "2001:db8::9", Encap::None, true, true),
+        (Mode::Ipip6, "2001:db8::9", Encap::None, true, true),
+    ] {
+        for local in [None, Some(())] {
+            let remote = remote.parse().expect("an address");
+            let mut options = TunnelOptions::new("t0", mode, remote);
+            let here = match remote {
+                std::net::IpAddr::V4(_) => "192.0.2.1",
+                std::net::IpAddr::V6(_) => "2001:db8::1",
+            };
+            options.local = local.map(|()| here.parse().expect("an address"));
+            options.encap = encap;
+            let spec = [TunnelSpec::new(options).expect("a good tunnel")];
+            for (format, expected) in [
+                (Format::Ip, by_commands),
+                (Format::Networkd, by_daemons),
+                (Format::NetworkManager, by_daemons),
+                (Format::Toml, false),
+                (Format::Nix, false),
+            ] {
+                let losses = export(format, &spec).expect("can be written").losses;
+                let is_said = losses.iter().any(|loss| loss.key == "local");
+                assert_eq!(
+                    is_said,
+                    expected && local.is_none(),
+                    "{mode} {format:?}: {losses:?}"
+                );
+            }
+        }
+    }
+}

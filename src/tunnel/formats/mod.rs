@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use self::entry::Entry;
 pub use self::error::FormatError;
+use super::mode::Family;
 use super::spec::{TunnelOptions, TunnelSpec};
 
 /// A way of writing tunnels down.
@@ -179,13 +180,31 @@ pub fn import(format: Format, sources: &[Source]) -> Result<Imported, FormatErro
 /// # Errors
 /// When no set of commands or no file can make them.
 pub fn export(format: Format, specs: &[TunnelSpec]) -> Result<Exported, FormatError> {
+    let mut exported = match format {
+        Format::Toml => toml::write(specs)?,
+        Format::Ip => ip::write(specs)?,
+        Format::Networkd => networkd::write(specs),
+        Format::NetworkManager => networkmanager::write(specs),
+        Format::Ifcfg => ifcfg::write(specs),
+        Format::Nix => nix::write(specs),
+    };
+    let without_local = specs.iter().filter(|spec| lacks_local(format, spec));
+    exported.losses.extend(without_local.map(|spec| {
+        let why = "the kernel chooses none for this tunnel, and no packet gets through without: give the tunnel one";
+        Loss::of_tunnel(spec, "local", why)
+    }));
+    Ok(exported)
+}
+
+/// Whether a tunnel is written without the local end that it needs: gretun looks it up when it makes the tunnel, other programs do not.
+fn lacks_local(format: Format, spec: &TunnelSpec) -> bool {
     match format {
-        Format::Toml => toml::write(specs),
-        Format::Ip => ip::write(specs),
-        Format::Networkd => Ok(networkd::write(specs)),
-        Format::NetworkManager => Ok(networkmanager::write(specs)),
-        Format::Ifcfg => Ok(ifcfg::write(specs)),
-        Format::Nix => Ok(nix::write(specs)),
+        Format::Ip => spec.needs_local(),
+        // These lose UDP's checksum, for which it is needed over IPv4.
+        Format::Networkd | Format::NetworkManager => {
+            spec.needs_local() && spec.mode.outer() == Family::V6
+        }
+        Format::Toml | Format::Nix | Format::Ifcfg => false,
     }
 }
 
