@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::encap::{Encap, Udp};
 use super::mode::Mode;
@@ -267,9 +267,18 @@ fn number(key: &'static str, text: &Text, least: u32, most: u32) -> Result<u32, 
     }
 }
 
-/// A value that a file may give as a number or as text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A value that a file may give as a number or as text. What can be a number is written as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text(pub String);
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.parse::<u32>() {
+            Ok(number) if number.to_string() == self.0 => serializer.serialize_u32(number),
+            _ => serializer.serialize_str(&self.0),
+        }
+    }
+}
 
 impl FromStr for Text {
     type Err = std::convert::Infallible;

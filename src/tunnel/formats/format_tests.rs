@@ -368,28 +368,45 @@ fn what_is_wrong_is_said_with_its_line() {
 }
 
 #[test]
-fn nix_takes_numbers_as_numbers_and_texts_as_texts() {
+fn numbers_are_written_as_numbers_and_texts_as_texts() {
     let mut options = TunnelOptions::new("site-b", Mode::Gre, [198, 51, 100, 7].into());
     options.ikey = Some(42);
     options.okey = Some(42);
     options.ttl = Outer::Inherit;
     options.mtu = Some(1400);
+    options.dev = Some("12".to_owned());
     options.routes = vec!["10.2.0.0/16".parse().expect("a network")];
     let spec = TunnelSpec::new(options).expect("a good tunnel");
-    let exported = export(Format::Nix, &[spec]).expect("can be written");
-    assert_eq!(exported.losses, []);
-    for line in [
-        "services.gretun.tunnels.\"site-b\" = {",
-        "key = 42;",
-        "mtu = 1400;",
-        "ttl = \"inherit\";",
-        "route = [ \"10.2.0.0/16\" ];",
+    for (format, lines) in [
+        (
+            Format::Nix,
+            [
+                "services.gretun.tunnels.\"site-b\" = {",
+                "key = 42;",
+                "mtu = 1400;",
+                "dev = \"12\";",
+                "ttl = \"inherit\";",
+                "route = [ \"10.2.0.0/16\" ];",
+            ],
+        ),
+        (
+            Format::Toml,
+            [
+                "[tunnels.site-b]",
+                "key = 42",
+                "mtu = 1400",
+                "dev = \"12\"",
+                "ttl = \"inherit\"",
+                "route = [\"10.2.0.0/16\"]",
+            ],
+        ),
     ] {
-        assert!(
-            exported.files[0].text.contains(line),
-            "{}",
-            exported.files[0].text
-        );
+        let exported = export(format, std::slice::from_ref(&spec)).expect("can be written");
+        assert_eq!(exported.losses, []);
+        let text = &exported.files[0].text;
+        for line in lines {
+            assert!(text.lines().any(|it| it.trim() == line), "{line}: {text}");
+        }
     }
 }
 

@@ -47,10 +47,7 @@ fn attributes(text: &mut String, name: &str, table: &TunnelTable) {
 
 fn expression(value: &Value) -> String {
     match value {
-        Value::String(text) => match text.parse::<u64>() {
-            Ok(number) => number.to_string(),
-            Err(_) => string(text),
-        },
+        Value::String(text) => string(text),
         Value::Array(list) => {
             let items: Vec<_> = list.iter().map(expression).collect();
             format!("[ {} ]", items.join(" "))
