@@ -4,6 +4,12 @@
 //! read no clock, open no socket and draw no randomness of their own. [`kernel`], [`probe`], [`daemon`] and [`coord`] act.
 //! Dependencies point downwards only: `cli` → `daemon` → `node` → `peer` → `proto`, and `cli` → `kernel` → `tunnel`.
 
+#![warn(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic when nobody reads: cli/out.rs has others"
+)]
+
 pub mod cli;
 pub mod coord;
 pub mod daemon;

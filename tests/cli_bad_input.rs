@@ -171,3 +171,32 @@ fn an_output_that_cannot_be_written_is_an_error() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("standard output"), "{said}");
 }
+
+/// As in `gretun list 2>&1 | true`.
+#[test]
+fn a_reader_who_is_gone_is_no_reason_to_panic() {
+    for (arguments, code) in [
+        (&["create", "tun0"][..], 2),
+        (&["--json", "create", "tun0"][..], 2),
+        (&["create", "--no-such-flag"][..], 2),
+        (&["status", "no-such-tunnel"][..], 1),
+        (&["-vv", "list"][..], 0),
+        (&["stun", "--help"][..], 0),
+        (&["probe", "127.0.0.1", "--tcp", "1", "--count", "1"][..], 1),
+        (&["import", "ifcfg-tun0"][..], 2),
+    ] {
+        let gone = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            writer
+        };
+        let status = Command::new(env!("CARGO_BIN_EXE_gretun"))
+            .args(arguments)
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bad_input"))
+            .stdout(gone())
+            .stderr(gone())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments:?}");
+    }
+}

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::Context;
+use super::out::outln;
 use super::report::Report;
 use crate::daemon::local_api::{self, DaemonNetView, Request};
 use crate::daemon::settings::{CoordinatorUrl, DEFAULT_PORT, Settings};
@@ -39,12 +40,12 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode, Report> {
         .map_err(|error| Report::failed(format!("cannot run: {error}")))?;
     let findings = runtime.block_on(doctor::run(&patient));
     if context.json {
-        println!("{}", serde_json::json!(findings));
+        outln!("{}", serde_json::json!(findings));
     } else {
         let port = patient.port;
         match patient.daemon.is_some() {
-            true => println!("A daemon runs, on UDP port {port}.\n"),
-            false => println!("No daemon runs; looking at what `gretun up` would need.\n"),
+            true => outln!("A daemon runs, on UDP port {port}.\n"),
+            false => outln!("No daemon runs; looking at what `gretun up` would need.\n"),
         }
         findings.iter().for_each(print);
     }
@@ -86,11 +87,11 @@ fn print(finding: &Finding) {
         Level::Note => "note",
         Level::Problem => "PROBLEM",
     };
-    println!("{mark:8} {}: {}", finding.check, finding.what);
+    outln!("{mark:8} {}: {}", finding.check, finding.what);
     if !finding.evidence.is_empty() {
-        println!("         seen: {}", finding.evidence);
+        outln!("         seen: {}", finding.evidence);
     }
     if let Some(mend) = &finding.mend {
-        println!("         mend: {mend}");
+        outln!("         mend: {mend}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::local::LocalArgs;
+use super::out::outln;
 use super::peer_arg::PeerArg;
 use super::report::Report;
 use crate::daemon::local_api::{self, Request};
@@ -25,10 +26,10 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     let answer: Option<ExplainView> = local_api::ask(&args.local.socket, &request)?;
     let view = args.peer.known(answer)?;
     if context.json {
-        println!("{}", serde_json::json!(view));
+        outln!("{}", serde_json::json!(view));
         return Ok(());
     }
-    println!("{}.", view.verdict);
+    outln!("{}.", view.verdict);
     section("What was seen:", &view.evidence);
     section("What would change it (one is enough):", &view.remedies);
     Ok(())
@@ -38,8 +39,8 @@ fn section(title: &str, lines: &[String]) {
     if lines.is_empty() {
         return;
     }
-    println!("\n{title}");
+    outln!("\n{title}");
     for line in lines {
-        println!("  - {line}");
+        outln!("  - {line}");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Context;
-use super::out::{out, outln};
+use super::out::{errln, out, outln};
 use super::report::Report;
 use super::static_tunnels::{NetnsArgs, unreadable};
 use crate::kernel::Kernel;
@@ -82,9 +82,9 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
 pub(super) fn say(losses: &[Loss], context: Context) {
     for loss in losses {
         if context.json {
-            eprintln!("{}", serde_json::json!({"lost": loss}));
+            errln!("{}", serde_json::json!({"lost": loss}));
         } else {
-            eprintln!("not carried over: {loss}");
+            errln!("not carried over: {loss}");
         }
     }
 }

@@ -16,7 +16,7 @@ mod local;
 mod log;
 pub(crate) mod man;
 mod netcheck;
-mod out;
+pub(crate) mod out;
 mod peer_arg;
 mod peers;
 mod ping;

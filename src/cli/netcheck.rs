@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::local::LocalArgs;
+use super::out::{out, outln};
 use super::report::Report;
 use super::table;
 use crate::daemon::local_api::{self, DaemonNetView, LocalApiError, Request};
@@ -57,7 +58,7 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     let checked = runtime.block_on(netcheck::run(&servers))?;
     let view = View { daemon, checked };
     if context.json {
-        println!("{}", serde_json::json!(view));
+        outln!("{}", serde_json::json!(view));
     } else {
         print(&view);
     }
@@ -97,19 +98,20 @@ fn servers(args: &Args, daemon: Option<&DaemonNetView>) -> Result<Vec<SocketAddr
 
 fn print(view: &View) {
     match &view.daemon {
-        Some(daemon) => println!(
+        Some(daemon) => outln!(
             "The daemon's port {}: mapping {}. What follows was seen from other ports.",
-            daemon.port, daemon.mapping
+            daemon.port,
+            daemon.mapping
         ),
-        None => println!("No daemon runs here: what follows was seen from ports of this command."),
+        None => outln!("No daemon runs here: what follows was seen from ports of this command."),
     }
     if let Some(it) = view.daemon.as_ref().and_then(|it| it.port_mapping.as_ref()) {
-        println!("{}", router_port(it));
+        outln!("{}", router_port(it));
     }
     if !view.checked.before_firewall {
-        println!("Without CAP_NET_RAW the host's own firewall counts as part of the network.");
+        outln!("Without CAP_NET_RAW the host's own firewall counts as part of the network.");
     }
-    println!();
+    outln!();
     let rows: Vec<_> = view.checked.families.iter().map(row).collect();
     let header = [
         "FAMILY",
@@ -120,23 +122,23 @@ fn print(view: &View) {
         "HAIRPIN",
         "SERVERS",
     ];
-    print!("{}", table::render(header, &rows));
-    println!();
+    out!("{}", table::render(header, &rows));
+    outln!();
     if view.checked.port_mapping.is_empty() {
-        println!("port mapping: no PCP, NAT-PMP or UPnP IGD answers");
+        outln!("port mapping: no PCP, NAT-PMP or UPnP IGD answers");
     }
     for service in &view.checked.port_mapping {
         let (protocol, gateway) = (&service.protocol, service.gateway);
-        println!("port mapping: {protocol} at {gateway} ({})", service.detail);
+        outln!("port mapping: {protocol} at {gateway} ({})", service.detail);
     }
-    println!();
+    outln!();
     let rows: Vec<_> = view
         .checked
         .interfaces
         .iter()
         .map(|it| [it.name.clone(), it.mtu.to_string(), join(&it.addresses)])
         .collect();
-    print!(
+    out!(
         "{}",
         table::render(["INTERFACE", "MTU", "ADDRESSES"], &rows)
     );

@@ -1,5 +1,6 @@
-//! What commands print: standard output whose reader may be gone before the end, as in `gretun list | head -n 1`. That is no
-//! error, and must not end a command in the middle of its work; any other failure to write is one.
+//! What commands print. The reader of standard output may be gone before the end, as in `gretun list | head -n 1`: that is no
+//! error, and must not end a command in the middle of its work; any other failure to write is one. What nobody reads on standard
+//! error is lost.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -13,11 +14,22 @@ macro_rules! out {
 
 /// Prints like `println!`.
 macro_rules! outln {
+    () => {
+        $crate::cli::out::write(format_args!("\n"))
+    };
     ($($arguments:tt)*) => {
         $crate::cli::out::write(format_args!("{}\n", format_args!($($arguments)*)))
     };
 }
 
+/// Prints like `eprintln!`.
+macro_rules! errln {
+    ($($arguments:tt)*) => {
+        $crate::cli::out::write_error(format_args!("{}\n", format_args!($($arguments)*)))
+    };
+}
+
+pub(crate) use errln;
 pub(super) use {out, outln};
 
 /// Writes to standard output. When that fails, and not because nobody reads any more, says so and ends the process: what
@@ -25,9 +37,15 @@ pub(super) use {out, outln};
 pub(super) fn write(text: fmt::Arguments<'_>) {
     match io::stdout().lock().write_fmt(text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("error: cannot write to standard output: {error}");
+            errln!("error: cannot write to standard output: {error}");
             std::process::exit(1);
         }
         _ => {}
     }
+}
+
+/// Writes to standard error, as well as it can.
+pub(crate) fn write_error(text: fmt::Arguments<'_>) {
+    // There is no other place to complain.
+    let _ = io::stderr().lock().write_fmt(text);
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::local::LocalArgs;
+use super::out::outln;
 use super::peer_arg::PeerArg;
 use super::report::Report;
 use crate::daemon::local_api::{self, Request};
@@ -140,7 +141,7 @@ impl Open {
 impl Outcome {
     fn print(&self, json: bool) {
         if json {
-            println!("{}", serde_json::json!(self));
+            outln!("{}", serde_json::json!(self));
             return;
         }
         let Outcome { kind, endpoint, .. } = self;
@@ -149,8 +150,8 @@ impl Outcome {
             _ => "disco",
         };
         match self.rtt_ms {
-            Some(rtt) => println!("{endpoint}  {what}: {rtt:.1} ms"),
-            None => println!("{endpoint}  {what}: no answer"),
+            Some(rtt) => outln!("{endpoint}  {what}: {rtt:.1} ms"),
+            None => outln!("{endpoint}  {what}: no answer"),
         }
     }
 }

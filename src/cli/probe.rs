@@ -9,7 +9,7 @@ use url::Url;
 
 use super::Context;
 use super::duration;
-use super::out::outln;
+use super::out::{errln, outln};
 use super::report::Report;
 use super::static_tunnels::NetnsArgs;
 use crate::probe::statistics::millis;
@@ -89,7 +89,7 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
                 Err(miss) => miss.to_string(),
             };
             if watched && !context.json {
-                eprintln!("{} {number}: {line}", asked.shown());
+                errln!("{} {number}: {line}", asked.shown());
             }
             if result.is_err() {
                 misses.push((number, line));

@@ -4,6 +4,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use super::out::errln;
+
 /// What kind of failure it was; decides the exit code, which is stable once released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -81,11 +83,11 @@ impl Report {
     pub fn exit(&self, json: bool) -> ExitCode {
         if json {
             let object = serde_json::json!({"error": self.message, "hint": self.hint, "code": self.kind.code()});
-            eprintln!("{object}");
+            errln!("{object}");
         } else {
-            eprintln!("error: {}", self.message);
+            errln!("error: {}", self.message);
             if let Some(hint) = &self.hint {
-                eprintln!("hint: {hint}");
+                errln!("hint: {hint}");
             }
         }
         ExitCode::from(self.kind.code())

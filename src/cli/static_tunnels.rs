@@ -11,7 +11,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::Context;
-use super::out::{out, outln};
+use super::out::{errln, out, outln};
 use super::report::Report;
 use crate::kernel::lock::Lock;
 use crate::kernel::observe::Links;
@@ -245,7 +245,7 @@ impl Session {
             return Ok(());
         }
         if !ops.is_empty() && ops.len() > 100 && std::io::stderr().is_terminal() {
-            eprintln!("{} changes ...", ops.len());
+            errln!("{} changes ...", ops.len());
         }
         self.kernel.execute(ops).await?;
         if context.json {

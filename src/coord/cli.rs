@@ -14,6 +14,7 @@ use super::clock::unix_ms;
 use super::config::Given;
 use super::enrol::{KeyPolicy, KeyState};
 use super::{server, state_dir};
+use crate::cli::out::errln;
 use crate::cli::report::Report;
 use crate::cli::{completions, man};
 
@@ -213,7 +214,7 @@ fn show(answer: &Answer, json: bool) {
         } else {
             "one peer"
         };
-        eprintln!(
+        errln!(
             "This key admits {who}; it is not shown again. On the peer: gretun up --auth-key-file FILE"
         );
     }
