@@ -13,8 +13,7 @@ use rtnetlink::sys::Socket;
 
 use super::{KernelError, listing};
 
-/// So many requests go with one call: their answers fit into the socket's buffer several times over, and nobody else who wants
-/// to change links waits for long.
+/// So many requests go with one call: their answers fit into the socket's buffer several times over.
 const TOGETHER: usize = 64;
 /// Longest answer, bytes: an error with the kernel's words.
 const ANSWER: usize = 1 << 13;

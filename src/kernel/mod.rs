@@ -59,7 +59,10 @@ impl Kernel {
         tokio::spawn(connection);
         let list = Arc::new(Lister::open().map_err(failed)?);
         let change = Arc::new(Changer::open().map_err(failed)?);
-        let (connection, generic, _) = genetlink::new_connection().map_err(failed)?;
+        let (mut connection, generic, _) = genetlink::new_connection().map_err(failed)?;
+        let socket = connection.socket_mut().socket_ref();
+        socket.set_ext_ack(true).map_err(failed)?;
+        socket.set_cap_ack(true).map_err(failed)?;
         tokio::spawn(connection);
         Ok(Kernel {
             route,
