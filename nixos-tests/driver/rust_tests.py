@@ -39,7 +39,7 @@ def run(name: str, binary: Path, work: Path, results: Path, programs: Path, buil
         # One after the other: they share the kernel's modules, and some of them links and ports.
         with (directory / "log.txt").open("wb") as log:
             # Into a file as well, which says where it was should the guest end first.
-            tests = f"{shlex.quote(str(binary))} --test-threads=1 | tee {shlex.quote(str(directory / 'output.txt'))}"
+            tests = f"{shlex.quote(str(binary))} --test-threads=1 --show-output | tee {shlex.quote(str(directory / 'output.txt'))}"
             finished = box.run(["bash", "-o", "pipefail", "-c", tests], environment, TIMEOUT_S, log)
     finally:
         box.kill()
