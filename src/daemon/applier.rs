@@ -1,6 +1,6 @@
-//! The kernel applier: one task that makes the kernel's tunnels match the wanted ones. It is fed the latest wanted state,
-//! so that slow kernel writes never stall the protocol, and reports every result as an event. It also repairs what
-//! others changed, and removes tunnels of ours that nobody wants any more.
+//! The kernel applier: one task that makes the kernel's tunnels match the wanted ones. It is fed the latest wanted state, so
+//! that several wishes in a row become one write, and reports every result as an event. It also repairs what others
+//! changed, and removes tunnels of ours that nobody wants any more.
 
 mod overlap;
 
