@@ -67,31 +67,30 @@ impl Kernel {
                 Err(error) => requests[i] = Err(error),
             }
         }
-        let mut outcomes = self.ask(ops, requests);
+        let mut outcomes = self.ask(&ops.iter().collect::<Vec<_>>(), requests);
         to_restore.retain(|&i| outcomes[i].is_err());
         for i in to_restore {
-            let undone = self.apply_each(&ops[i].undo(), kept);
-            if let Some(error) = undone.into_iter().find_map(Result::err) {
-                tracing::warn!(op = %ops[i], %error, "its MTU stays changed");
-            }
+            self.take_back(&ops[i], kept, "its MTU stays changed");
         }
-        for finish in [finish, take_up] {
-            let unfinished = (0..ops.len()).filter(|&i| outcomes[i].is_ok());
-            let unfinished = unfinished.filter_map(|i| Some((i, finish(&ops[i])?)));
-            let (places, requests): (Vec<_>, Vec<_>) = unfinished.unzip();
-            let again: Vec<_> = places.iter().map(|&i| ops[i].clone()).collect();
-            for (i, outcome) in places.into_iter().zip(self.ask(&again, requests)) {
+        for more in [finish, take_up] {
+            let done = (0..ops.len()).filter(|&i| outcomes[i].is_ok());
+            for (i, outcome) in self.ask_more(ops, done, more) {
                 if outcome.is_err() {
-                    for undone in self.apply_each(&ops[i].undo(), kept) {
-                        if let Err(error) = undone {
-                            tracing::warn!(op = %ops[i], %error, "a half-made link stays");
-                        }
-                    }
+                    self.take_back(&ops[i], kept, "a half-made link stays");
                 }
                 outcomes[i] = outcome;
             }
         }
         outcomes
+    }
+
+    /// Undoes an operation that was done in part, or says what stays.
+    fn take_back(&self, op: &KernelOp, kept: &Indices, stays: &str) {
+        for undone in self.apply_each(&op.undo(), kept) {
+            if let Err(error) = undone {
+                tracing::warn!(%op, %error, "{stays}");
+            }
+        }
     }
 
     /// Gives devices that will be changed by a detour their new MTU first, by places in the operations. The change itself
@@ -100,20 +99,30 @@ impl Kernel {
         let is_resized =
             |op: &KernelOp| matches!(op, KernelOp::ChangeLink { from, to } if from.mtu != to.mtu);
         let resized = (0..ops.len()).filter(|&i| is_resized(&ops[i]));
-        let resized = resized.filter_map(|i| Some((i, finish(&ops[i])?)));
-        let (places, requests): (Vec<_>, Vec<_>) = resized.unzip();
-        let again: Vec<_> = places.iter().map(|&i| ops[i].clone()).collect();
-        places.into_iter().zip(self.ask(&again, requests)).collect()
+        self.ask_more(ops, resized, finish)
+    }
+
+    /// Asks for what `more` makes of the operations at these places, where it makes anything of them.
+    fn ask_more(
+        &self,
+        ops: &[KernelOp],
+        places: impl Iterator<Item = usize>,
+        more: fn(&KernelOp) -> Option<Request>,
+    ) -> Vec<(usize, Outcome)> {
+        let asked = places.filter_map(|i| Some((i, Ok(more(&ops[i])?))));
+        let (places, requests): (Vec<_>, Vec<_>) = asked.unzip();
+        let ops: Vec<_> = places.iter().map(|&i| &ops[i]).collect();
+        places.into_iter().zip(self.ask(&ops, requests)).collect()
     }
 
     /// Asks for what operations need. What should be removed and is gone already is removed.
     pub(super) fn ask(
         &self,
-        ops: &[KernelOp],
+        ops: &[&KernelOp],
         requests: Vec<Result<Request, KernelError>>,
     ) -> Vec<Outcome> {
         let outcomes = self.change.change(requests, |i| ops[i].to_string());
-        let forgive = |(op, outcome)| match outcome {
+        let forgive = |(op, outcome): (&&KernelOp, Outcome)| match outcome {
             Err(error) if is_removal(op) && is_gone(&error) => Ok(()),
             other => other,
         };
@@ -266,7 +275,7 @@ fn change_detour(from: &LinkConfig, to: &LinkConfig) -> Option<u32> {
 }
 
 /// A second message, where it takes one: marks a new device as ours and finished; gives a changed one its MTU.
-fn finish(op: &KernelOp) -> Option<Result<Request, KernelError>> {
+fn finish(op: &KernelOp) -> Option<Request> {
     match op {
         KernelOp::AddLink(link) => {
             let mut message = by_name(&link.name);
@@ -275,12 +284,12 @@ fn finish(op: &KernelOp) -> Option<Result<Request, KernelError>> {
                 let alias = LinkAttribute::IfAlias(alias.clone());
                 message.attributes.push(alias);
             }
-            Some(Ok((RouteNetlinkMessage::SetLink(message), CHANGE)))
+            Some((RouteNetlinkMessage::SetLink(message), CHANGE))
         }
         KernelOp::ChangeLink { from, to } => change_detour(from, to).map(|_| {
             let mut message = by_name(&to.name);
             message.attributes.push(LinkAttribute::Mtu(to.mtu));
-            Ok((RouteNetlinkMessage::SetLink(message), CHANGE))
+            (RouteNetlinkMessage::SetLink(message), CHANGE)
         }),
         _ => None,
     }
@@ -288,14 +297,15 @@ fn finish(op: &KernelOp) -> Option<Result<Request, KernelError>> {
 
 /// Takes a new device up. Not with its mark in one message: the kernel makes known every change of a device that is up, and IPv6
 /// then goes through all its routes (`netdev_state_change`, net/core/dev.c; `rt6_sync_up`, net/ipv6/route.c).
-fn take_up(op: &KernelOp) -> Option<Result<Request, KernelError>> {
-    let KernelOp::AddLink(link) = op else {
-        return None;
-    };
-    let mut message = by_name(&link.name);
-    set_state(&mut message, true);
-    link.up
-        .then_some(Ok((RouteNetlinkMessage::SetLink(message), CHANGE)))
+fn take_up(op: &KernelOp) -> Option<Request> {
+    match op {
+        KernelOp::AddLink(link) if link.up => {
+            let mut message = by_name(&link.name);
+            set_state(&mut message, true);
+            Some((RouteNetlinkMessage::SetLink(message), CHANGE))
+        }
+        _ => None,
+    }
 }
 
 /// A message about the device of this name: where there is no index the kernel goes by that (`rtnl_setlink`, net/core/rtnetlink.c).

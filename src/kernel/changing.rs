@@ -1,17 +1,16 @@
-//! Changes of links, addresses and routes. The kernel carries a request out while it takes it, so that there is nothing to wait
-//! for: many requests go with one call, and their answers are there when it returns (`netlink_rcv_skb`, net/netlink/af_netlink.c).
+//! Changes of links, addresses and routes. The kernel carries a request out while it takes it: many go with one call, and their
+//! answers are there when it returns (`netlink_rcv_skb`, net/netlink/af_netlink.c).
 
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use netlink_packet_core::{
-    ErrorBuffer, ErrorMessage, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage, Parseable as _,
-};
+use netlink_packet_core::{ErrorMessage, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage};
 use netlink_packet_route::RouteNetlinkMessage;
-use rtnetlink::sys::Socket;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
-use super::{KernelError, listing};
+use super::KernelError;
+use super::socket::{KernelSocket, read_error};
 
 /// So many requests go with one call: their answers fit into the socket's buffer several times over.
 const TOGETHER: usize = 64;
@@ -25,14 +24,7 @@ pub(super) type Outcome = Result<(), KernelError>;
 
 /// A netlink socket for changes only.
 #[derive(Debug)]
-pub(super) struct Changer(Mutex<State>);
-
-#[derive(Debug)]
-struct State {
-    socket: Socket,
-    /// Of the last request.
-    sequence: u32,
-}
+pub(super) struct Changer(Mutex<KernelSocket>);
 
 /// How a request was answered.
 enum Answer {
@@ -44,9 +36,7 @@ enum Answer {
 impl Changer {
     /// Opens the socket, in the current network namespace.
     pub fn open() -> io::Result<Self> {
-        let socket = listing::open_socket()?;
-        let sequence = 0;
-        Ok(Changer(Mutex::new(State { socket, sequence })))
+        Ok(Changer(Mutex::new(KernelSocket::open(NETLINK_ROUTE)?)))
     }
 
     /// Asks for changes and says how each went; `operation` gives the words for one that failed. What could not be made a request
@@ -56,7 +46,7 @@ impl Changer {
         requests: Vec<Result<Request, KernelError>>,
         operation: impl Fn(usize) -> String,
     ) -> Vec<Outcome> {
-        let mut state = self.state();
+        let mut socket = self.socket();
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(requests.len());
         let mut waiting = Vec::new();
         for (place, request) in requests.into_iter().enumerate() {
@@ -68,7 +58,7 @@ impl Changer {
             if places.is_empty() {
                 return outcomes;
             }
-            for (place, answer) in places.into_iter().zip(state.ask(together)) {
+            for (place, answer) in places.into_iter().zip(socket.ask(together)) {
                 outcomes[place] = match answer {
                     Answer::Done => Ok(()),
                     Answer::Refused(error) => Err(KernelError::refused(operation(place), &error)),
@@ -81,31 +71,26 @@ impl Changer {
     /// The index of the link of this name, or of this alternative name; `ENODEV` where there is none. Unlike a listing it does not
     /// grow with the number of links.
     pub fn index(&self, name: &str) -> io::Result<u32> {
-        let state = self.state();
-        let index = rustix::net::netdevice::name_to_index(state.socket.as_fd(), name);
+        let socket = self.socket();
+        let index = rustix::net::netdevice::name_to_index(socket.socket.as_fd(), name);
         Ok(index?)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn socket(&self) -> MutexGuard<'_, KernelSocket> {
         // Answers of a round that panicked carry numbers that are not used again.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl KernelSocket {
     fn ask(&mut self, requests: Vec<Request>) -> Vec<Answer> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         let count = requests.len();
         for (message, flags) in requests {
-            self.sequence = self.sequence.wrapping_add(1);
             let mut request = NetlinkMessage::from(message);
             request.header.flags = flags;
-            request.header.sequence_number = self.sequence;
-            request.finalize();
-            let start = bytes.len();
-            bytes.resize(start + request.buffer_len().next_multiple_of(4), 0);
-            request.serialize(&mut bytes[start..]);
+            bytes.extend(self.encode(&mut request));
         }
         let mut answers: Vec<Option<Answer>> = (0..count).map(|_| None).collect();
         let reason = match self.socket.send(&bytes, 0) {
@@ -150,8 +135,7 @@ fn read_answer(bytes: &[u8]) -> Option<(u32, Answer)> {
     if message.message_type() != NLMSG_ERROR {
         return None;
     }
-    let payload = message.payload();
-    let error = ErrorMessage::parse(&ErrorBuffer::new_checked(&payload).ok()?).ok()?;
+    let error = read_error(message.payload())?;
     let answer = match error.code {
         None => Answer::Done,
         Some(_) => Answer::Refused(error),

@@ -6,16 +6,17 @@ use std::io;
 use std::sync::Mutex;
 
 use netlink_packet_core::{
-    DecodeError, ErrorBuffer, ErrorMessage, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NetlinkBuffer, NetlinkMessage, NlasIterator, Parseable as _, ParseableParametrized as _,
+    DecodeError, ErrorMessage, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+    NetlinkMessage, NlasIterator, Parseable as _, ParseableParametrized as _,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeader, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkHeader, LinkMessage};
 use netlink_packet_route::route::{RouteHeader, RouteMessage};
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::KernelError;
+use super::socket::{KernelSocket, read_error};
 
 /// The kernel makes its answers no larger (`netlink_dump`, net/netlink/af_netlink.c), but for network cards with virtual
 /// functions, which it is not asked about.
@@ -44,24 +45,17 @@ const ADDRESS: [u16; 2] = [libc::IFA_ADDRESS, libc::IFA_LOCAL];
 /// A netlink socket for listings only. The kernel makes the next part of its answer while it is asked for it, so that there
 /// is nothing to wait for.
 #[derive(Debug)]
-pub(super) struct Lister(Mutex<State>);
-
-#[derive(Debug)]
-struct State {
-    socket: Socket,
-    sequence: u32,
-}
+pub(super) struct Lister(Mutex<KernelSocket>);
 
 impl Lister {
     /// Opens the socket, in the current network namespace.
     pub fn open() -> io::Result<Self> {
-        let socket = open_socket()?;
-        if let Err(error) = socket.set_netlink_get_strict_chk(true) {
+        let socket = KernelSocket::open(NETLINK_ROUTE)?;
+        if let Err(error) = socket.socket.set_netlink_get_strict_chk(true) {
             // Linux before 4.20: it lists all routes, which are picked from here as well.
             tracing::debug!(%error, "the kernel lists all routes");
         }
-        let sequence = 0;
-        Ok(Lister(Mutex::new(State { socket, sequence })))
+        Ok(Lister(Mutex::new(socket)))
     }
 
     /// All links, with their names, kinds, MTUs, groups, and what they have counted.
@@ -121,21 +115,12 @@ impl Lister {
     }
 }
 
-/// A socket to the kernel alone, which says in its own words what it refuses.
-pub(super) fn open_socket() -> io::Result<Socket> {
-    let socket = Socket::new(NETLINK_ROUTE)?;
-    socket.set_ext_ack(true)?;
-    socket.set_cap_ack(true)?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    Ok(socket)
-}
-
 struct Listing<T> {
     found: Vec<T>,
     is_changed: bool,
 }
 
-impl State {
+impl KernelSocket {
     fn list<T>(
         &mut self,
         operation: &str,
@@ -143,11 +128,7 @@ impl State {
         read: &impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
     ) -> Result<Listing<T>, KernelError> {
         let failed = |error: &dyn ToString| KernelError::netlink(operation, error.to_string());
-        self.sequence = self.sequence.wrapping_add(1);
-        request.header.sequence_number = self.sequence;
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
+        let bytes = self.encode(request);
         self.socket
             .send(&bytes, 0)
             .map_err(|error| failed(&error))?;
@@ -189,11 +170,9 @@ impl State {
     }
 }
 
-/// The error that a listing ends with; the payload begins with a negative errno, or zero (`struct nlmsgerr`).
+/// The error that a listing ends with.
 fn error_of(payload: &[u8]) -> Option<ErrorMessage> {
-    let buffer = ErrorBuffer::new_checked(&payload).ok()?;
-    let error = ErrorMessage::parse(&buffer).ok()?;
-    error.code.is_some().then_some(error)
+    read_error(payload).filter(|error| error.code.is_some())
 }
 
 fn read_link(payload: &[u8]) -> Result<Option<LinkMessage>, DecodeError> {

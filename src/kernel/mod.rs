@@ -20,6 +20,7 @@ pub mod process;
 pub mod raw_port;
 mod redirect;
 mod remove;
+mod socket;
 mod watch;
 
 pub use address::{LocalAddress, Route, RouteTo};
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use changing::Changer;
 use listing::Lister;
 use rtnetlink::sys::AsyncSocket as _;
+use socket::ask_for_words;
 use tokio::sync::Mutex;
 
 /// The kernel's networking in the current network namespace.
@@ -53,16 +55,12 @@ impl Kernel {
     pub async fn open() -> Result<Self, KernelError> {
         let failed = |error| KernelError::netlink("open a netlink socket", error);
         let (mut connection, route, _) = rtnetlink::new_connection().map_err(failed)?;
-        let socket = connection.socket_mut().socket_ref();
-        socket.set_ext_ack(true).map_err(failed)?;
-        socket.set_cap_ack(true).map_err(failed)?;
+        ask_for_words(connection.socket_mut().socket_ref()).map_err(failed)?;
         tokio::spawn(connection);
         let list = Arc::new(Lister::open().map_err(failed)?);
         let change = Arc::new(Changer::open().map_err(failed)?);
         let (mut connection, generic, _) = genetlink::new_connection().map_err(failed)?;
-        let socket = connection.socket_mut().socket_ref();
-        socket.set_ext_ack(true).map_err(failed)?;
-        socket.set_cap_ack(true).map_err(failed)?;
+        ask_for_words(connection.socket_mut().socket_ref()).map_err(failed)?;
         tokio::spawn(connection);
         Ok(Kernel {
             route,

@@ -8,9 +8,10 @@ use ipnet::IpNet;
 use netlink_packet_core::{DecodeError, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableMessage};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use serde_json::Value;
 
+use super::socket::KernelSocket;
 use super::{Kernel, KernelError};
 use crate::tunnel::op::KernelOp;
 use crate::tunnel::snat::{CHAIN, SCRIPT, SETS, SnatPair, TABLE, element};
@@ -89,15 +90,11 @@ fn is_without_table() -> io::Result<bool> {
     let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
     let mut request = NetlinkMessage::from(NetfilterMessage::new(header, question));
     request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    let socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&bytes, 0)?;
-    // The kernel answers while it takes the question.
+    let mut socket = KernelSocket::open(NETLINK_NETFILTER)?;
+    let question = socket.encode(&mut request);
+    socket.socket.send(&question, 0)?;
     let mut answer = Vec::with_capacity(1 << 12);
-    socket.recv(&mut answer, libc::MSG_DONTWAIT)?;
+    socket.socket.recv(&mut answer, libc::MSG_DONTWAIT)?;
     is_not_found(&answer).map_err(io::Error::other)
 }
 

@@ -47,12 +47,12 @@ impl Kernel {
         // A group that a killed process has left is in use; there are fewer devices than groups.
         let group = (FIRST_GROUP..).find(|group| !taken.contains(group));
         let group = group.unwrap_or(FIRST_GROUP);
-        let (found, ops): (Vec<Device>, Vec<KernelOp>) = ops
+        let (found, ops): (Vec<Device>, Vec<&KernelOp>) = ops
             .iter()
             .filter_map(|op| match op {
                 KernelOp::DeleteLink(tunnel) => {
                     let device = devices.get(&tunnel.link.name)?;
-                    Some((*device, op.clone()))
+                    Some((*device, op))
                 }
                 _ => None,
             })
@@ -75,7 +75,7 @@ impl Kernel {
     }
 
     /// Puts devices, by their indices, into groups.
-    fn set_groups(&self, ops: &[KernelOp], devices: Vec<(u32, u32)>) -> Outcome {
+    fn set_groups(&self, ops: &[&KernelOp], devices: Vec<(u32, u32)>) -> Outcome {
         let message = |(index, group)| {
             let mut message = LinkMessage::default();
             message.header.index = index;

@@ -5,13 +5,13 @@ use gretun::tunnel::file::TunnelFile;
 use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::owner::Owner;
 use gretun::tunnel::plan::{self, PlanError};
-use gretun::tunnel::state::TunnelState;
+use gretun::tunnel::state::{Observed, TunnelState};
 
 use gretun::tunnel::encap::{Encap, Udp};
 use gretun::tunnel::mode::Mode;
 
 use crate::lab::Host;
-use crate::tunnel_lab::{is_able, observe};
+use crate::tunnel_lab::{is_able, observe, sort};
 
 const FILE: &str = r#"
     set = "test"
@@ -63,16 +63,15 @@ fn applying_twice_changes_nothing_and_a_change_touches_only_what_differs() {
     if !is_able() {
         return;
     }
-    let text = FILE.replace("\"10.2.0.1\"", "\"10.2.0.1/32\"");
     let (host, _b) = Host::pair();
     host.block_on(|| async {
         let kernel = Kernel::open().await.unwrap();
-        let wanted = states(&text);
+        let wanted = states(FILE);
         assert!(!apply(&kernel, &wanted).await.is_empty());
         assert_eq!(apply(&kernel, &wanted).await, []);
         let before = kernel.links().await.unwrap();
 
-        let changed = states(&text.replace("ttl = 64", "ttl = 32"));
+        let changed = states(&FILE.replace("ttl = 64", "ttl = 32"));
         let ops = apply(&kernel, &changed).await;
         assert!(
             matches!(&ops[..], [KernelOp::ChangeLink { to, .. }] if to.name == "two"),
@@ -108,8 +107,7 @@ fn a_tunnel_that_somebody_took_down_works_again() {
     let (host, _b) = Host::pair();
     host.block_on(|| async {
         let kernel = Kernel::open().await.unwrap();
-        let text = FILE.replace("\"10.2.0.1\"", "\"10.2.0.1/32\"");
-        let wanted = states(&text);
+        let wanted = states(FILE);
         apply(&kernel, &wanted).await;
         let before = observe(&kernel).await;
         let index = kernel.link_index("one").unwrap();
@@ -117,11 +115,8 @@ fn a_tunnel_that_somebody_took_down_works_again() {
             host.run(&format!("ip link set {name} down"));
         }
         // They come back in another order.
-        let sorted = |mut observed: gretun::tunnel::state::Observed| {
-            for tunnel in &mut observed.tunnels {
-                tunnel.addresses.sort_by_key(|address| address.net);
-                tunnel.routes.sort_by_key(|route| route.network);
-            }
+        let sorted = |mut observed: Observed| {
+            sort(&mut observed.tunnels);
             observed
         };
         let down = sorted(observe(&kernel).await);
@@ -152,8 +147,7 @@ fn the_tunnels_of_others_are_left_alone() {
               ip link set marked alias \"gretun overlay 0 0\"");
     host.block_on(|| async {
         let kernel = Kernel::open().await.unwrap();
-        let text = FILE.replace("\"10.2.0.1\"", "\"10.2.0.1/32\"");
-        apply(&kernel, &states(&text)).await;
+        apply(&kernel, &states(FILE)).await;
         let ops = apply(&kernel, &[]).await;
         assert!(
             !ops.iter().any(|op| matches!(op, KernelOp::DeleteFou(_))),
@@ -163,10 +157,10 @@ fn the_tunnels_of_others_are_left_alone() {
         let names: Vec<_> = left.tunnels.iter().map(|t| t.link.name.as_str()).collect();
         assert_eq!(names, ["theirs", "marked"]);
 
-        let taken = states(&text.replace("tunnels.one", "tunnels.theirs"));
+        let taken = states(&FILE.replace("tunnels.one", "tunnels.theirs"));
         let refused = plan::apply(&taken, &left, "test").unwrap_err();
         assert!(matches!(refused, PlanError::Foreign { .. }), "{refused}");
-        let taken = states(&text.replace("tunnels.one", "tunnels.eth0"));
+        let taken = states(&FILE.replace("tunnels.one", "tunnels.eth0"));
         let refused = plan::apply(&taken, &left, "test").unwrap_err();
         assert!(matches!(refused, PlanError::NameTaken { .. }), "{refused}");
         let overlay = left.tunnel("marked").unwrap();

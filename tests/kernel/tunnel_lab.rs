@@ -267,3 +267,12 @@ pub fn difference(a: &[String], b: &[String]) -> Vec<String> {
     };
     [only(a, b, "-"), only(b, a, "+")].concat()
 }
+
+/// Puts what belongs to each tunnel into an order of its own, for the kernel's may change.
+pub fn sort(tunnels: &mut [TunnelState]) {
+    for tunnel in tunnels {
+        tunnel.addresses.sort_by_key(|address| address.net);
+        tunnel.routes.sort_by_key(|route| route.network);
+        tunnel.snat.sort();
+    }
+}

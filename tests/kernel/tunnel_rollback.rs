@@ -16,7 +16,7 @@ use gretun::tunnel::value::Outer;
 use ipnet::IpNet;
 
 use crate::lab::in_own_thread;
-use crate::tunnel_lab::{Node, difference, encaps, inner, is_able, options, state};
+use crate::tunnel_lab::{Node, difference, encaps, inner, is_able, options, sort, state};
 
 const SET: &str = "test";
 
@@ -82,11 +82,7 @@ async fn view(node: &Node, with_snat: bool) -> (Vec<TunnelState>, Vec<String>) {
         .inspect(|tunnel| assert!(tunnel.state.link.up && tunnel.exact, "{tunnel:?}"))
         .map(|tunnel| tunnel.state)
         .collect();
-    for tunnel in &mut tunnels {
-        tunnel.addresses.sort_by_key(|address| address.net);
-        tunnel.routes.sort_by_key(|route| route.network);
-        tunnel.snat.sort();
-    }
+    sort(&mut tunnels);
     let mut remains = node.remains().await;
     remains.sort();
     (tunnels, remains)
