@@ -8,6 +8,8 @@
   module,
   # Where the scenarios are.
   directory ? ./.,
+  # Also those scenarios that only the local driver can run: it needs what the modules render for them.
+  all ? false,
 }:
 let
   inherit (pkgs) lib;
@@ -71,4 +73,6 @@ let
       '';
     };
 in
-lib.genAttrs names scenario
+lib.genAttrs (builtins.filter (
+  name: all || builtins.elem "nixos" (load name).topology.drivers
+) names) scenario

@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> bool:
     if args.names or not args.no_scenarios:
         jobs += host.scenarios(args.names, args.directory)
     host.stage_programs(args.programs)
+    host.stage_packages(jobs)
     return host.run(jobs, _vm(args), args.guests, args.programs, ["--verbose"] if args.verbose else [])
 
 
@@ -38,6 +39,7 @@ def shell(args: argparse.Namespace) -> bool:
     """A prompt over one started scenario."""
     jobs = host.scenarios([args.name], args.directory)
     host.stage_programs(args.programs)
+    host.stage_packages(jobs)
     return _vm(args).interactive(host.guest_command(jobs, args.programs, "--shell")) == 0
 
 

@@ -1,6 +1,7 @@
 """A machine under a systemd of its own: a Debian root in a container, in the machine's network, with the units as NixOS would have them.
 
-The units are not changed: what they name lies below /nix/store. The root comes from `scripts/setup lab`.
+The units are not changed: what they name lies below /nix/store. The root comes from `scripts/setup lab`. Or the root
+is left as Debian has it, with gretun's packages beside it to be installed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .rendered import Configuration, RenderedMachine, Unit, digest
 HERE = Path(__file__).resolve().parent
 STORE = "/nix/store"
 SYSTEM = f"{STORE}/nixos-system"
+PACKAGES = "/srv/packages"
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The guest is emulated, and three may boot at once.
 BOOT_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 90
@@ -51,9 +54,11 @@ def mount_root(image: Path, at: Path) -> Path:
 class Container:
     """The systemd of one machine. `/var/lib` and the rest of its disk outlive `crash()`; `/run` and `/tmp` do not."""
 
-    def __init__(self, name: str, machine: RenderedMachine, directory: Path, programs: Path, lower: Path) -> None:
+    def __init__(self, name: str, machine: RenderedMachine, directory: Path, lower: Path, source: Path, from_package: bool) -> None:
+        """`source` has the programs, or the packages."""
         self._name = name
-        self._programs = programs
+        self._source = source
+        self._from_package = from_package
         self._disk = directory / "disk"
         self._root = self._disk / "root"
         self._console = directory / "systemd-console.log"
@@ -62,7 +67,7 @@ class Container:
         for part in ("upper", "work", "root"):
             (self._disk / part).mkdir(parents=True)
         self._layers = f"lowerdir={lower},upperdir={self._disk / 'upper'},workdir={self._disk / 'work'}"
-        self.environment = {"PATH": f"{STORE}/gretun/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        self.environment = {"PATH": SYSTEM_PATH if from_package else f"{STORE}/gretun/bin:{SYSTEM_PATH}"}
         self._mount()
         self._install(machine)
         self._unmount()
@@ -76,21 +81,12 @@ class Container:
         subprocess.run(["umount", "--lazy", str(self._root)], check=True)
 
     def _install(self, machine: RenderedMachine) -> None:
-        """What NixOS would have built: the store, the units, the groups."""
+        """A Debian that boots quickly, and on it what NixOS would have built."""
         root = self._root
-        system = root / SYSTEM.lstrip("/")
         _write(root / "etc" / "hostname", f"{self._name}\n")
         # Without one it were the first boot, which takes longer.
         _write(root / "etc" / "machine-id", f"{digest(self._name.encode())[:32]}\n")
         _write(root / "etc" / "hosts", f"127.0.0.1 localhost {self._name}\n")
-        with (root / "etc" / "group").open("a") as groups:
-            groups.writelines(f"{name}:x:{990 - index}:\n" for index, name in enumerate(machine.groups))
-        (root / STORE.lstrip("/") / "gretun" / "bin").mkdir(parents=True)
-        (root / STORE.lstrip("/") / "nftables").mkdir()
-        (root / STORE.lstrip("/") / "nftables" / "bin").symlink_to("/usr/sbin")
-        units = self._build(machine.configuration, system)
-        for name, other in machine.switches.items():
-            self._build(other, system / "specialisation" / name)
         manager = root / "etc" / "systemd" / "system"
         for wants in manager.glob("*.wants"):
             shutil.rmtree(wants)
@@ -100,6 +96,21 @@ class Container:
         (manager / "default.target").unlink(missing_ok=True)
         (manager / "default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
         _write(manager.parent / "journald.conf.d" / "lab.conf", "[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\n")
+        if not self._from_package:
+            self._install_nixos(machine, manager)
+
+    def _install_nixos(self, machine: RenderedMachine, manager: Path) -> None:
+        """The store, the units, the groups."""
+        root = self._root
+        system = root / SYSTEM.lstrip("/")
+        with (root / "etc" / "group").open("a") as groups:
+            groups.writelines(f"{name}:x:{990 - index}:\n" for index, name in enumerate(machine.groups))
+        (root / STORE.lstrip("/") / "gretun" / "bin").mkdir(parents=True)
+        (root / STORE.lstrip("/") / "nftables").mkdir()
+        (root / STORE.lstrip("/") / "nftables" / "bin").symlink_to("/usr/sbin")
+        units = self._build(machine.configuration, system)
+        for name, other in machine.switches.items():
+            self._build(other, system / "specialisation" / name)
         for name, text in units.items():
             _write(manager / name, text)
             for target in Unit(text).all("WantedBy"):
@@ -132,7 +143,7 @@ class Container:
             "systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--boot", "--console=read-only", "--link-journal=no",
             "--resolv-conf=off", "--timezone=off", f"--directory={self._root}", f"--machine={self._name}",
             f"--network-namespace-path=/proc/{box.pid}/ns/net", "--capability=CAP_NET_ADMIN,CAP_NET_RAW",
-            f"--bind-ro={self._programs}:{STORE}/gretun/bin",
+            f"--bind-ro={self._source}:{PACKAGES if self._from_package else f'{STORE}/gretun/bin'}",
         ]  # fmt: skip
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(
@@ -141,7 +152,8 @@ class Container:
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
             )  # fmt: skip
             inside = self._wait_for_systemd(self._nspawn, console)
-        inside.feed(["ln", "-sfn", SYSTEM, "/run/current-system"], "")
+        if not self._from_package:
+            inside.feed(["ln", "-sfn", SYSTEM, "/run/current-system"], "")
         return inside
 
     def _wait_for_systemd(self, nspawn: subprocess.Popen[bytes], console: IO[bytes]) -> Inside:

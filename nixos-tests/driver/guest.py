@@ -46,7 +46,7 @@ class TimeIsUp(Exception):
 class Scenario:
     """One scenario being run."""
 
-    def __init__(self, path: Path, programs: Path, results: Path, cache: Path, verbose: bool) -> None:
+    def __init__(self, path: Path, programs: Path, packages: Path, results: Path, cache: Path, verbose: bool) -> None:
         self.name = path.name
         self._path = path
         self._results = results / self.name
@@ -67,7 +67,7 @@ class Scenario:
             units: Container | DirectUnits
             if spec.under_systemd:
                 lower = container.mount_root(cache / "machine-root.squashfs", WORK / "debian")
-                units = Container(spec.name, rendering, directory, programs, lower)
+                units = Container(spec.name, rendering, directory, lower, packages if spec.from_package else programs, spec.from_package)
             else:
                 configuration = miniupnpd.add_to(rendering.configuration, spec, cache / "miniupnpd" / "usr" / "sbin" / "miniupnpd")
                 units = DirectUnits(spec.name, configuration, directory, programs)
@@ -202,6 +202,7 @@ def main() -> int:
     parser.add_argument("--programs", type=Path, required=True)
     parser.add_argument("--built", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--shell", action="store_true")
     parser.add_argument("--rust-tests", nargs=2, action="append", default=[], metavar=("NAME", "BINARY"))
@@ -213,7 +214,7 @@ def main() -> int:
     for name, binary in args.rust_tests:
         passed = rust_tests.run(name, Path(binary), WORK / name, args.results, programs, args.built) and passed
     for path in args.scenario:
-        scenario = Scenario(path.resolve(), programs, args.results, args.cache, args.verbose)
+        scenario = Scenario(path.resolve(), programs, args.packages, args.results, args.cache, args.verbose)
         try:
             if args.shell:
                 _shell(scenario)

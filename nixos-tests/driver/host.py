@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from .vm import Vm, VmError
 SCENARIOS = Path(__file__).resolve().parent.parent
 REPOSITORY = SCENARIOS.parent
 RESULTS = REPOSITORY / "target" / "lab"
+# The Debian packages, for machines that install them: the same programs as two versions, one to be upgraded to.
+PACKAGES = RESULTS / "packages"
+PACKAGE_VERSIONS = ("1.0", "2.0")
 # The root of machines under systemd and the routers' miniupnpd; made by `scripts/setup lab`.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gretun"
 BOOT_TIMEOUT_S = 240
@@ -50,9 +54,15 @@ def scenarios(names: Sequence[str], directory: Path) -> list[Job]:
     if unknown:
         raise UsageError(f"no scenario {unknown[0]!r}; there are: {', '.join(by_name)}")
     chosen = [by_name[name] for name in names] or list(by_name.values())
+    jobs = []
     for path in chosen:
-        rendered.load(path)
-    return [Job(path.name, path, topology.load(path / "topology.toml").timeout_s) for path in chosen]
+        scenario = topology.load(path / "topology.toml")
+        if "local" in scenario.drivers:
+            rendered.load(path)
+            jobs.append(Job(path.name, path, scenario.timeout_s))
+        elif names:
+            raise UsageError(f"{path.name} is not for this driver; its topology.toml says for which it is")
+    return jobs
 
 
 def test_binaries(paths: Sequence[Path]) -> list[Job]:
@@ -71,6 +81,18 @@ def stage_programs(source: Path) -> None:
             strip(source / "examples" / name, RESULTS / "programs" / name)
 
 
+def stage_packages(jobs: Sequence[Job]) -> None:
+    """Builds the Debian packages where a job has a machine that installs them; that needs a release build."""
+    specs = (spec for job in jobs if not job.rust for spec in topology.load(job.path / "topology.toml").machines)
+    if not any(spec.from_package for spec in specs):
+        return
+    shutil.rmtree(PACKAGES, ignore_errors=True)
+    for version in PACKAGE_VERSIONS:
+        build = [str(REPOSITORY / "scripts" / "deb"), "--version", version, "--out", str(PACKAGES), "--no-lintian"]
+        if subprocess.run(build, check=False).returncode != 0:
+            raise UsageError("the Debian package cannot be built")
+
+
 def strip(source: Path, destination: Path) -> None:
     """Copies a program without its symbols: guests load it over a slow file system."""
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +102,7 @@ def strip(source: Path, destination: Path) -> None:
 def guest_command(jobs: Sequence[Job], built: Path, *options: str) -> list[str]:
     """What a guest executes; `built` is where cargo put the programs."""
     call = ["python3", "-m", "driver.guest", "--results", str(RESULTS), "--programs", str(RESULTS / "programs")]
-    call += ["--built", str(built.resolve()), "--cache", str(CACHE), *options]
+    call += ["--built", str(built.resolve()), "--cache", str(CACHE), "--packages", str(PACKAGES), *options]
     for job in jobs:
         call += ["--rust-tests", job.name, str(RESULTS / "tests" / job.name)] if job.rust else ["--scenario", str(job.path)]
     return ["cd", shlex.quote(str(SCENARIOS)), "&&", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", *map(shlex.quote, call)]

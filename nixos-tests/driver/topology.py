@@ -15,7 +15,8 @@ from pathlib import Path
 
 NAT_KINDS = ("none", "full-cone", "address-restricted", "port-restricted", "symmetric")
 MACHINE_NAME = re.compile(r"^[a-z][a-z0-9]*$")
-UNIT_GRADES = ("direct", "systemd")
+UNIT_GRADES = ("direct", "systemd", "package")
+DRIVERS = ("nixos", "local")
 DEFAULT_TIMEOUT_S = 600
 DEFAULT_PORT_LIFETIME_S = 7200
 
@@ -78,6 +79,7 @@ class MachineSpec:
     router: Router | None
     firewall: bool
     under_systemd: bool  # runs its units under a systemd of its own
+    from_package: bool  # has none of gretun but the Debian packages, to be installed
     is_coordinator: bool
 
     @property
@@ -93,6 +95,7 @@ class Topology:
     """A whole scenario's machines and networks; `raw` is the parsed file as the script sees it."""
 
     description: str
+    drivers: tuple[str, ...]  # those that can run it
     timeout_s: int
     networks: tuple[Network, ...]
     machines: tuple[MachineSpec, ...]
@@ -186,6 +189,7 @@ def _topology(table: Table) -> Topology:
     machines = [_machine(name, t, networks) for name, t in table.tables("machines")]
     topology = Topology(
         description=table.required_text("description"),
+        drivers=_drivers(table),
         timeout_s=int(table.number("timeout", DEFAULT_TIMEOUT_S)),
         networks=tuple(networks.values()),
         machines=tuple(sorted(machines, key=lambda m: m.start_rank)),
@@ -194,6 +198,15 @@ def _topology(table: Table) -> Topology:
     table.finish()
     _refuse_duplicate_addresses(topology)
     return topology
+
+
+def _drivers(table: Table) -> tuple[str, ...]:
+    listed = table.get("drivers")
+    if listed is None:
+        return DRIVERS
+    if not isinstance(listed, list) or not listed or not all(name in DRIVERS for name in listed):
+        raise TopologyError(f"{table.at('drivers')} must be a list of {', '.join(DRIVERS)}")
+    return tuple(listed)
 
 
 def _refuse_duplicate_addresses(topology: Topology) -> None:
@@ -247,10 +260,15 @@ def _machine(name: str, table: Table, networks: Mapping[str, Network]) -> Machin
         gateways=tuple(g for g in (table.text("gateway4"), table.text("gateway6")) if g),
         router=_router(table.table("router"), interfaces),
         firewall=_firewall(table.table("firewall")),
-        under_systemd=units == "systemd",
+        under_systemd=units != "direct",
+        from_package=units == "package",
         is_coordinator=gretun is not None and gretun.get("coordinator") is not None,
     )
     table.finish()
+    if machine.from_package and gretun is not None:
+        raise TopologyError(
+            f"{table.at('units')}: on a machine of the grade package nothing of gretun is there until the script installs it"
+        )
     if machine.under_systemd and machine.router is not None and machine.router.port_mapping is not None:
         raise TopologyError(f"{table.at('units')}: a router with port-mapping must be of the grade direct")
     return machine

@@ -112,6 +112,7 @@ let
           pkgs = import ./pkgs.nix { inherit lib system; };
           module = ../../nixos;
           inherit directory;
+          all = true;
         }
       );
 

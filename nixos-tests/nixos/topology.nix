@@ -12,6 +12,12 @@ let
     };
   table = options: types.submodule { inherit options; };
 
+  # Who can run a scenario.
+  drivers = [
+    "nixos"
+    "local"
+  ];
+
   number = types.either types.ints.unsigned (types.numbers.nonnegative);
   networkName = types.enum (builtins.attrNames config.networks);
 
@@ -72,6 +78,7 @@ let
     units = default (types.enum [
       "direct"
       "systemd"
+      "package"
     ]) "direct";
     gretun = gretun // {
       coordinator = default (types.nullOr daemon) null;
@@ -84,6 +91,7 @@ in
 {
   options = {
     description = of types.str;
+    drivers = default (types.nonEmptyListOf (types.enum drivers)) drivers;
     timeout = default types.ints.positive 600;
     networks = of (types.attrsOf network);
     machines = of (types.attrsOf machine);
