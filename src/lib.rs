@@ -14,6 +14,7 @@ pub mod cli;
 pub mod coord;
 pub mod daemon;
 pub mod doctor;
+pub mod error;
 mod http_client;
 pub mod kernel;
 pub mod netcheck;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    gretun::coord::cli::main()
+    gretun::cli::coord::main()
 }

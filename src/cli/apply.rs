@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::Context;
-use super::report::{Explain as _, Report};
+use super::report::Report;
 use super::static_tunnels::{self, NetnsArgs, Session, unreadable};
+use crate::error::UserError as _;
 use crate::tunnel::file::{FileError, TunnelFile};
 use crate::tunnel::owner::Owner;
 use crate::tunnel::plan;

@@ -10,7 +10,7 @@ use crate::tunnel::file::DEFAULT_SET;
 use crate::tunnel::owner::{Owner, is_set_name};
 use crate::tunnel::plan;
 use crate::tunnel::spec::TunnelSpec;
-use crate::tunnel::table::TunnelTable;
+use crate::tunnel::tunnel_flags::TunnelTable;
 
 /// Make a tunnel between two known addresses
 ///

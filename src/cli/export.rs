@@ -23,7 +23,7 @@ use crate::tunnel::spec::TunnelSpec;
   gretun export site-b --to ip
   gretun export tunnels.toml --to nix
 
-Exit codes: 0 written, also with losses; 1 not written; 2 usage or a bad file; 3 permission missing.")]
+Exit codes: 0 written, also with unsupported; 1 not written; 2 usage or a bad file; 3 permission missing.")]
 pub struct Args {
     /// Names of tunnels in the kernel (all if none is given), or one file
     #[arg(value_name = "NAME|FILE")]
@@ -66,11 +66,11 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
             .specs
             .retain(|spec| names.iter().any(|name| named(spec, name)));
         let kept = |place: &String| imported.specs.iter().any(|spec| spec.name == *place);
-        imported.losses.retain(|loss| kept(&loss.place));
+        imported.unsupported.retain(|loss| kept(&loss.place));
     }
     let exported = formats::export(args.to, &imported.specs)?;
-    say(&imported.losses, context);
-    say(&exported.losses, context);
+    say(&imported.unsupported, context);
+    say(&exported.unsupported, context);
     match &args.dir {
         Some(dir) => write(dir, &exported, context),
         None => {

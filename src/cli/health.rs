@@ -233,7 +233,7 @@ async fn probe_row(args: &Args, mut row: Row) -> Result<Row, Report> {
         // The tunnel went away meanwhile: that is a result.
         Err(error @ ProbeError::Interface { .. }) => {
             row.is_up = false;
-            row.why = Some(super::report::chain(&error));
+            row.why = Some(crate::error::chain(&error));
             return Ok(row);
         }
         Err(error) => return Err(error.into()),

@@ -8,7 +8,7 @@ use super::report::Report;
 use super::static_tunnels::{NetnsArgs, unreadable};
 use crate::kernel::Kernel;
 use crate::kernel::observe::Links;
-use crate::tunnel::formats::{self, Format, Imported, Loss, Source, live, toml};
+use crate::tunnel::formats::{self, Format, Imported, Source, Unsupported, live, toml};
 use crate::tunnel::owner::Owner;
 
 /// Read the tunnels of other programs, and print them as a file for `apply`
@@ -21,7 +21,7 @@ use crate::tunnel::owner::Owner;
   gretun import /etc/systemd/network/*.net* --format networkd
   gretun import --live --netns lab
 
-Exit codes: 0 read, also with losses; 2 a file cannot be read; 3 permission missing.")]
+Exit codes: 0 read, also with unsupported; 2 a file cannot be read; 3 permission missing.")]
 pub struct Args {
     /// Files, which belong together; - reads standard input
     #[arg(value_name = "FILE", required_unless_present_any = ["file_flag", "live"])]
@@ -67,8 +67,8 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
         from_files(&files, format)?
     };
     let (file, lost) = toml::file(&imported.specs);
-    imported.losses.extend(lost);
-    say(&imported.losses, context);
+    imported.unsupported.extend(lost);
+    say(&imported.unsupported, context);
     if context.json {
         outln!("{}", serde_json::json!(file));
     } else {
@@ -79,8 +79,8 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
 }
 
 /// Says what is not carried over.
-pub(super) fn say(losses: &[Loss], context: Context) {
-    for loss in losses {
+pub(super) fn say(unsupported: &[Unsupported], context: Context) {
+    for loss in unsupported {
         if context.json {
             errln!("{}", serde_json::json!({"lost": loss}));
         } else {
@@ -123,7 +123,7 @@ pub(super) fn from_files(paths: &[&PathBuf], format: Option<Format>) -> Result<I
             }
             all.specs.push(spec);
         }
-        all.losses.extend(imported.losses);
+        all.unsupported.extend(imported.unsupported);
     }
     Ok(all)
 }
@@ -145,12 +145,12 @@ pub(super) fn from_kernel(netns: &NetnsArgs) -> Result<Imported, Report> {
         match live::spec(state) {
             Ok((spec, lost)) => {
                 imported.specs.push(spec);
-                imported.losses.extend(lost);
+                imported.unsupported.extend(lost);
                 imported
-                    .losses
+                    .unsupported
                     .extend(other_losses(&links, &state.link.name));
             }
-            Err(error) => imported.losses.push(Loss {
+            Err(error) => imported.unsupported.push(Unsupported {
                 place: state.link.name.clone(),
                 key: error.key.to_owned(),
                 why: format!("{}: the tunnel is left out", error.problem),
@@ -161,8 +161,8 @@ pub(super) fn from_kernel(netns: &NetnsArgs) -> Result<Imported, Report> {
 }
 
 /// What the kernel has of a tunnel beyond what gretun would make.
-fn other_losses(links: &Links, name: &str) -> Vec<Loss> {
-    let loss = |key: &str, why: String| Loss {
+fn other_losses(links: &Links, name: &str) -> Vec<Unsupported> {
+    let loss = |key: &str, why: String| Unsupported {
         place: name.to_owned(),
         key: key.to_owned(),
         why,
@@ -171,12 +171,12 @@ fn other_losses(links: &Links, name: &str) -> Vec<Loss> {
         return Vec::new();
     };
     let routes = tunnel.other_routes.iter();
-    let mut losses: Vec<_> = routes
+    let mut unsupported: Vec<_> = routes
         .map(|route| loss("route", format!("{route}: not of protocol static")))
         .collect();
     if !tunnel.exact {
         let why = format!("has more properties; `ip -d link show dev {name}` shows them");
-        losses.push(loss("link", why));
+        unsupported.push(loss("link", why));
     }
-    losses
+    unsupported
 }

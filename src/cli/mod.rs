@@ -2,6 +2,7 @@
 
 mod apply;
 pub(crate) mod completions;
+pub mod coord;
 mod create;
 mod delete;
 mod doctor;

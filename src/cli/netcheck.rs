@@ -10,7 +10,7 @@ use super::out::{out, outln};
 use super::report::Report;
 use super::table;
 use crate::daemon::local_api::{self, DaemonNetView, LocalApiError, Request};
-use crate::daemon::router_port::PortMappingView;
+use crate::daemon::port_mapping_status::PortMappingView;
 use crate::daemon::settings::CoordinatorUrl;
 use crate::daemon::stun_servers;
 use crate::netcheck::{self, FamilyView, NetcheckView};

@@ -230,7 +230,7 @@ pub(super) fn figures(statistics: &Statistics) -> serde_json::Map<String, Value>
     .collect()
 }
 
-/// Loss in percent with one decimal.
+/// Unsupported in percent with one decimal.
 pub(super) fn loss(statistics: &Statistics) -> f64 {
     (statistics.loss_percent() * 10.0).round() / 10.0
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::kernel::observe::{Counters, ObservedTunnel};
+use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::owner::Owner;
-use crate::tunnel::value::Outer;
 
 /// A tunnel for people and scripts.
 #[derive(Debug, Serialize)]
@@ -19,8 +19,8 @@ pub(super) struct TunnelView {
     pub dev: Option<String>,
     pub ikey: Option<u32>,
     pub okey: Option<u32>,
-    pub ttl: Outer,
-    pub tos: Outer,
+    pub ttl: InheritOrFixed,
+    pub tos: InheritOrFixed,
     pub pmtudisc: bool,
     pub encap: &'static str,
     pub encap_sport: Option<u16>,

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::clock::unix_ms;
-use super::core::{Change, Snapshot};
 use super::enrol::{ENTROPY_LEN, KeyPolicy, KeyRecord, KeyState};
 use super::registry::NodeRecord;
+use super::rules::{Change, Snapshot};
 use super::store::{Store, StoreError};
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 use crate::proto::keys::NodePublic;
 
 /// The socket's name in the state directory.
@@ -196,7 +196,7 @@ pub enum AdminError {
     },
 }
 
-impl Explain for AdminError {
+impl UserError for AdminError {
     fn kind(&self) -> Kind {
         match self {
             AdminError::Socket { .. } => Kind::Environment,

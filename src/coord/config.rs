@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::pool::{Pool, PoolError};
 use super::state_dir::{self, StateDirError};
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 
 /// Where the API listens.
 pub const DEFAULT_LISTEN: SocketAddr =
@@ -211,7 +211,7 @@ pub enum ConfigError {
     StateDir(#[from] StateDirError),
 }
 
-impl Explain for ConfigError {
+impl UserError for ConfigError {
     fn kind(&self) -> Kind {
         Kind::Usage
     }

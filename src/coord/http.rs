@@ -1,4 +1,4 @@
-//! The API's routes on tiny_http: reads a request that the gate let through, asks the [`Hub`], answers.
+//! The API's routes on tiny_http: reads a request that the gate let through, asks the [`Service`], answers.
 
 use std::io::{Cursor, Read as _};
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use serde::de::DeserializeOwned;
 use tiny_http::{Header, Method, Request, Response, Server};
 
 use super::admin::{AdminError, Ledger, PeerView};
+use super::api_error::ApiError;
 use super::clock::Now;
-use super::core::Change;
 use super::enrol::KeyRecord;
-use super::gate::{HEADER_CLIENT, HEADER_LISTENER, HEADER_TICKET, Listener};
-use super::hub::{Answers, Hub, News, Poll};
-use super::refusal::Refusal;
-use super::turnstile::Turnstile;
+use super::http_front_end::{HEADER_CLIENT, HEADER_LISTENER, HEADER_TICKET, Listener};
+use super::request_permits::RequestPermits;
+use super::rules::Change;
+use super::service::{Answers, News, Poll, Service};
 use crate::proto::NodePublic;
 use crate::proto::api::{
     EndpointsRequest, HEADER_NODE, MAX_BODY, MAX_WAIT, PATH_ENDPOINTS, PATH_PEERS, PATH_REGISTER,
@@ -24,7 +24,7 @@ use crate::proto::api::{
     verify_request,
 };
 
-type HttpHub = Hub<Request>;
+type HttpService = Service<Request>;
 type Answer = Response<Cursor<Vec<u8>>>;
 
 const JSON: &str = "application/json";
@@ -52,13 +52,13 @@ enum MemberRoute {
 }
 
 impl Route {
-    fn of(method: &Method, path: &str, listener: Listener) -> Result<Route, Refusal> {
+    fn of(method: &Method, path: &str, listener: Listener) -> Result<Route, ApiError> {
         let only = |wanted: Method, route| {
             if *method == wanted {
                 return Ok(route);
             }
             let allowed = if wanted == Method::Get { "GET" } else { "POST" };
-            Err(Refusal::Method { allowed })
+            Err(ApiError::Method { allowed })
         };
         match (listener, path) {
             (_, "/healthz") => only(Method::Get, Route::Health),
@@ -71,11 +71,11 @@ impl Route {
             (Listener::Api, PATH_SIGNAL) => match method {
                 Method::Post => Ok(Route::Member(MemberRoute::SendSignal)),
                 Method::Get => Ok(Route::Member(MemberRoute::FetchSignals)),
-                _ => Err(Refusal::Method {
+                _ => Err(ApiError::Method {
                     allowed: "GET and POST",
                 }),
             },
-            _ => Err(Refusal::NoSuchPath),
+            _ => Err(ApiError::NoSuchPath),
         }
     }
 
@@ -121,17 +121,20 @@ pub struct Registration {
 /// What a worker works with.
 #[derive(Clone)]
 pub struct Worker {
-    hub: Arc<HttpHub>,
-    turnstile: Arc<Turnstile>,
+    service: Arc<HttpService>,
+    turnstile: Arc<RequestPermits>,
     registrations: SyncSender<Registration>,
 }
 
 impl Worker {
     /// A worker, and where the registrations that it cannot do come out: for [`register_all`].
-    pub fn new(hub: Arc<HttpHub>, turnstile: Arc<Turnstile>) -> (Worker, Receiver<Registration>) {
+    pub fn new(
+        service: Arc<HttpService>,
+        turnstile: Arc<RequestPermits>,
+    ) -> (Worker, Receiver<Registration>) {
         let (registrations, receiver) = sync_channel(MAX_REGISTRATIONS);
         let worker = Worker {
-            hub,
+            service,
             turnstile,
             registrations,
         };
@@ -151,9 +154,9 @@ impl Worker {
     }
 
     fn serve(&self, mut request: Request) {
-        let hub = &*self.hub;
+        let service = &*self.service;
         let started = Instant::now();
-        let now = hub.clock.now();
+        let now = service.clock.now();
         let listener = match header(&request, HEADER_LISTENER) {
             Some(value) if value == Listener::Metrics.as_str() => Listener::Metrics,
             _ => Listener::Api,
@@ -163,11 +166,12 @@ impl Worker {
         let label = route.as_ref().map_or("none", |route| route.as_str());
         // Those who wait, and whom this request brings news: answered after it, whatever becomes of it.
         let mut others = Vec::new();
-        let outcome = route.and_then(|route| handle(hub, &mut request, route, now, &mut others));
+        let outcome =
+            route.and_then(|route| handle(service, &mut request, route, now, &mut others));
         match outcome {
-            Ok(Outcome::Answer(answer)) => send_timed(hub, request, label, answer, started),
+            Ok(Outcome::Answer(answer)) => send_timed(service, request, label, answer, started),
             Ok(Outcome::Wait(node, poll, wait)) => {
-                answer_all(hub, hub.poll(node, request, poll, wait, now))
+                answer_all(service, service.poll(node, request, poll, wait, now))
             }
             Ok(Outcome::Register(headers, wanted)) => {
                 let registration = Registration {
@@ -179,17 +183,17 @@ impl Worker {
                 if let Err(TrySendError::Full(refused) | TrySendError::Disconnected(refused)) =
                     self.registrations.try_send(registration)
                 {
-                    refuse(hub, refused.request, label, &Refusal::Busy);
+                    refuse(service, refused.request, label, &ApiError::Busy);
                 }
             }
-            Err(refusal) => refuse(hub, request, label, &refusal),
+            Err(refusal) => refuse(service, request, label, &refusal),
         }
-        answer_all(hub, others);
+        answer_all(service, others);
     }
 }
 
 /// Makes registrations, one after the other, until all workers are gone.
-pub fn register_all(hub: &HttpHub, registrations: &Receiver<Registration>) {
+pub fn register_all(service: &HttpService, registrations: &Receiver<Registration>) {
     let label = Route::Register.as_str();
     for registration in registrations {
         let Registration {
@@ -198,38 +202,38 @@ pub fn register_all(hub: &HttpHub, registrations: &Receiver<Registration>) {
             wanted,
             started,
         } = registration;
-        match hub.register(&headers, wanted, hub.clock.now()) {
+        match service.register(&headers, wanted, service.clock.now()) {
             Ok((response, others)) => {
-                send_timed(hub, request, label, json(200, &response), started);
-                answer_all(hub, others);
+                send_timed(service, request, label, json(200, &response), started);
+                answer_all(service, others);
             }
-            Err(refusal) => refuse(hub, request, label, &refusal),
+            Err(refusal) => refuse(service, request, label, &refusal),
         }
     }
 }
 
 /// Answers parked requests.
-pub fn answer_all(hub: &HttpHub, answers: Answers<Request>) {
+pub fn answer_all(service: &HttpService, answers: Answers<Request>) {
     for (request, news) in answers {
         let route = match news {
             News::Peers(_) => MemberRoute::Peers,
             News::Signals(_) => MemberRoute::FetchSignals,
         };
-        send(hub, request, route.as_str(), json(200, &body_of(news)));
+        send(service, request, route.as_str(), json(200, &body_of(news)));
     }
 }
 
 fn handle(
-    hub: &HttpHub,
+    service: &HttpService,
     request: &mut Request,
     route: Route,
     now: Now,
     others: &mut Answers<Request>,
-) -> Result<Outcome, Refusal> {
+) -> Result<Outcome, ApiError> {
     match route {
-        Route::Health => Ok(Outcome::Answer(health(hub))),
+        Route::Health => Ok(Outcome::Answer(health(service))),
         Route::Metrics => {
-            let metrics = hub.render_metrics();
+            let metrics = service.render_metrics();
             Ok(Outcome::Answer(plain(
                 200,
                 prometheus::TEXT_FORMAT,
@@ -238,36 +242,36 @@ fn handle(
         }
         Route::Register => {
             let (headers, body) = read_signed(request)?;
-            hub.check_fresh(&headers, now)?;
+            service.check_fresh(&headers, now)?;
             Ok(Outcome::Register(headers, parse(&body)?))
         }
         Route::Member(route) => {
             let (headers, body) = read_signed(request)?;
-            others.extend(hub.admit(&headers, now)?);
+            others.extend(service.admit(&headers, now)?);
             let (_, query) = split_target(request.url());
-            handle_member(hub, headers.node, route, query, &body, now, others)
+            handle_member(service, headers.node, route, query, &body, now, others)
         }
     }
 }
 
 fn handle_member(
-    hub: &HttpHub,
+    service: &HttpService,
     node: NodePublic,
     route: MemberRoute,
     query: &str,
     body: &[u8],
     now: Now,
     others: &mut Answers<Request>,
-) -> Result<Outcome, Refusal> {
+) -> Result<Outcome, ApiError> {
     match route {
         MemberRoute::Endpoints => {
             let wanted: EndpointsRequest = parse(body)?;
-            others.extend(hub.set_endpoints(&node, wanted)?);
+            others.extend(service.set_endpoints(&node, wanted)?);
             Ok(Outcome::Answer(done()))
         }
         MemberRoute::SendSignal => {
             let wanted: SignalRequest = parse(body)?;
-            others.extend(hub.signal(node, wanted, now)?);
+            others.extend(service.signal(node, wanted, now)?);
             Ok(Outcome::Answer(done()))
         }
         MemberRoute::Peers => {
@@ -279,7 +283,7 @@ fn handle_member(
 }
 
 /// The body, and the headers that sign it together with the request.
-fn read_signed(request: &mut Request) -> Result<(SignedHeaders, Vec<u8>), Refusal> {
+fn read_signed(request: &mut Request) -> Result<(SignedHeaders, Vec<u8>), ApiError> {
     let body = read_body(request)?;
     let headers = SignedHeaders::read(|name| header(request, name))?;
     verify_request(request.method().as_str(), request.url(), &body, &headers)?;
@@ -296,8 +300,8 @@ fn done() -> Answer {
     json(200, &serde_json::Map::new())
 }
 
-fn health(hub: &HttpHub) -> Answer {
-    if hub.is_healthy() {
+fn health(service: &HttpService) -> Answer {
+    if service.is_healthy() {
         plain(200, TEXT, b"ok\n".to_vec())
     } else {
         plain(
@@ -322,36 +326,36 @@ enum Body {
     Signals(SignalList),
 }
 
-fn read_body(request: &mut Request) -> Result<Vec<u8>, Refusal> {
+fn read_body(request: &mut Request) -> Result<Vec<u8>, ApiError> {
     let mut body = Vec::new();
     let limit = MAX_BODY as u64 + 1;
     let read = request.as_reader().take(limit).read_to_end(&mut body);
-    read.map_err(|error| Refusal::Body {
+    read.map_err(|error| ApiError::Body {
         reason: error.to_string(),
     })?;
     if body.len() > MAX_BODY {
-        return Err(Refusal::TooLarge);
+        return Err(ApiError::TooLarge);
     }
     Ok(body)
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::Body {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::Body {
         reason: error.to_string(),
     })
 }
 
-fn wait(query: &str) -> Result<Duration, Refusal> {
+fn wait(query: &str) -> Result<Duration, ApiError> {
     let seconds = number(query, "wait")?.unwrap_or(0);
     Ok(Duration::from_secs(seconds).min(MAX_WAIT))
 }
 
-fn number(query: &str, name: &'static str) -> Result<Option<u64>, Refusal> {
+fn number(query: &str, name: &'static str) -> Result<Option<u64>, ApiError> {
     query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .find(|(key, _)| *key == name)
-        .map(|(_, value)| value.parse().map_err(|_| Refusal::Query { name }))
+        .map(|(_, value)| value.parse().map_err(|_| ApiError::Query { name }))
         .transpose()
 }
 
@@ -376,8 +380,9 @@ fn plain(status: u16, content_type: &str, body: Vec<u8>) -> Answer {
     with_header(answer, "Content-Type", content_type)
 }
 
-fn refuse(hub: &HttpHub, request: Request, route: &str, refusal: &Refusal) {
-    hub.metrics
+fn refuse(service: &HttpService, request: Request, route: &str, refusal: &ApiError) {
+    service
+        .metrics
         .refusals
         .with_label_values(&[refusal.reason()])
         .inc();
@@ -392,13 +397,20 @@ fn refuse(hub: &HttpHub, request: Request, route: &str, refusal: &Refusal) {
     if let Some(wait) = refusal.retry_after() {
         answer = with_header(answer, "Retry-After", &(wait.as_secs() + 1).to_string());
     }
-    send(hub, request, route, answer);
+    send(service, request, route, answer);
 }
 
-fn send_timed(hub: &HttpHub, request: Request, route: &str, answer: Answer, started: Instant) {
-    send(hub, request, route, answer);
+fn send_timed(
+    service: &HttpService,
+    request: Request,
+    route: &str,
+    answer: Answer,
+    started: Instant,
+) {
+    send(service, request, route, answer);
     let seconds = started.elapsed().as_secs_f64();
-    hub.metrics
+    service
+        .metrics
         .request_seconds
         .with_label_values(&[route])
         .observe(seconds);
@@ -412,9 +424,10 @@ fn with_header(answer: Answer, name: &str, value: &str) -> Answer {
     }
 }
 
-fn send(hub: &HttpHub, request: Request, route: &str, answer: Answer) {
+fn send(service: &HttpService, request: Request, route: &str, answer: Answer) {
     let status = answer.status_code().0.to_string();
-    hub.metrics
+    service
+        .metrics
         .requests
         .with_label_values(&[route, &status])
         .inc();
@@ -426,7 +439,7 @@ fn send(hub: &HttpHub, request: Request, route: &str, answer: Answer) {
     }
 }
 
-impl Ledger for HttpHub {
+impl Ledger for HttpService {
     fn keys(&self) -> Result<Vec<KeyRecord>, AdminError> {
         Ok(self.read(|core| core.keys().iter().cloned().collect()))
     }
@@ -441,7 +454,8 @@ impl Ledger for HttpHub {
     }
 
     fn change(&self, change: Change) -> Result<(), AdminError> {
-        let answers = Hub::change(self, vec![change]).map_err(|error| AdminError::from(&error))?;
+        let answers =
+            Service::change(self, vec![change]).map_err(|error| AdminError::from(&error))?;
         answer_all(self, answers);
         Ok(())
     }

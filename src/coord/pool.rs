@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 
 /// The first address after the network's own stays free for a gateway, as people expect of a subnet.
 const FIRST_OFFSET: u128 = 2;
@@ -38,7 +38,7 @@ pub enum PoolError {
     },
 }
 
-impl Explain for PoolError {
+impl UserError for PoolError {
     fn kind(&self) -> Kind {
         Kind::Usage
     }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::api_error::ApiError;
 use super::clock::Now;
 use super::name::PeerName;
 use super::pool::Pool;
-use super::refusal::Refusal;
 use crate::proto::NatMapping;
 use crate::proto::api::{Endpoint, EndpointsRequest, PeerList, PeerRecord};
 use crate::proto::keys::{DiscoPublic, NodePublic};
@@ -56,7 +56,7 @@ pub struct NodeRecord {
 
 /// What a node asks for when it registers.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct RegistrationData {
     /// The name that it would like.
     pub name: PeerName,
     /// Its disco key.
@@ -111,7 +111,7 @@ impl Registry {
         records: Vec<NodeRecord>,
         generation: u64,
         now: Now,
-    ) -> Result<(Registry, Vec<NodeRecord>), Refusal> {
+    ) -> Result<(Registry, Vec<NodeRecord>), ApiError> {
         let mut registry = Registry {
             pools,
             nodes: BTreeMap::new(),
@@ -150,16 +150,16 @@ impl Registry {
     pub fn plan(
         &self,
         node: NodePublic,
-        wanted: Wanted,
+        wanted: RegistrationData,
         terms: Terms,
         now: Now,
-    ) -> Result<NodeRecord, Refusal> {
+    ) -> Result<NodeRecord, ApiError> {
         if self
             .disco_keys
             .get(&wanted.disco_key)
             .is_some_and(|owner| *owner != node)
         {
-            return Err(Refusal::DiscoKeyTaken);
+            return Err(ApiError::DiscoKeyTaken);
         }
         let current = self.get(&node);
         let name = match current {
@@ -323,7 +323,7 @@ impl Registry {
     }
 
     /// One address of each pool: at the same offset in all where that is free; those of `keep` where they fit.
-    fn allocate(&self, keep: &[IpAddr]) -> Result<Vec<IpAddr>, Refusal> {
+    fn allocate(&self, keep: &[IpAddr]) -> Result<Vec<IpAddr>, ApiError> {
         let taken = |address| self.addresses.contains(&address);
         let mut offset = None;
         self.pools
@@ -334,7 +334,7 @@ impl Registry {
                     .copied()
                     .find(|it| pool.gives(*it) && !taken(*it));
                 let address = kept.or_else(|| pool.allocate(offset, taken));
-                let address = address.ok_or(Refusal::PoolExhausted {
+                let address = address.ok_or(ApiError::PoolExhausted {
                     network: pool.network(),
                 })?;
                 offset = Some(pool.offset(address));

@@ -23,8 +23,8 @@ fn empty() -> Registry {
     Registry::load(pools(), vec![], 100, at(0)).unwrap().0
 }
 
-fn wanted(name: &str, disco: u8) -> Wanted {
-    Wanted {
+fn wanted(name: &str, disco: u8) -> RegistrationData {
+    RegistrationData {
         name: PeerName::parse(name).unwrap(),
         disco_key: DiscoPublic::from_bytes([disco; 32]),
         endpoints: vec![],
@@ -111,7 +111,7 @@ fn a_full_pool_says_so_and_a_removed_node_makes_room() {
     let plan = |registry: &Registry| registry.plan(key(9), wanted("a", 9), Terms::default(), at(0));
     assert_eq!(
         plan(&registry),
-        Err(Refusal::PoolExhausted {
+        Err(ApiError::PoolExhausted {
             network: "10.0.0.0/29".parse().unwrap()
         })
     );
@@ -128,7 +128,7 @@ fn nobody_takes_the_disco_key_of_another() {
     let mut registry = empty();
     join(&mut registry, 1, "a");
     let plan = registry.plan(key(2), wanted("b", 1), Terms::default(), at(0));
-    assert_eq!(plan, Err(Refusal::DiscoKeyTaken));
+    assert_eq!(plan, Err(ApiError::DiscoKeyTaken));
     // Its own it keeps, and when it changes it the old one is free.
     let record = registry
         .plan(key(1), wanted("a", 7), Terms::default(), at(0))
@@ -268,6 +268,6 @@ fn nodes_outside_changed_pools_move_and_others_stay() {
     let too_small = vec![Pool::v4("10.9.0.0/30".parse().unwrap()).unwrap()];
     assert!(matches!(
         Registry::load(too_small, records, 200, at(0)),
-        Err(Refusal::PoolExhausted { .. })
+        Err(ApiError::PoolExhausted { .. })
     ));
 }

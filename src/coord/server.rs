@@ -25,18 +25,18 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::admin::{self, SOCKET_NAME};
 use super::clock::Clock;
 use super::config::{Settings, TlsFiles};
-use super::core::Core;
-use super::gate::{self, Gate, Listener};
 use super::http::{self, Worker, answer_all};
-use super::hub::Hub;
+use super::http_front_end::{self, FrontEnd, Listener};
 use super::metrics::Metrics;
+use super::request_permits::RequestPermits;
+use super::rules::Core;
 use super::server_error::{ServerError, internal, system};
+use super::service::Service;
 use super::state_dir;
 use super::store::Store;
 use super::stun::StunServer;
-use super::turnstile::Turnstile;
 
-type HttpHub = Hub<Request>;
+type HttpService = Service<Request>;
 
 /// Threads that take requests. None ever waits for the network or the disk.
 const WORKERS: usize = 4;
@@ -70,16 +70,16 @@ pub fn run(settings: &Settings, state_dir: &Path) -> Result<(), ServerError> {
         .build()
         .map_err(|source| system("an event loop", source))?;
     let ports = runtime.block_on(Ports::open(settings, &metrics))?;
-    let hub = Arc::new(load(
+    let service = Arc::new(load(
         settings,
         store,
         ports.stun_ports(),
         clock,
         metrics.clone(),
     )?);
-    let turnstile = Turnstile::new();
-    let behind = Behind::start(&hub, &turnstile, state_dir)?;
-    let gate = Gate::new(
+    let turnstile = RequestPermits::new();
+    let behind = Behind::start(&service, &turnstile, state_dir)?;
+    let gate = FrontEnd::new(
         behind.http_socket.clone(),
         turnstile,
         max_connections(),
@@ -87,9 +87,9 @@ pub fn run(settings: &Settings, state_dir: &Path) -> Result<(), ServerError> {
         metrics,
     );
     ports.log();
-    log_how_to_enrol(&hub, &ports, settings.open, state_dir);
-    let ended = runtime.block_on(face_network(&hub, &gate, ports, &behind));
-    behind.stop(&hub);
+    log_how_to_enrol(&service, &ports, settings.open, state_dir);
+    let ended = runtime.block_on(face_network(&service, &gate, ports, &behind));
+    behind.stop(&service);
     ended
 }
 
@@ -200,7 +200,7 @@ fn load(
     stun_ports: Vec<u16>,
     clock: Clock,
     metrics: Metrics,
-) -> Result<HttpHub, ServerError> {
+) -> Result<HttpService, ServerError> {
     let stored = store.load()?;
     let (core, moved) = Core::load(settings.pools.clone(), settings.open, stored, clock.now())
         .map_err(ServerError::Pools)?;
@@ -217,7 +217,7 @@ fn load(
              without --open peers need a key from `gretun-coord keys create`"
         );
     }
-    Ok(Hub::new(core, store, stun_ports, clock, metrics))
+    Ok(Service::new(core, store, stun_ports, clock, metrics))
 }
 
 /// The threads behind the gate.
@@ -236,8 +236,8 @@ struct Behind {
 
 impl Behind {
     fn start(
-        hub: &Arc<HttpHub>,
-        turnstile: &Arc<Turnstile>,
+        service: &Arc<HttpService>,
+        turnstile: &Arc<RequestPermits>,
         state_dir: &Path,
     ) -> Result<Behind, ServerError> {
         // The directory is ours: the store is locked.
@@ -249,7 +249,7 @@ impl Behind {
         let http = Arc::new(http);
         let (fail, failed) = watch::channel(false);
         let fail = Arc::new(fail);
-        let (worker, registrations) = Worker::new(hub.clone(), turnstile.clone());
+        let (worker, registrations) = Worker::new(service.clone(), turnstile.clone());
         let mut workers = Vec::new();
         for _ in 0..WORKERS {
             let (worker, http, fail) = (worker.clone(), http.clone(), fail.clone());
@@ -258,16 +258,16 @@ impl Behind {
                 fail.send_replace(true);
             })?);
         }
-        let for_registrar = hub.clone();
+        let for_registrar = service.clone();
         // Ends with the last worker.
         drop(worker);
         let registrar = spawn("registrar", move || {
             http::register_all(&for_registrar, &registrations)
         })?;
-        let for_admin = hub.clone();
+        let for_admin = service.clone();
         spawn("admin", move || admin::serve(&admin, &*for_admin))?;
         let (time, stopped) = mpsc::channel();
-        let for_time = hub.clone();
+        let for_time = service.clone();
         let time_thread = spawn("time", move || let_time_pass(&for_time, &stopped))?;
         Ok(Behind {
             http,
@@ -281,7 +281,7 @@ impl Behind {
         })
     }
 
-    fn stop(self, hub: &HttpHub) {
+    fn stop(self, service: &HttpService) {
         for _ in &self.workers {
             self.http.unblock();
         }
@@ -295,7 +295,7 @@ impl Behind {
                 tracing::error!("a thread had panicked");
             }
         }
-        hub.save_endpoints();
+        service.save_endpoints();
         // tiny_http removes its own socket. The next start removes what is left over.
         drop(self.http);
         let _ = std::fs::remove_file(self.admin_socket);
@@ -312,21 +312,21 @@ fn spawn(
         .map_err(|source| system("a thread", source))
 }
 
-fn let_time_pass(hub: &HttpHub, stopped: &mpsc::Receiver<()>) {
+fn let_time_pass(service: &HttpService, stopped: &mpsc::Receiver<()>) {
     let mut ticks = 0_u32;
     while stopped.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
         ticks = ticks.wrapping_add(1);
-        answer_all(hub, hub.pass(hub.clock.now()));
+        answer_all(service, service.pass(service.clock.now()));
         if ticks.is_multiple_of(TICKS_PER_SAVE) {
-            hub.save_endpoints();
+            service.save_endpoints();
         }
     }
 }
 
 /// Serves until a signal or a failure, then lets what runs end.
 async fn face_network(
-    hub: &Arc<HttpHub>,
-    gate: &Arc<Gate>,
+    service: &Arc<HttpService>,
+    gate: &Arc<FrontEnd>,
     ports: Ports,
     behind: &Behind,
 ) -> Result<(), ServerError> {
@@ -373,12 +373,12 @@ async fn face_network(
         tracing::info!(signal, "stopping");
     }
     stop.send_replace(true);
-    answer_all(hub, hub.stop_waiting());
+    answer_all(service, service.stop_waiting());
     while gates.join_next().await.is_some() {}
     ended.map(drop)
 }
 
-async fn sweep(gate: Arc<Gate>) {
+async fn sweep(gate: Arc<FrontEnd>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         gate.forget_quiet_sources();
@@ -389,7 +389,7 @@ async fn sweep(gate: Arc<Gate>) {
 /// take `every` too, so `every` is less than half of what systemd waits.
 async fn feed_watchdog(http_socket: PathBuf, every: Duration) {
     loop {
-        match tokio::time::timeout(every, gate::is_alive(&http_socket)).await {
+        match tokio::time::timeout(every, http_front_end::is_alive(&http_socket)).await {
             Ok(true) => notify(NotifyState::Watchdog),
             Ok(false) | Err(_) => {
                 tracing::warn!("the API does not answer; systemd's watchdog is not fed")
@@ -406,8 +406,8 @@ fn notify(state: NotifyState<'_>) {
     }
 }
 
-fn log_how_to_enrol(hub: &HttpHub, ports: &Ports, open: bool, state_dir: &Path) {
-    let has_peers = hub.read(|core| core.registry().count().1 > 0);
+fn log_how_to_enrol(service: &HttpService, ports: &Ports, open: bool, state_dir: &Path) {
+    let has_peers = service.read(|core| core.registry().count().1 > 0);
     if has_peers {
         return;
     }

@@ -4,10 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::refusal::Refusal;
+use super::api_error::ApiError;
 use super::state_dir::StateDirError;
 use super::store::StoreError;
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 
 /// Why the coordinator cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +20,7 @@ pub enum ServerError {
     Store(#[from] StoreError),
     /// The stored peers do not fit the pools.
     #[error("the registered peers do not fit the address pools: {0}")]
-    Pools(Refusal),
+    Pools(ApiError),
     /// A port.
     #[error("cannot listen on {addr} ({what})")]
     Listen {
@@ -57,7 +57,7 @@ pub enum ServerError {
     },
 }
 
-impl Explain for ServerError {
+impl UserError for ServerError {
     fn kind(&self) -> Kind {
         match self {
             ServerError::StateDir(error) => error.kind(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 
 /// The longest path of a Unix socket, bytes (`sun_path` with its closing zero).
 const MAX_SOCKET_PATH: usize = 107;
@@ -48,7 +48,7 @@ pub enum StateDirError {
     },
 }
 
-impl Explain for StateDirError {
+impl UserError for StateDirError {
     fn kind(&self) -> Kind {
         match self {
             StateDirError::NoDefault | StateDirError::TooLong { .. } => Kind::Usage,

@@ -14,8 +14,8 @@ use redb::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::core::{Change, Snapshot};
-use crate::cli::report::Explain;
+use super::rules::{Change, Snapshot};
+use crate::error::UserError;
 
 /// The file's name in the state directory.
 const FILE_NAME: &str = "coord.redb";
@@ -78,7 +78,7 @@ pub enum StoreError {
     },
 }
 
-impl Explain for StoreError {
+impl UserError for StoreError {
     fn hint(&self) -> Option<String> {
         match self {
             StoreError::InUse { .. } => {

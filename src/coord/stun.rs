@@ -11,8 +11,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::limit::{Bucket, Rate};
 use super::metrics::Metrics;
+use super::token_bucket::{Bucket, Rate};
 use crate::proto::stun::{CHANGE_REQUEST, StunMessage, binding_success, binding_unknown, decode};
 
 /// Room for what the kernel hands over at once, bytes: several datagrams of one sender may come joined (UDP GRO).

@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::extra_ports::ExtraPorts;
-use super::mark::Mark;
+use super::owner_alias::OwnerAlias;
 use super::sleep_until;
 use super::state_dir::ExtraPortsFile;
-use crate::cli::report::{Explain, Kind, chain};
+use crate::error::{Kind, UserError, chain};
 use crate::kernel::execute::StepError;
 use crate::kernel::fou::Family;
 use crate::kernel::lock::{Lock, LockError};
@@ -26,12 +26,12 @@ use crate::kernel::{Kernel, KernelError};
 use crate::node::{FIRST_PATH_MTU, Path};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::encap::{Encap, Udp};
+use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::mode::Mode;
 use crate::tunnel::mtu;
 use crate::tunnel::op::KernelOp;
 use crate::tunnel::plan::{self, PlanError};
 use crate::tunnel::state::{LinkConfig, TunnelAddress, TunnelRoute, TunnelState};
-use crate::tunnel::value::Outer;
 
 /// How soon a failed operation is tried again, without anything having changed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ const LINK_SETTLE: Duration = Duration::from_millis(100);
 
 /// What one peer's tunnel should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredTunnel {
     /// Where the outer packets go.
     pub path: Path,
     /// Where the peer's packets may come from as well, while both sides move from one path to the other.
@@ -65,10 +65,10 @@ pub struct Wanted {
 }
 
 /// What all tunnels should be.
-pub type WantedTunnels = BTreeMap<NodePublic, Wanted>;
+pub type DesiredTunnels = BTreeMap<NodePublic, DesiredTunnel>;
 
 /// Where the kernel takes what comes through a tunnel.
-fn fou_port(wanted: &Wanted) -> (u16, Family) {
+fn fou_port(wanted: &DesiredTunnel) -> (u16, Family) {
     let path = wanted.path;
     (path.port, Family::of(path.remote.ip()))
 }
@@ -126,12 +126,12 @@ pub struct Applier {
     kernel: Kernel,
     own: NodePublic,
     port: u16,
-    wanted: watch::Receiver<WantedTunnels>,
+    wanted: watch::Receiver<DesiredTunnels>,
     link_changed: watch::Receiver<()>,
     results: mpsc::Sender<Applied>,
     /// What was wanted of each tunnel when it was last made so, and the link as reported then: what is as before is neither done nor
     /// reported twice.
-    applied: BTreeMap<NodePublic, (Wanted, Link)>,
+    applied: BTreeMap<NodePublic, (DesiredTunnel, Link)>,
     /// Steps that the kernel refused and that tunnels do without, so that each is said once.
     left_out: BTreeSet<String>,
     /// Whether some tunnel may have routes or address translation.
@@ -145,7 +145,7 @@ impl Applier {
         kernel: Kernel,
         own: NodePublic,
         port: u16,
-        wanted: watch::Receiver<WantedTunnels>,
+        wanted: watch::Receiver<DesiredTunnels>,
         link_changed: watch::Receiver<()>,
         results: mpsc::Sender<Applied>,
         extra_ports: ExtraPortsFile,
@@ -254,7 +254,7 @@ impl Applier {
 
     /// What there is. Routes and address translation are looked at where some are wanted, or were a moment ago: on a
     /// router with a million routes that is not cheap.
-    async fn observe(&mut self, wanted: &WantedTunnels) -> Result<Links, KernelError> {
+    async fn observe(&mut self, wanted: &DesiredTunnels) -> Result<Links, KernelError> {
         let wants_routes = wanted
             .values()
             .any(|tunnel| !tunnel.routes.is_empty() || !tunnel.snat.is_empty());
@@ -270,7 +270,7 @@ impl Applier {
     async fn apply(
         &mut self,
         peer: NodePublic,
-        wanted: &Wanted,
+        wanted: &DesiredTunnel,
         there: &Observed<'_>,
     ) -> Result<Link, ApplyError> {
         let (observed, links) = (there.tunnel, there.links);
@@ -285,7 +285,7 @@ impl Applier {
             Err(_) if local.is_unspecified() => u32::from(FIRST_PATH_MTU),
             Err(error) => return Err(error.into()),
         };
-        let mark = Mark::new(self.own, peer);
+        let mark = OwnerAlias::new(self.own, peer);
         let path_mtu = wanted.path_mtu.unwrap_or(FIRST_PATH_MTU);
         let path_mtu = u32::from(path_mtu).min(device_mtu);
         let mut state = tunnel_state(wanted, mark.to_string(), path_mtu);
@@ -375,12 +375,12 @@ impl Applier {
 
     /// Whose tunnel this is, if it is one of ours.
     fn peer_of(&self, tunnel: &ObservedTunnel) -> Option<NodePublic> {
-        let mark = Mark::of(tunnel).filter(|it| it.is_of(self.own) && !it.is_overlap)?;
+        let mark = OwnerAlias::of(tunnel).filter(|it| it.is_of(self.own) && !it.is_overlap)?;
         Some(mark.peer)
     }
 
-    async fn report_done(&mut self, peer: NodePublic, wanted: &Wanted, link: Link) {
-        let told = |it: &Wanted| (it.path, it.overlap, it.gre_key);
+    async fn report_done(&mut self, peer: NodePublic, wanted: &DesiredTunnel, link: Link) {
+        let told = |it: &DesiredTunnel| (it.path, it.overlap, it.gre_key);
         let done = (wanted.clone(), link.clone());
         let before = self.applied.insert(peer, done);
         if before.is_none_or(|it| (told(&it.0), it.1) != (told(wanted), link.clone())) {
@@ -401,7 +401,7 @@ fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
 }
 
 /// What the kernel should have for a wanted tunnel, over a path that carries outer packets of `path_mtu` bytes.
-fn tunnel_state(wanted: &Wanted, alias: String, path_mtu: u32) -> TunnelState {
+fn tunnel_state(wanted: &DesiredTunnel, alias: String, path_mtu: u32) -> TunnelState {
     let Path {
         local,
         port,
@@ -437,7 +437,7 @@ fn tunnel_state(wanted: &Wanted, alias: String, path_mtu: u32) -> TunnelState {
 }
 
 /// A link of the pair's key that takes what comes from `remote`, to whichever local address and UDP port. It sends nothing.
-fn receiving_link(wanted: &Wanted, alias: String, remote: IpAddr) -> LinkConfig {
+fn receiving_link(wanted: &DesiredTunnel, alias: String, remote: IpAddr) -> LinkConfig {
     let mode = if remote.is_ipv4() {
         Mode::Gre
     } else {
@@ -452,8 +452,8 @@ fn receiving_link(wanted: &Wanted, alias: String, remote: IpAddr) -> LinkConfig 
         dev: None,
         ikey: Some(wanted.gre_key),
         okey: Some(wanted.gre_key),
-        ttl: Outer::TTL,
-        tos: Outer::TOS,
+        ttl: InheritOrFixed::TTL,
+        tos: InheritOrFixed::TOS,
         pmtudisc: true,
         encap: Encap::None,
         mtu: mtu::MIN_IPV6,
@@ -493,7 +493,7 @@ pub enum ApplyError {
     Lock(#[from] LockError),
 }
 
-impl Explain for ApplyError {
+impl UserError for ApplyError {
     fn kind(&self) -> Kind {
         match self {
             ApplyError::Kernel(error) => error.kind(),
@@ -517,8 +517,8 @@ impl Explain for ApplyError {
 mod tests {
     use super::*;
 
-    pub(super) fn wanted() -> Wanted {
-        Wanted {
+    pub(super) fn wanted() -> DesiredTunnel {
+        DesiredTunnel {
             path: Path {
                 local: "192.0.2.1".parse().unwrap(),
                 port: 7777,

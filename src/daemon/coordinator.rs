@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
 use super::settings::CoordinatorUrl;
-use crate::cli::report::{Explain, chain};
+use crate::error::{UserError, chain};
 use crate::http_client;
 use crate::proto::api::{
     self, EndpointsRequest, ErrorBody, PeerList, RegisterRequest, RegisterResponse, SignalList,
@@ -504,7 +504,7 @@ pub enum ClientError {
     Closed,
 }
 
-impl Explain for ClientError {}
+impl UserError for ClientError {}
 
 #[cfg(test)]
 #[path = "coordinator_tests.rs"]

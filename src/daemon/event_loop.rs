@@ -12,16 +12,16 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, trace, warn};
 
-use super::applier::{self, Applied, Wanted, WantedTunnels};
+use super::applier::{self, Applied, DesiredTunnel, DesiredTunnels};
 use super::coordinator::{self, Event};
 use super::local_api::{self, DaemonNetView, PeerView, Query, Request, StunView};
 use super::metrics::{Gauges, Metrics};
 use super::port_mapping;
-use super::router_port;
+use super::port_mapping_status;
 use super::settings::Config;
-use super::state_dir::{LinkIndices, Network, StateDir};
+use super::state_dir::{InterfaceNumbers, Network, StateDir};
 use super::{DaemonError, Ended, sleep_until, stun_servers, teardown};
-use crate::cli::report::chain;
+use crate::error::chain;
 use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::{RawPort, Received};
 use crate::kernel::{Kernel, NetChange};
@@ -58,10 +58,10 @@ pub struct Daemon {
     pub(super) lease: Option<Lease>,
     pub(super) changes: BoxStream<'static, NetChange>,
     pub(super) queries: mpsc::Receiver<Query>,
-    pub(super) wanted: watch::Sender<WantedTunnels>,
+    pub(super) wanted: watch::Sender<DesiredTunnels>,
     pub(super) applied: mpsc::Receiver<Applied>,
     pub(super) network: Network,
-    pub(super) links: LinkIndices,
+    pub(super) links: InterfaceNumbers,
     pub(super) metrics: Metrics,
     pub(super) terminate: Signal,
     pub(super) interrupt: Signal,
@@ -105,7 +105,7 @@ impl Daemon {
                     debug!(?servers, "STUN servers");
                     self.node.handle_stun_servers(Instant::now(), servers);
                 }
-                status = router_port::changed(&mut self.port_mapping) => self.handle_router_port(&status),
+                status = port_mapping_status::changed(&mut self.port_mapping) => self.handle_router_port(&status),
                 Some(_) = self.changes.next() => {
                     self.look_at_network.get_or_insert_with(|| Instant::now() + CHANGE_SETTLE);
                 }
@@ -221,7 +221,7 @@ impl Daemon {
         if is_new && let Err(error) = self.state.save_links(&self.links) {
             warn!(error = %chain(&error), "link indices cannot be kept; interface names may change at the next start");
         }
-        let mut wanted = Wanted {
+        let mut wanted = DesiredTunnel {
             path,
             overlap,
             path_mtu,
@@ -472,7 +472,12 @@ impl Daemon {
 
 /// Fills in what does not depend on the path: names, addresses, routes. A network that the peer's own packets travel
 /// to, or that this host offers itself, is not routed into the tunnel.
-fn inner_side(wanted: &mut Wanted, record: &PeerRecord, own_ips: &[IpAddr], config: &Config) {
+fn inner_side(
+    wanted: &mut DesiredTunnel,
+    record: &PeerRecord,
+    own_ips: &[IpAddr],
+    config: &Config,
+) {
     let remote = wanted.path.remote.ip();
     let overlaps = |route: &IpNet| {
         let mut own = config.advertise_routes.iter();
@@ -493,7 +498,7 @@ fn inner_side(wanted: &mut Wanted, record: &PeerRecord, own_ips: &[IpAddr], conf
 }
 
 /// One network, one way: where several peers offer the same, the first by node key has it.
-fn share_out_routes(all: &mut WantedTunnels) {
+fn share_out_routes(all: &mut DesiredTunnels) {
     let mut taken = HashSet::new();
     for wanted in all.values_mut() {
         wanted.routes.retain(|&route| taken.insert(route));

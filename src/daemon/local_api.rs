@@ -16,8 +16,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
-use super::router_port::PortMappingView;
-use crate::cli::report::{Explain, Kind};
+use super::port_mapping_status::PortMappingView;
+use crate::error::{Kind, UserError};
 use crate::proto::NatMapping;
 use crate::proto::keys::NodePublic;
 
@@ -276,7 +276,7 @@ pub enum LocalApiError {
     },
 }
 
-impl Explain for LocalApiError {
+impl UserError for LocalApiError {
     fn kind(&self) -> Kind {
         match self {
             LocalApiError::Listen { source, .. } | LocalApiError::Connect { source, .. }

@@ -6,7 +6,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::cli::report::Explain;
+use crate::error::UserError;
 use crate::node::{Counters, State};
 
 /// Upper bounds of the hole punch histogram, in seconds: from one LAN round trip to a hopeless pair.
@@ -156,4 +156,4 @@ fn gauge(registry: &Registry, name: &str, help: &str, value: f64) -> Result<(), 
 #[error("metrics")]
 pub struct MetricsError(#[from] prometheus::Error);
 
-impl Explain for MetricsError {}
+impl UserError for MetricsError {}

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info};
 
 use super::local_api::{Query, Request};
-use crate::cli::report::Explain;
+use crate::error::UserError;
 
 /// Listens on `address` and answers scrapes with what the daemon says.
 ///
@@ -84,7 +84,7 @@ pub enum MetricsServerError {
     Thread(#[source] std::io::Error),
 }
 
-impl Explain for MetricsServerError {
+impl UserError for MetricsServerError {
     fn hint(&self) -> Option<String> {
         Some("choose a free address of this host with --metrics-addr".to_owned())
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
 
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 use crate::tunnel::name::MAX_LENGTH;
 
 /// Default UDP port for discovery and data.
@@ -482,7 +482,7 @@ pub enum SettingsError {
     },
 }
 
-impl Explain for SettingsError {
+impl UserError for SettingsError {
     fn kind(&self) -> Kind {
         Kind::Usage
     }

@@ -11,18 +11,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::applier::{Applier, ApplyError, Wanted, WantedTunnels};
+use super::applier::{Applier, ApplyError, DesiredTunnel, DesiredTunnels};
 use super::coordinator::{self, ClientError, Registration};
 use super::event_loop::{Daemon, source_addresses};
 use super::local_api::{LocalApiError, Server};
-use super::mark::Mark;
 use super::metrics::{Metrics, MetricsError};
 use super::metrics_server::{self, MetricsServerError};
+use super::owner_alias::OwnerAlias;
 use super::port_mapping;
 use super::settings::Config;
 use super::state_dir::{StateDir, StateError};
 use super::stun_servers;
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 use crate::kernel::fou::{Added, Family};
 use crate::kernel::observe::ObservedTunnel;
 use crate::kernel::preflight::{self, PreflightError};
@@ -107,7 +107,7 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
     let addresses = source_addresses(&kernel).await?;
     info!(node = %own, ?addresses, port = config.port, "starting");
     node.handle_local_addresses(now, addresses.clone());
-    let mut wanted = WantedTunnels::new();
+    let mut wanted = DesiredTunnels::new();
     let mut links_there = kernel.links().await?;
     kernel.add_snat(&mut links_there).await;
     for tunnel in links_there.tunnels {
@@ -225,8 +225,12 @@ fn port_mapping(
 }
 
 /// What a tunnel of ours leads to, so that the applier leaves it exactly as it is until the node knows better.
-fn adopt(tunnel: &ObservedTunnel, own: NodePublic, port: u16) -> Option<(NodePublic, Wanted)> {
-    let mark = Mark::of(tunnel).filter(|mark| mark.is_of(own) && !mark.is_overlap)?;
+fn adopt(
+    tunnel: &ObservedTunnel,
+    own: NodePublic,
+    port: u16,
+) -> Option<(NodePublic, DesiredTunnel)> {
+    let mark = OwnerAlias::of(tunnel).filter(|mark| mark.is_of(own) && !mark.is_overlap)?;
     let is_own_port = |sport| sport == port || EXTRA_PORTS.contains(&sport);
     let TunnelState {
         link,
@@ -242,7 +246,7 @@ fn adopt(tunnel: &ObservedTunnel, own: NodePublic, port: u16) -> Option<(NodePub
         remote: (link.remote?, udp.dport).into(),
     };
     let path_mtu = link.mtu + mtu::overhead(link.mode, link.encap, link.ikey.is_some());
-    let wanted = Wanted {
+    let wanted = DesiredTunnel {
         path,
         overlap: None,
         path_mtu: Some(u16::try_from(path_mtu).unwrap_or(u16::MAX)),
@@ -306,7 +310,7 @@ pub enum DaemonError {
     Runtime(#[source] io::Error),
 }
 
-impl Explain for DaemonError {
+impl UserError for DaemonError {
     fn kind(&self) -> Kind {
         match self {
             DaemonError::Preflight(error) => error.kind(),

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use thiserror::Error;
 use tracing::warn;
 
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 use crate::kernel::fou::Family;
 use crate::portmap::Lease;
 use crate::proto::api::PeerRecord;
@@ -57,9 +57,9 @@ pub struct Network {
 
 /// Which link index each peer has; stable across restarts, so that interface names are.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct LinkIndices(BTreeMap<NodePublic, u16>);
+pub struct InterfaceNumbers(BTreeMap<NodePublic, u16>);
 
-impl LinkIndices {
+impl InterfaceNumbers {
     /// The index of this peer, and whether it was given out just now.
     pub fn index(&mut self, peer: NodePublic) -> (u16, bool) {
         if let Some(&index) = self.0.get(&peer) {
@@ -139,7 +139,7 @@ impl StateDir {
     }
 
     /// The link indices given out so far.
-    pub fn links(&self) -> LinkIndices {
+    pub fn links(&self) -> InterfaceNumbers {
         self.cached(LINKS)
     }
 
@@ -147,7 +147,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save_links(&self, links: &LinkIndices) -> Result<(), StateError> {
+    pub fn save_links(&self, links: &InterfaceNumbers) -> Result<(), StateError> {
         self.save_json(LINKS, links)
     }
 
@@ -314,7 +314,7 @@ pub enum StateError {
     Randomness,
 }
 
-impl Explain for StateError {
+impl UserError for StateError {
     fn kind(&self) -> Kind {
         match self {
             StateError::Open { source, .. } | StateError::Write { source, .. }

@@ -61,7 +61,7 @@ fn a_corrupt_cache_is_put_aside() {
 #[test]
 fn link_indices_are_stable_and_reused_only_when_free() {
     let peer = |byte| NodePublic::from_bytes([byte; 32]);
-    let mut links = LinkIndices::default();
+    let mut links = InterfaceNumbers::default();
     assert_eq!(links.index(peer(1)), (0, true));
     assert_eq!(links.index(peer(2)), (1, true));
     assert_eq!(links.index(peer(1)), (0, false));

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::DaemonError;
 use super::applier::ApplyError;
-use super::mark::Mark;
+use super::owner_alias::OwnerAlias;
 use super::port_mapping;
 use super::state_dir::{ExtraPortsFile, StateDir};
 use crate::kernel::Kernel;
@@ -57,7 +57,7 @@ pub async fn remove_all(
     kernel.add_snat(&mut links).await;
     for tunnel in &links.tunnels {
         let link = &tunnel.state.link;
-        if Mark::of(tunnel).is_some_and(|mark| mark.is_of(own)) {
+        if OwnerAlias::of(tunnel).is_some_and(|mark| mark.is_of(own)) {
             info!(interface = link.name, "removing tunnel");
             let ops = plan::overlay(Some(&tunnel.state), None, &links.others)?;
             kernel.execute(&ops).await?;

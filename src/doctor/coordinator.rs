@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, Level, Patient};
-use crate::cli::report::chain;
 use crate::daemon::coordinator::http_client;
+use crate::error::chain;
 use crate::proto::api::MAX_CLOCK_SKEW;
 
 /// A person waits.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{Finding, Level};
-use crate::cli::report::Explain as _;
+use crate::error::UserError as _;
 use crate::kernel::preflight::{self, Need};
 use crate::kernel::{Interface, Kernel};
 

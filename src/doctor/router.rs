@@ -2,7 +2,7 @@
 
 use super::{Finding, Level};
 use crate::daemon::local_api::DaemonNetView;
-use crate::daemon::router_port::PortMappingView;
+use crate::daemon::port_mapping_status::PortMappingView;
 
 const CHECK: &str = "port-mapping";
 

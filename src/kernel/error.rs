@@ -5,7 +5,7 @@ use std::io;
 use netlink_packet_core::ErrorMessage;
 use thiserror::Error;
 
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 
 /// A netlink operation that failed.
 #[derive(Debug, Error)]
@@ -92,7 +92,7 @@ impl KernelError {
     }
 }
 
-impl Explain for KernelError {
+impl UserError for KernelError {
     fn kind(&self) -> Kind {
         match self.errno() {
             Some(libc::EPERM | libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {

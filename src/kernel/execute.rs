@@ -8,7 +8,7 @@ use thiserror::Error;
 use tracing::{debug, warn};
 
 use super::{Kernel, KernelError};
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 use crate::tunnel::op::KernelOp;
 
 /// What carries operations out.
@@ -146,7 +146,7 @@ pub struct StepError {
     hint: Option<Box<str>>,
 }
 
-impl Explain for StepError {
+impl UserError for StepError {
     fn kind(&self) -> Kind {
         self.source.kind()
     }

@@ -12,9 +12,9 @@ use netlink_packet_route::link::{
 };
 
 use crate::tunnel::encap::{Encap, Udp};
+use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::mode::{Family, Mode};
 use crate::tunnel::state::LinkConfig;
-use crate::tunnel::value::Outer;
 
 /// `IFLA_GRE_FLAGS` of ip6gre (linux/if_tunnel.h), which the netlink crate has no name for.
 const IFLA_GRE_FLAGS: u16 = 13;
@@ -56,23 +56,23 @@ pub(super) fn encode(link: &LinkConfig, parent: Option<u32>) -> Vec<LinkInfo> {
 
 fn ttl(link: &LinkConfig) -> u8 {
     match link.ttl {
-        Outer::Inherit => 0,
-        Outer::Fixed(ttl) => ttl,
+        InheritOrFixed::Inherit => 0,
+        InheritOrFixed::Fixed(ttl) => ttl,
     }
 }
 
 fn tos(link: &LinkConfig) -> u8 {
     match link.tos {
-        Outer::Inherit => TOS_INHERIT,
-        Outer::Fixed(tos) => tos,
+        InheritOrFixed::Inherit => TOS_INHERIT,
+        InheritOrFixed::Fixed(tos) => tos,
     }
 }
 
 /// Flow information and flags of the IPv6 kinds.
 fn class(link: &LinkConfig) -> (u32, u32) {
     match link.tos {
-        Outer::Inherit => (0, IGNORE_ENCAP_LIMIT | INHERIT_CLASS),
-        Outer::Fixed(class) => (u32::from(class) << CLASS_SHIFT, IGNORE_ENCAP_LIMIT),
+        InheritOrFixed::Inherit => (0, IGNORE_ENCAP_LIMIT | INHERIT_CLASS),
+        InheritOrFixed::Fixed(class) => (u32::from(class) << CLASS_SHIFT, IGNORE_ENCAP_LIMIT),
     }
 }
 
@@ -378,16 +378,16 @@ impl Raw {
         let (checksum, tos) = match self.mode.outer() {
             Family::V4 => {
                 let tos = match self.tos {
-                    TOS_INHERIT => Outer::Inherit,
-                    tos => Outer::Fixed(tos),
+                    TOS_INHERIT => InheritOrFixed::Inherit,
+                    tos => InheritOrFixed::Fixed(tos),
                 };
                 (GreEncapFlags::Checksum.bits(), tos)
             }
             Family::V6 => {
                 let tos = if self.flags & INHERIT_CLASS != 0 {
-                    Outer::Inherit
+                    InheritOrFixed::Inherit
                 } else {
-                    Outer::Fixed((self.flow >> CLASS_SHIFT & 0xff) as u8)
+                    InheritOrFixed::Fixed((self.flow >> CLASS_SHIFT & 0xff) as u8)
                 };
                 if self.flags & IGNORE_ENCAP_LIMIT == 0 {
                     self.exact = false;
@@ -419,8 +419,8 @@ impl Raw {
             ikey: self.has_ikey.then_some(self.ikey),
             okey: self.has_okey.then_some(self.okey),
             ttl: match self.ttl {
-                0 => Outer::Inherit,
-                ttl => Outer::Fixed(ttl),
+                0 => InheritOrFixed::Inherit,
+                ttl => InheritOrFixed::Fixed(ttl),
             },
             tos,
             pmtudisc: self.pmtudisc,

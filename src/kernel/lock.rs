@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::cli::report::Explain;
+use crate::error::UserError;
 
 const NAME: &str = "gretun-static-tunnels";
 
@@ -54,7 +54,7 @@ pub enum LockError {
     System(io::Error),
 }
 
-impl Explain for LockError {
+impl UserError for LockError {
     fn hint(&self) -> Option<String> {
         match self {
             LockError::Busy => Some(format!("`ss -xp | grep {NAME}` shows which")),

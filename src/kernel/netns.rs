@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 
 /// Where `ip netns` keeps them.
 const DIRECTORY: &str = "/run/netns";
@@ -45,7 +45,7 @@ pub struct NetnsError {
     pub source: io::Error,
 }
 
-impl Explain for NetnsError {
+impl UserError for NetnsError {
     fn kind(&self) -> Kind {
         match self.source.kind() {
             io::ErrorKind::PermissionDenied => Kind::Environment,

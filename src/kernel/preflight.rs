@@ -9,7 +9,7 @@ use caps::{CapSet, Capability};
 use thiserror::Error;
 use tracing::debug;
 
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 
 /// Something that a command cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub enum PreflightError {
     },
 }
 
-impl Explain for PreflightError {
+impl UserError for PreflightError {
     fn kind(&self) -> Kind {
         Kind::Environment
     }

@@ -260,4 +260,4 @@ pub enum NetcheckError {
     Port(#[source] io::Error),
 }
 
-impl crate::cli::report::Explain for NetcheckError {}
+impl crate::error::UserError for NetcheckError {}

@@ -12,7 +12,7 @@ use url::Url;
 use super::echo::EchoSocket;
 use super::http::{HttpError, HttpProbe};
 use super::{interface, tcp};
-use crate::cli::report::{Explain, Kind, chain};
+use crate::error::{Kind, UserError, chain};
 
 /// How to probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,7 +193,7 @@ pub enum ProbeError {
     Http(#[source] HttpError),
 }
 
-impl Explain for ProbeError {
+impl UserError for ProbeError {
     fn kind(&self) -> Kind {
         match self {
             ProbeError::NotAllowed(_) => Kind::Environment,

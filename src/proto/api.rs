@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::NatMapping;
 use super::keys::{DiscoPublic, NodePublic, NodeSecret, SIGNATURE_LEN};
-use crate::cli::report::Explain;
+use crate::error::UserError;
 
 /// Path of the registration.
 pub const PATH_REGISTER: &str = "/v1/register";
@@ -300,7 +300,7 @@ pub enum AuthError {
     BadSignature,
 }
 
-impl Explain for AuthError {
+impl UserError for AuthError {
     fn hint(&self) -> Option<String> {
         match self {
             AuthError::Missing { .. } | AuthError::Malformed { .. } => Some(

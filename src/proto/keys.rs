@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 
 /// Length of every key of either kind, bytes.
 pub const KEY_LEN: usize = 32;
@@ -47,7 +47,7 @@ pub enum KeyParseError {
     },
 }
 
-impl Explain for KeyParseError {
+impl UserError for KeyParseError {
     fn kind(&self) -> Kind {
         Kind::Usage
     }

@@ -3,12 +3,12 @@
 use ipnet::IpNet;
 
 use super::encap::{FouPort, Receives};
+use super::header_fields::InheritOrFixed;
 use super::mode::{Family, Mode};
 use super::mtu;
 use super::op::KernelOp;
 use super::snat;
 use super::state::{LinkConfig, TunnelRoute};
-use super::value::Outer;
 
 pub(super) fn of(op: &KernelOp) -> Vec<String> {
     let one = |command| vec![command];
@@ -143,20 +143,20 @@ fn parameters(link: &LinkConfig) -> String {
             add("ttl", link.ttl.to_string());
             // iproute2 reads the type of service as hexadecimal, whatever it looks like.
             let tos = match link.tos {
-                Outer::Inherit => "inherit".to_owned(),
-                Outer::Fixed(tos) => format!("0x{tos:02x}"),
+                InheritOrFixed::Inherit => "inherit".to_owned(),
+                InheritOrFixed::Fixed(tos) => format!("0x{tos:02x}"),
             };
             add("tos", tos);
         }
         Family::V6 => {
             let hop_limit = match link.ttl {
-                Outer::Inherit => "0".to_owned(),
-                Outer::Fixed(limit) => limit.to_string(),
+                InheritOrFixed::Inherit => "0".to_owned(),
+                InheritOrFixed::Fixed(limit) => limit.to_string(),
             };
             add("hoplimit", hop_limit);
             let class = match link.tos {
-                Outer::Inherit => "inherit".to_owned(),
-                Outer::Fixed(class) => format!("0x{class:02x}"),
+                InheritOrFixed::Inherit => "inherit".to_owned(),
+                InheritOrFixed::Fixed(class) => format!("0x{class:02x}"),
             };
             add("tclass", class);
             add("encaplimit", "none".to_owned());

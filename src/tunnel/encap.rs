@@ -65,7 +65,7 @@ impl Encap {
 pub struct FouPort {
     /// The port.
     pub port: u16,
-    /// Outer IP version.
+    /// InheritOrFixed IP version.
     pub family: Family,
     /// What is inside.
     pub receives: Receives,

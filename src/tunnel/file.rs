@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use super::owner;
 use super::spec::{SpecError, TunnelSpec};
-use super::table::TunnelTable;
-use crate::cli::report::{Explain, Kind};
+use super::tunnel_flags::TunnelTable;
+use crate::error::{Kind, UserError};
 
 /// The set of tunnels that `create` and `apply` mean where none is named.
 pub const DEFAULT_SET: &str = "default";
@@ -127,7 +127,7 @@ pub enum FileError {
     },
 }
 
-impl Explain for FileError {
+impl UserError for FileError {
     fn kind(&self) -> Kind {
         Kind::Usage
     }

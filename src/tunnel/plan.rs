@@ -10,7 +10,7 @@ use super::mode::Family;
 use super::op::{self, KernelOp};
 use super::owner::Owner;
 use super::state::{Observed, TunnelState};
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 
 /// Makes one tunnel. Where there is one of this name already it is changed with `replace`, if gretun made it.
 ///
@@ -364,7 +364,7 @@ pub enum PlanError {
     },
 }
 
-impl Explain for PlanError {
+impl UserError for PlanError {
     fn kind(&self) -> Kind {
         Kind::Failed
     }

@@ -9,11 +9,11 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use super::encap::{Encap, Udp};
+use super::header_fields::InheritOrFixed;
 use super::mode::{Family, Mode};
 use super::mtu;
 use super::name::{self, NameFlaw};
 use super::state::{LinkConfig, TunnelAddress, TunnelRoute, TunnelState};
-use super::value::Outer;
 
 /// What is expected where an address stands.
 pub(super) const IP_ADDRESS: &str = "an IP address";
@@ -38,9 +38,9 @@ pub struct TunnelOptions {
     /// GRE key of sent packets.
     pub okey: Option<u32>,
     /// Time to live of outer packets.
-    pub ttl: Outer,
+    pub ttl: InheritOrFixed,
     /// Type of service (traffic class) of outer packets.
-    pub tos: Outer,
+    pub tos: InheritOrFixed,
     /// Whether outer IPv4 packets may not be fragmented.
     pub pmtudisc: bool,
     /// UDP encapsulation.
@@ -67,8 +67,8 @@ impl TunnelOptions {
             dev: None,
             ikey: None,
             okey: None,
-            ttl: Outer::TTL,
-            tos: Outer::TOS,
+            ttl: InheritOrFixed::TTL,
+            tos: InheritOrFixed::TOS,
             pmtudisc: true,
             encap: Encap::None,
             mtu: None,
@@ -81,7 +81,7 @@ impl TunnelOptions {
     /// Whether outer packets with a time to live of their own may be fragmented, as iproute2 does not have it in these modes:
     /// such packets neither run out nor grow too large where a tunnel leads into itself (ip-tunnel(8)).
     pub fn fragments_with_fixed_ttl(&self) -> bool {
-        let is_fixed = self.ttl != Outer::Inherit;
+        let is_fixed = self.ttl != InheritOrFixed::Inherit;
         !self.pmtudisc && is_fixed && matches!(self.mode, Mode::Ipip | Mode::Sit)
     }
 }
@@ -252,7 +252,7 @@ fn check_header(options: &TunnelOptions) -> Result<(), SpecError> {
     if options.fragments_with_fixed_ttl() {
         return Err(SpecError::new("pmtudisc", Problem::FixedTtl { mode }));
     }
-    if options.ttl == Outer::Fixed(0) {
+    if options.ttl == InheritOrFixed::Fixed(0) {
         return Err(SpecError::new("ttl", Problem::range("0", 1, 255)));
     }
     if let Some(Udp { dport: 0, .. }) = options.encap.udp() {

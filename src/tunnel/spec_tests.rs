@@ -1,7 +1,7 @@
 //! What a tunnel may be, key by key.
 
 use super::*;
-use crate::tunnel::table::{Text, TunnelTable};
+use crate::tunnel::tunnel_flags::{Text, TunnelTable};
 
 fn options() -> TunnelOptions {
     let mut options = TunnelOptions::new("t0", Mode::Gre, "198.51.100.7".parse().unwrap());
@@ -147,7 +147,7 @@ fn networks_are_networks() {
 
 #[test]
 fn header_fields_fit_the_mode() {
-    assert_eq!(key_of(|o| o.ttl = Outer::Fixed(0)), Some("ttl"));
+    assert_eq!(key_of(|o| o.ttl = InheritOrFixed::Fixed(0)), Some("ttl"));
     assert_eq!(key_of(|o| o.mtu = Some(575)), Some("mtu"));
     assert_eq!(key_of(|o| o.mtu = Some(65_536)), Some("mtu"));
     let six = |o: &mut TunnelOptions| {
@@ -162,9 +162,12 @@ fn header_fields_fit_the_mode() {
     assert_eq!(key_of(key), Some("okey"));
     let fragmented =
         |mode, ttl| move |o: &mut TunnelOptions| (o.mode, o.ttl, o.pmtudisc) = (mode, ttl, false);
-    let fixed = Outer::Fixed(64);
+    let fixed = InheritOrFixed::Fixed(64);
     assert_eq!(key_of(fragmented(Mode::Ipip, fixed)), Some("pmtudisc"));
-    assert_eq!(key_of(fragmented(Mode::Ipip, Outer::Inherit)), None);
+    assert_eq!(
+        key_of(fragmented(Mode::Ipip, InheritOrFixed::Inherit)),
+        None
+    );
     assert_eq!(key_of(fragmented(Mode::Gre, fixed)), None);
     let no_port = Encap::Fou(Udp {
         sport: 0,

@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::encap::{Encap, FouPort};
+use super::header_fields::InheritOrFixed;
 use super::mode::Mode;
 use super::owner::Owner;
 use super::snat::SnatPair;
-use super::value::Outer;
 
 /// One tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,9 +47,9 @@ pub struct LinkConfig {
     /// GRE key of sent packets.
     pub okey: Option<u32>,
     /// Time to live of outer packets.
-    pub ttl: Outer,
+    pub ttl: InheritOrFixed,
     /// Type of service of outer packets.
-    pub tos: Outer,
+    pub tos: InheritOrFixed,
     /// Whether outer IPv4 packets may not be fragmented; always true over IPv6.
     pub pmtudisc: bool,
     /// UDP encapsulation.

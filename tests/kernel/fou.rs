@@ -1,6 +1,6 @@
 //! FOU ports.
 
-use gretun::cli::report::Explain as _;
+use gretun::error::UserError as _;
 use gretun::kernel::Kernel;
 use gretun::kernel::fou::{Added, Family};
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gretun::tunnel::header_fields::InheritOrFixed;
 use gretun::tunnel::mode::Family;
 use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::plan;
 use gretun::tunnel::state::TunnelState;
-use gretun::tunnel::value::Outer;
 
 use crate::lab::in_own_thread;
 use crate::traffic::Echo;
@@ -74,6 +74,6 @@ fn two(number: u8, names: [&str; 2], ttl: u8) -> Vec<TunnelState> {
     let tunnels = side_by_side(number).into_iter();
     let chosen = tunnels.filter(|tunnel| names.contains(&tunnel.name.as_str()));
     let mut states: Vec<_> = chosen.map(state).collect();
-    states[0].link.ttl = Outer::Fixed(ttl);
+    states[0].link.ttl = InheritOrFixed::Fixed(ttl);
     states
 }

@@ -2,12 +2,12 @@
 //! have the same devices, addresses, routes, FOU ports and address translation.
 
 use gretun::tunnel::encap::Encap;
+use gretun::tunnel::header_fields::InheritOrFixed;
 use gretun::tunnel::mode::{Family, Mode};
 use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::plan;
 use gretun::tunnel::spec::TunnelOptions;
 use gretun::tunnel::state::TunnelState;
-use gretun::tunnel::value::Outer;
 use serde_json::Value;
 
 use crate::lab::in_own_thread;
@@ -30,12 +30,16 @@ fn first() -> Vec<TunnelState> {
         if i % 4 == 0 {
             tunnel.snat = networks;
         }
-        tunnel.ttl = [Outer::TTL, Outer::Fixed(1), Outer::Fixed(255)][i % 3];
+        tunnel.ttl = [
+            InheritOrFixed::TTL,
+            InheritOrFixed::Fixed(1),
+            InheritOrFixed::Fixed(255),
+        ][i % 3];
         tunnel.tos = [
-            Outer::TOS,
-            Outer::Inherit,
-            Outer::Fixed(0x10),
-            Outer::Fixed(0xb8),
+            InheritOrFixed::TOS,
+            InheritOrFixed::Inherit,
+            InheritOrFixed::Fixed(0x10),
+            InheritOrFixed::Fixed(0xb8),
         ][i % 4];
         if i % 5 == 0 {
             tunnel.dev = Some("eth0".to_owned());
@@ -74,14 +78,14 @@ fn second() -> Vec<TunnelState> {
     let mut tunnels = side_by_side(1);
     for (i, tunnel) in tunnels.iter_mut().enumerate() {
         tunnel.ttl = if i % 2 == 0 {
-            Outer::Fixed(33)
+            InheritOrFixed::Fixed(33)
         } else {
-            Outer::Inherit
+            InheritOrFixed::Inherit
         };
         tunnel.tos = if i % 2 == 0 {
-            Outer::Inherit
+            InheritOrFixed::Inherit
         } else {
-            Outer::Fixed(4)
+            InheritOrFixed::Fixed(4)
         };
         // Only IPv4 can be fragmented on its way.
         tunnel.pmtudisc = tunnel.mode.outer() == Family::V6 || i % 2 != 0;

@@ -5,11 +5,11 @@ use std::cell::Cell;
 use gretun::kernel::execute::{Backend, execute};
 use gretun::kernel::{Kernel, KernelError};
 use gretun::tunnel::encap::Encap;
+use gretun::tunnel::header_fields::InheritOrFixed;
 use gretun::tunnel::mode::{Family, Mode};
 use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::plan;
 use gretun::tunnel::state::TunnelState;
-use gretun::tunnel::value::Outer;
 use tokio::sync::Notify;
 
 use crate::lab::in_own_thread;
@@ -88,7 +88,7 @@ fn others() -> Vec<TunnelState> {
             (Mode::Ip6gre, _) => tunnel.link.mode = Mode::Ip6gretap,
             (Mode::Gre, Encap::Fou(udp)) => {
                 udp.dport += 1000;
-                tunnel.link.ttl = Outer::Fixed(9);
+                tunnel.link.ttl = InheritOrFixed::Fixed(9);
                 tunnel.addresses[0].net = "10.240.0.1/30".parse().unwrap();
             }
             _ => {}

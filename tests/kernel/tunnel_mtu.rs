@@ -30,8 +30,8 @@ fn apply(host: &Host, tunnels: &[TunnelOptions]) {
         .iter()
         .map(|tunnel| TunnelSpec::new(tunnel.clone()).unwrap())
         .collect();
-    let (file, losses) = file(&specs);
-    assert!(losses.is_empty(), "{losses:?}");
+    let (file, unsupported) = file(&specs);
+    assert!(unsupported.is_empty(), "{unsupported:?}");
     let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     std::fs::write(&path, toml::to_string(&file).unwrap()).unwrap();
     gretun(host, &["apply", path.to_str().unwrap()]);

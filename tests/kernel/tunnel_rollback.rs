@@ -6,12 +6,12 @@ use std::net::UdpSocket;
 use gretun::kernel::execute::{Backend, StepError, execute};
 use gretun::kernel::{Kernel, KernelError};
 use gretun::tunnel::encap::Encap;
+use gretun::tunnel::header_fields::InheritOrFixed;
 use gretun::tunnel::mode::{Family, Mode};
 use gretun::tunnel::op::{KernelOp, Stage};
 use gretun::tunnel::plan;
 use gretun::tunnel::spec::TunnelOptions;
 use gretun::tunnel::state::{Observed, TunnelState};
-use gretun::tunnel::value::Outer;
 
 use ipnet::IpNet;
 
@@ -105,8 +105,8 @@ fn rich(mode: Mode, encap: Encap, with_snat: bool) -> TunnelOptions {
 
 /// The same tunnel, with something of everything changed that can be changed in place.
 fn changed(mut tunnel: TunnelOptions) -> TunnelOptions {
-    tunnel.ttl = Outer::Fixed(9);
-    tunnel.tos = Outer::Inherit;
+    tunnel.ttl = InheritOrFixed::Fixed(9);
+    tunnel.tos = InheritOrFixed::Inherit;
     tunnel.alt_name = Some("yet-another-name".to_owned());
     if let Encap::Fou(udp) | Encap::Gue(udp) = &mut tunnel.encap {
         udp.dport += 1;

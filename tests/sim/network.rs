@@ -33,7 +33,7 @@ pub struct Link {
     pub mtu: u16,
 }
 
-/// Loss that comes in bursts, after Gilbert and Elliott: the link changes between a good state without loss and a bad one in
+/// Unsupported that comes in bursts, after Gilbert and Elliott: the link changes between a good state without loss and a bad one in
 /// which everything is lost, each for a random time of this mean.
 #[derive(Clone, Copy, Debug)]
 pub struct Bursts {
@@ -138,7 +138,7 @@ pub struct Router {
     pub inside: NetId,
     pub outside: NetId,
     pub link: Link,
-    /// Loss in bursts, of what goes through in either direction.
+    /// Unsupported in bursts, of what goes through in either direction.
     pub bursts: Option<Bursts>,
 }
 

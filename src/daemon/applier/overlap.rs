@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use tracing::{debug, warn};
 
-use super::{Applier, ApplyError, Wanted, receiving_link};
-use crate::cli::report::chain;
-use crate::daemon::mark::Mark;
+use super::{Applier, ApplyError, DesiredTunnel, receiving_link};
+use crate::daemon::owner_alias::OwnerAlias;
+use crate::error::chain;
 use crate::kernel::lock::Lock;
 use crate::kernel::observe::{Links, ObservedTunnel};
 use crate::node::Path;
@@ -26,7 +26,7 @@ impl Applier {
     pub(super) fn overlaps<'a>(&self, links: &'a Links) -> Overlaps<'a> {
         let mut found = Overlaps::new();
         for tunnel in &links.tunnels {
-            let mark = Mark::of(tunnel).filter(|it| it.is_of(self.own) && it.is_overlap);
+            let mark = OwnerAlias::of(tunnel).filter(|it| it.is_of(self.own) && it.is_overlap);
             if let Some(mark) = mark {
                 found.entry(mark.peer).or_default().push(tunnel);
             }
@@ -38,8 +38,8 @@ impl Applier {
     /// move may lose packets without, so it goes on where the kernel refuses.
     pub(super) async fn open_overlap(
         &self,
-        wanted: &Wanted,
-        mark: Mark,
+        wanted: &DesiredTunnel,
+        mark: OwnerAlias,
         tunnel: u32,
         (there, links): (&[&ObservedTunnel], &Links),
     ) -> Vec<u32> {
@@ -94,7 +94,7 @@ impl Applier {
     /// Removes what is not wanted any more.
     pub(super) async fn close_overlap(
         &self,
-        wanted: Option<&Wanted>,
+        wanted: Option<&DesiredTunnel>,
         there: &[&ObservedTunnel],
         others: &[String],
     ) -> Result<(), ApplyError> {
@@ -116,7 +116,7 @@ impl Applier {
 
 /// Where packets may come from besides the tunnel's own remote, and from there to another local address. The tunnel's own is among them,
 /// for it is the other one a moment later. Ports are nothing to the kernel here.
-fn remotes(wanted: &Wanted) -> Vec<IpAddr> {
+fn remotes(wanted: &DesiredTunnel) -> Vec<IpAddr> {
     let ends = |path: Path| (path.local, path.remote.ip());
     let other = wanted.overlap.filter(|it| ends(*it) != ends(wanted.path));
     let Some(other) = other else {
@@ -162,7 +162,7 @@ mod tests {
             (Some(path("2001:db8::1", "[2001:db8::2]:7777")), 2),
         ];
         for (overlap, expected) in cases {
-            let wanted = Wanted {
+            let wanted = DesiredTunnel {
                 overlap,
                 ..wanted()
             };

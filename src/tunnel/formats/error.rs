@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::cli::report::{Explain, Kind};
+use crate::error::{Kind, UserError};
 use crate::tunnel::file::FileError;
 use crate::tunnel::plan::PlanError;
 use crate::tunnel::spec::SpecError;
@@ -77,7 +77,7 @@ pub enum FormatError {
     WriteOnly,
 }
 
-impl Explain for FormatError {
+impl UserError for FormatError {
     fn kind(&self) -> Kind {
         match self {
             FormatError::Plan(error) => error.kind(),

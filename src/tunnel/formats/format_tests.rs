@@ -2,11 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::tunnel::encap::{Encap, Udp};
+use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::mode::{Family, Mode};
 use crate::tunnel::name::is_reserved;
 use crate::tunnel::spec::TunnelOptions;
 use crate::tunnel::state::TunnelAddress;
-use crate::tunnel::value::Outer;
 
 const READ: [Format; 5] = [
     Format::Toml,
@@ -16,10 +16,10 @@ const READ: [Format; 5] = [
     Format::Ifcfg,
 ];
 
-fn outer(inherit: bool) -> impl Strategy<Value = Outer> {
-    let fixed = (1u8..=127).prop_map(|value| Outer::Fixed(value * 2));
+fn outer(inherit: bool) -> impl Strategy<Value = InheritOrFixed> {
+    let fixed = (1u8..=127).prop_map(|value| InheritOrFixed::Fixed(value * 2));
     if inherit {
-        prop_oneof![Just(Outer::Inherit), fixed].boxed()
+        prop_oneof![Just(InheritOrFixed::Inherit), fixed].boxed()
     } else {
         fixed.boxed()
     }
@@ -101,7 +101,7 @@ prop_compose! {
 }
 
 /// Writes and reads again.
-fn round_trip(format: Format, spec: &TunnelSpec) -> (Vec<Loss>, Imported) {
+fn round_trip(format: Format, spec: &TunnelSpec) -> (Vec<Unsupported>, Imported) {
     let exported = export(format, std::slice::from_ref(spec)).expect("can be written");
     let sources = exported.files.into_iter();
     let sources: Vec<_> = sources
@@ -111,11 +111,11 @@ fn round_trip(format: Format, spec: &TunnelSpec) -> (Vec<Loss>, Imported) {
         })
         .collect();
     if sources.is_empty() {
-        return (exported.losses, Imported::default());
+        return (exported.unsupported, Imported::default());
     }
     let imported = import(format, &sources);
     let imported = imported.unwrap_or_else(|error| panic!("{error}: {sources:#?}"));
-    (exported.losses, imported)
+    (exported.unsupported, imported)
 }
 
 /// Families apart, in order: formats keep those, not how they are mixed.
@@ -134,11 +134,11 @@ proptest! {
     #[test]
     fn what_is_not_lost_comes_back(spec in spec()) {
         for format in READ {
-            let (losses, imported) = round_trip(format, &spec);
-            if losses.is_empty() {
+            let (unsupported, imported) = round_trip(format, &spec);
+            if unsupported.is_empty() {
                 prop_assert_eq!(imported.specs.len(), 1, "{:?}", format);
                 prop_assert_eq!(sorted(&imported.specs[0]), sorted(&spec), "{:?}", format);
-                prop_assert_eq!(imported.losses, vec![], "{:?} loses what it wrote itself", format);
+                prop_assert_eq!(imported.unsupported, vec![], "{:?} loses what it wrote itself", format);
             }
         }
     }
@@ -147,8 +147,8 @@ proptest! {
     #[test]
     fn only_what_is_said_is_lost(spec in spec()) {
         for format in READ {
-            let (losses, imported) = round_trip(format, &spec);
-            let lost = |key: &str| losses.iter().any(|loss| loss.key == key);
+            let (unsupported, imported) = round_trip(format, &spec);
+            let lost = |key: &str| unsupported.iter().any(|loss| loss.key == key);
             let Some(read) = imported.specs.first() else {
                 prop_assert!(lost("mode"), "{:?}", format);
                 continue;
@@ -222,13 +222,20 @@ fn keyfiles_that_nmcli_wrote_are_read() {
     let spec = &imported.specs[0];
     assert_eq!((spec.mode, spec.name.as_str()), (Mode::Gre, "site-b"));
     assert_eq!((spec.ikey, spec.okey), (Some(42), Some(43)));
-    assert_eq!((spec.ttl, spec.tos), (Outer::Fixed(64), Outer::Fixed(16)));
+    assert_eq!(
+        (spec.ttl, spec.tos),
+        (InheritOrFixed::Fixed(64), InheritOrFixed::Fixed(16))
+    );
     assert_eq!((spec.mtu, spec.dev.as_deref()), (Some(1400), Some("eth0")));
     assert_eq!(spec.addresses.len(), 2);
     assert_eq!(spec.routes.len(), 3);
-    let losses: Vec<_> = imported.losses.iter().map(ToString::to_string).collect();
-    assert_eq!(losses.len(), 1, "{losses:?}");
-    assert!(losses[0].contains("10.255.0.2"), "{losses:?}");
+    let unsupported: Vec<_> = imported
+        .unsupported
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(unsupported.len(), 1, "{unsupported:?}");
+    assert!(unsupported[0].contains("10.255.0.2"), "{unsupported:?}");
 
     let imported = read(
         Format::NetworkManager,
@@ -238,13 +245,18 @@ fn keyfiles_that_nmcli_wrote_are_read() {
         )],
     );
     assert_eq!(imported.specs[0].mode, Mode::Ip6ip6);
-    assert_eq!(imported.specs[0].tos, Outer::Inherit);
+    assert_eq!(imported.specs[0].tos, InheritOrFixed::Inherit);
     let keys: Vec<_> = imported
-        .losses
+        .unsupported
         .iter()
         .map(|loss| loss.key.as_str())
         .collect();
-    assert_eq!(keys, ["method", "method", "flags"], "{:?}", imported.losses);
+    assert_eq!(
+        keys,
+        ["method", "method", "flags"],
+        "{:?}",
+        imported.unsupported
+    );
 }
 
 #[test]
@@ -265,16 +277,16 @@ fn red_hat_files_are_read_with_their_routes() {
         ],
     );
     let spec = &imported.specs[0];
-    assert_eq!((spec.ikey, spec.ttl), (Some(7), Outer::Inherit));
+    assert_eq!((spec.ikey, spec.ttl), (Some(7), InheritOrFixed::Inherit));
     assert_eq!(spec.addresses[0].to_string(), "10.0.0.1 peer 10.0.0.2/30");
     assert_eq!(spec.routes.len(), 1);
-    let losses: Vec<_> = imported
-        .losses
+    let unsupported: Vec<_> = imported
+        .unsupported
         .iter()
         .map(|loss| (loss.key.as_str(), loss.place.as_str()))
         .collect();
     assert_eq!(
-        losses,
+        unsupported,
         [
             ("ZONE", "/etc/sysconfig/network-scripts/ifcfg-tun0:11"),
             ("route", "/etc/sysconfig/network-scripts/route-tun0:1"),
@@ -293,10 +305,13 @@ fn commands_are_read_as_people_write_them() {
         )],
     );
     let spec = &imported.specs[0];
-    assert_eq!((spec.ttl, spec.mtu), (Outer::Fixed(255), Some(1400)));
+    assert_eq!(
+        (spec.ttl, spec.mtu),
+        (InheritOrFixed::Fixed(255), Some(1400))
+    );
     assert_eq!((spec.addresses.len(), spec.routes.len()), (1, 1));
     let lines: Vec<_> = imported
-        .losses
+        .unsupported
         .iter()
         .map(|loss| loss.place.as_str())
         .collect();
@@ -317,7 +332,7 @@ fn a_tunnel_of_networkd_is_bound_by_the_file_of_its_device() {
     );
     assert_eq!(imported.specs[0].dev.as_deref(), Some("eth0"));
     let keys: Vec<_> = imported
-        .losses
+        .unsupported
         .iter()
         .map(|loss| loss.key.as_str())
         .collect();
@@ -331,11 +346,11 @@ fn path_mtu_discovery_is_on_where_it_has_to_be() {
     let imported = read(Format::Networkd, &[("t.netdev", text)]);
     assert!(imported.specs[0].pmtudisc);
     let lost = imported
-        .losses
+        .unsupported
         .iter()
         .filter(|loss| loss.key == "pmtudisc")
         .count();
-    assert_eq!(lost, 1, "{:?}", imported.losses);
+    assert_eq!(lost, 1, "{:?}", imported.unsupported);
     let inherited = text.replace("TTL=64", "TTL=0");
     let imported = read(Format::Networkd, &[("t.netdev", &inherited)]);
     assert!(!imported.specs[0].pmtudisc);
@@ -372,7 +387,7 @@ fn numbers_are_written_as_numbers_and_texts_as_texts() {
     let mut options = TunnelOptions::new("site-b", Mode::Gre, [198, 51, 100, 7].into());
     options.ikey = Some(42);
     options.okey = Some(42);
-    options.ttl = Outer::Inherit;
+    options.ttl = InheritOrFixed::Inherit;
     options.mtu = Some(1400);
     options.dev = Some("12".to_owned());
     options.routes = vec!["10.2.0.0/16".parse().expect("a network")];
@@ -402,7 +417,7 @@ fn numbers_are_written_as_numbers_and_texts_as_texts() {
         ),
     ] {
         let exported = export(format, std::slice::from_ref(&spec)).expect("can be written");
-        assert_eq!(exported.losses, []);
+        assert_eq!(exported.unsupported, []);
         let text = &exported.files[0].text;
         for line in lines {
             assert!(text.lines().any(|it| it.trim() == line), "{line}: {text}");
@@ -441,12 +456,12 @@ fn a_tunnel_that_needs_its_local_end_written_says_so() {
                 (Format::Toml, false),
                 (Format::Nix, false),
             ] {
-                let losses = export(format, &spec).expect("can be written").losses;
-                let is_said = losses.iter().any(|loss| loss.key == "local");
+                let unsupported = export(format, &spec).expect("can be written").unsupported;
+                let is_said = unsupported.iter().any(|loss| loss.key == "local");
                 assert_eq!(
                     is_said,
                     expected && local.is_none(),
-                    "{mode} {format:?}: {losses:?}"
+                    "{mode} {format:?}: {unsupported:?}"
                 );
             }
         }

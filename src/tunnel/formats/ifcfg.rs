@@ -5,32 +5,32 @@ use std::fmt::Write as _;
 
 use ipnet::IpNet;
 
-use super::draft::Draft;
-use super::{Entry, Exported, FormatError, Imported, Loss, OutFile, Source};
+use super::tunnel_builder::TunnelBuilder;
+use super::{Exported, FormatError, Imported, OutFile, Setting, Source, Unsupported};
 use crate::tunnel::encap::Encap;
+use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::mode::{Family, Mode};
 use crate::tunnel::spec::TunnelSpec;
 use crate::tunnel::state::TunnelAddress;
-use crate::tunnel::value::Outer;
 
 pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
     let is_route = |source: &&Source| {
         source.base().starts_with("route-") || source.base().starts_with("route6-")
     };
-    let mut losses = Vec::new();
-    let mut drafts = Vec::new();
+    let mut unsupported = Vec::new();
+    let mut builders = Vec::new();
     for source in sources.iter().filter(|source| !is_route(source)) {
-        drafts.push(read_device(source, &mut losses)?);
+        builders.push(read_device(source, &mut unsupported)?);
     }
     for source in sources.iter().filter(is_route) {
         let device = source
             .base()
             .split_once('-')
             .map_or("", |(_, device)| device);
-        let of_device = |draft: &&mut Draft| draft.options.name == device;
-        match drafts.iter_mut().find(of_device) {
-            Some(draft) => read_routes(source, draft, &mut losses)?,
-            None => losses.push(Loss {
+        let of_device = |builder: &&mut TunnelBuilder| builder.options.name == device;
+        match builders.iter_mut().find(of_device) {
+            Some(builder) => read_routes(source, builder, &mut unsupported)?,
+            None => unsupported.push(Unsupported {
                 place: source.name.clone(),
                 key: device.to_owned(),
                 why: "no ifcfg file of this device was given".to_owned(),
@@ -38,10 +38,10 @@ pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
         }
     }
     let mut imported = Imported::default();
-    for draft in drafts {
-        imported.specs.push(draft.finish(&mut losses)?);
+    for builder in builders {
+        imported.specs.push(builder.finish(&mut unsupported)?);
     }
-    imported.losses = losses;
+    imported.unsupported = unsupported;
     Ok(imported)
 }
 
@@ -53,8 +53,8 @@ struct Assignment {
 }
 
 impl Assignment {
-    fn entry<'a>(&'a self, source: &'a Source) -> Entry<'a> {
-        Entry {
+    fn entry<'a>(&'a self, source: &'a Source) -> Setting<'a> {
+        Setting {
             file: &source.name,
             line: self.line,
             key: &self.key,
@@ -85,7 +85,10 @@ fn assignments(source: &Source) -> Result<Vec<Assignment>, FormatError> {
     Ok(found)
 }
 
-fn read_device(source: &Source, losses: &mut Vec<Loss>) -> Result<Draft, FormatError> {
+fn read_device(
+    source: &Source,
+    unsupported: &mut Vec<Unsupported>,
+) -> Result<TunnelBuilder, FormatError> {
     let assignments = assignments(source)?;
     let get = |key: &str| {
         let mut found = assignments.iter().rev();
@@ -108,7 +111,7 @@ fn read_device(source: &Source, losses: &mut Vec<Loss>) -> Result<Draft, FormatE
     let in_name = source.base().strip_prefix("ifcfg-");
     let name = get("DEVICE").map(|entry| entry.value).or(in_name);
     let name = name.ok_or_else(|| missing("DEVICE"))?;
-    let mut draft = Draft::new(&source.name, name, mode);
+    let mut builder = TunnelBuilder::new(&source.name, name, mode);
     let peer = get("PEER_INNER_IPADDR")
         .map(|entry| entry.net())
         .transpose()?;
@@ -116,26 +119,26 @@ fn read_device(source: &Source, losses: &mut Vec<Loss>) -> Result<Draft, FormatE
         .iter()
         .filter(|assignment| !assignment.value.is_empty())
     {
-        setting(&mut draft, assignment.entry(source), peer, losses)?;
+        setting(&mut builder, assignment.entry(source), peer, unsupported)?;
     }
-    Ok(draft)
+    Ok(builder)
 }
 
 fn setting(
-    draft: &mut Draft,
-    entry: Entry<'_>,
+    builder: &mut TunnelBuilder,
+    entry: Setting<'_>,
     peer: Option<IpNet>,
-    losses: &mut Vec<Loss>,
+    unsupported: &mut Vec<Unsupported>,
 ) -> Result<(), FormatError> {
-    let options = &mut draft.options;
+    let options = &mut builder.options;
     match entry.key {
         "DEVICE" | "TYPE" | "NAME" | "PEER_INNER_IPADDR" | "DEVICETYPE" => {}
-        "PEER_OUTER_IPADDR" | "IPV6TUNNELIPV4" => draft.remote = entry.ip_or_any()?,
+        "PEER_OUTER_IPADDR" | "IPV6TUNNELIPV4" => builder.remote = entry.ip_or_any()?,
         "MY_OUTER_IPADDR" | "IPV6TUNNELIPV4LOCAL" => options.local = entry.ip_or_any()?,
-        "MY_INNER_IPADDR" => draft.add_address(entry.net()?, peer),
+        "MY_INNER_IPADDR" => builder.add_address(entry.net()?, peer),
         "IPV6ADDR" | "IPV6ADDR_SECONDARIES" => {
             for value in entry.value.split_whitespace() {
-                draft.add_address(Entry { value, ..entry }.net()?, None);
+                builder.add_address(Setting { value, ..entry }.net()?, None);
             }
         }
         "KEY" => {
@@ -146,15 +149,15 @@ fn setting(
         "BOOTPROTO" if matches!(entry.value, "none" | "static") => {}
         "ONBOOT" | "IPV6INIT" if entry.switch()? => {}
         "NM_CONTROLLED" if !entry.switch()? => {}
-        _ => losses.push(entry.unknown()),
+        _ => unsupported.push(entry.unknown()),
     }
     Ok(())
 }
 
 fn read_routes(
     source: &Source,
-    draft: &mut Draft,
-    losses: &mut Vec<Loss>,
+    builder: &mut TunnelBuilder,
+    unsupported: &mut Vec<Unsupported>,
 ) -> Result<(), FormatError> {
     for (i, text) in source.text.lines().enumerate() {
         let text = text.split('#').next().unwrap_or_default();
@@ -162,14 +165,14 @@ fn read_routes(
         let Some((&network, rest)) = words.split_first() else {
             continue;
         };
-        let entry = Entry {
+        let entry = Setting {
             file: &source.name,
             line: i + 1,
             key: "route",
             value: network,
         };
         if network.contains('=') {
-            losses.push(entry.loss(
+            unsupported.push(entry.loss(
                 "give routes as the words of `ip route add`: ADDRESS0= and its like are not read",
             ));
             continue;
@@ -178,15 +181,15 @@ fn read_routes(
         let mut rest = rest.iter();
         while let Some(&word) = rest.next() {
             let value = rest.next().copied().unwrap_or_default();
-            let word = Entry {
+            let word = Setting {
                 key: word,
                 value,
                 ..entry
             };
             match word.key {
                 "via" => gateway = Some(word.ip()?),
-                "dev" if value == draft.options.name => {}
-                _ => losses.push(word.unknown()),
+                "dev" if value == builder.options.name => {}
+                _ => unsupported.push(word.unknown()),
             }
         }
         let network = match network {
@@ -196,7 +199,7 @@ fn read_routes(
             "default" => IpNet::V4(ipnet::Ipv4Net::default()),
             _ => entry.net()?,
         };
-        draft.add_route(entry, network, gateway);
+        builder.add_route(entry, network, gateway);
     }
     Ok(())
 }
@@ -206,10 +209,12 @@ pub(super) fn write(specs: &[TunnelSpec]) -> Exported {
     for spec in specs {
         let Some(kind) = kind(spec.mode) else {
             let why = format!("initscripts make no tunnel of mode {}: left out", spec.mode);
-            exported.losses.push(Loss::of_tunnel(spec, "mode", why));
+            exported
+                .unsupported
+                .push(Unsupported::of_tunnel(spec, "mode", why));
             continue;
         };
-        exported.losses.extend(losses(spec));
+        exported.unsupported.extend(unsupported(spec));
         exported.files.push(OutFile {
             name: format!("ifcfg-{}", spec.name),
             text: device_text(spec, kind),
@@ -238,19 +243,19 @@ fn kind(mode: Mode) -> Option<&'static str> {
     }
 }
 
-fn losses(spec: &TunnelSpec) -> Vec<Loss> {
-    let mut losses = Vec::new();
-    let mut lose = |key, why: &str| losses.push(Loss::of_tunnel(spec, key, why));
+fn unsupported(spec: &TunnelSpec) -> Vec<Unsupported> {
+    let mut unsupported = Vec::new();
+    let mut lose = |key, why: &str| unsupported.push(Unsupported::of_tunnel(spec, key, why));
     if spec.ikey != spec.okey {
         lose(
             "key",
             "there is one KEY for both directions: none is written",
         );
     }
-    if spec.mode == Mode::Sit && spec.ttl != Outer::Inherit {
+    if spec.mode == Mode::Sit && spec.ttl != InheritOrFixed::Inherit {
         lose("ttl", "ifup-sit sets none");
     }
-    if spec.tos != Outer::Fixed(0) {
+    if spec.tos != InheritOrFixed::Fixed(0) {
         lose("tos", "initscripts set none");
     }
     if !spec.pmtudisc {
@@ -289,7 +294,7 @@ fn losses(spec: &TunnelSpec) -> Vec<Loss> {
             );
         }
     }
-    losses
+    unsupported
 }
 
 fn device_text(spec: &TunnelSpec, kind: &str) -> String {
@@ -321,7 +326,7 @@ fn device_text(spec: &TunnelSpec, kind: &str) -> String {
         );
         add(
             "TTL",
-            (spec.ttl != Outer::Inherit).then(|| spec.ttl.to_string()),
+            (spec.ttl != InheritOrFixed::Inherit).then(|| spec.ttl.to_string()),
         );
     }
     add("MTU", spec.mtu.map(|mtu| mtu.to_string()));

@@ -1,17 +1,17 @@
 //! Sections of settings, as systemd and GLib write them. A section may come twice, and so may a setting.
 
-use super::{Entry, FormatError, Source};
+use super::{FormatError, Setting, Source};
 
 /// `[name]` and the lines below it.
 #[derive(Clone, Debug)]
 pub(super) struct Section<'a> {
     pub name: &'a str,
-    pub entries: Vec<Entry<'a>>,
+    pub entries: Vec<Setting<'a>>,
 }
 
 impl<'a> Section<'a> {
     /// The last setting of this name.
-    pub fn get(&self, key: &str) -> Option<Entry<'a>> {
+    pub fn get(&self, key: &str) -> Option<Setting<'a>> {
         let mut entries = self.entries.iter().rev();
         entries.find(|entry| entry.key == key).copied()
     }
@@ -47,7 +47,7 @@ pub(super) fn read(source: &Source) -> Result<Vec<Section<'_>>, FormatError> {
         let section = sections
             .last_mut()
             .ok_or_else(|| bad("a setting before the first [section]"))?;
-        section.entries.push(Entry {
+        section.entries.push(Setting {
             file: &source.name,
             line: i + 1,
             key: key.trim(),

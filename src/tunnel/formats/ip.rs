@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::draft::{Draft, Wrap};
-use super::{Entry, Exported, FormatError, Imported, Loss, OutFile, Source};
+use super::tunnel_builder::{TunnelBuilder, Wrap};
+use super::{Exported, FormatError, Imported, OutFile, Setting, Source, Unsupported};
 use crate::tunnel::commands;
 use crate::tunnel::file::DEFAULT_SET;
 use crate::tunnel::mode::{Family, Mode};
@@ -33,9 +33,9 @@ pub(super) fn is_command(line: &str) -> bool {
 /// What the commands have made so far.
 #[derive(Default)]
 struct Reading {
-    drafts: Vec<Draft>,
-    ports: Vec<(String, Loss)>,
-    losses: Vec<Loss>,
+    builders: Vec<TunnelBuilder>,
+    ports: Vec<(String, Unsupported)>,
+    unsupported: Vec<Unsupported>,
 }
 
 pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
@@ -48,7 +48,7 @@ pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
                 what: "a quote is not closed",
             })?;
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let at = Entry {
+            let at = Setting {
                 file: &source.name,
                 line: i + 1,
                 key: text.trim(),
@@ -62,7 +62,7 @@ pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
 
 /// The words of a command, taken one by one.
 struct Words<'a> {
-    at: Entry<'a>,
+    at: Setting<'a>,
     words: std::slice::Iter<'a, &'a str>,
 }
 
@@ -72,9 +72,9 @@ impl<'a> Words<'a> {
     }
 
     /// The value of the word before.
-    fn value(&mut self, key: &'a str) -> Result<Entry<'a>, FormatError> {
+    fn value(&mut self, key: &'a str) -> Result<Setting<'a>, FormatError> {
         let value = self.next();
-        let entry = Entry {
+        let entry = Setting {
             key,
             value: value.unwrap_or_default(),
             ..self.at
@@ -82,13 +82,13 @@ impl<'a> Words<'a> {
         value.map(|_| entry).ok_or_else(|| entry.bad("a value"))
     }
 
-    fn entry(&self, key: &'a str) -> Entry<'a> {
-        Entry { key, ..self.at }
+    fn entry(&self, key: &'a str) -> Setting<'a> {
+        Setting { key, ..self.at }
     }
 }
 
 impl Reading {
-    fn line(&mut self, at: Entry<'_>, words: &[&str]) -> Result<(), FormatError> {
+    fn line(&mut self, at: Setting<'_>, words: &[&str]) -> Result<(), FormatError> {
         let words = words.strip_prefix(&["sudo"]).unwrap_or(words);
         let (family, rest) = match words {
             [] => return Ok(()),
@@ -99,7 +99,8 @@ impl Reading {
             rest => (None, rest),
         };
         let [object, verb, rest @ ..] = rest else {
-            self.losses.push(at.loss("not a command that gretun reads"));
+            self.unsupported
+                .push(at.loss("not a command that gretun reads"));
             return Ok(());
         };
         let object = OBJECTS
@@ -119,7 +120,8 @@ impl Reading {
             Some(&"route") if is("add") || is("replace") => self.route(words, family),
             Some(&"fou") if is("add") => self.fou(words),
             _ => {
-                self.losses.push(at.loss("not a command that gretun reads"));
+                self.unsupported
+                    .push(at.loss("not a command that gretun reads"));
                 Ok(())
             }
         }
@@ -133,7 +135,7 @@ impl Reading {
         let all: Vec<&str> = words.words.clone().copied().collect();
         let at = words.at;
         let named = all.iter().position(|word| *word == "mode");
-        let mode = named.and_then(|i| all.get(i + 1)).map(|value| Entry {
+        let mode = named.and_then(|i| all.get(i + 1)).map(|value| Setting {
             key: "mode",
             value,
             ..at
@@ -169,7 +171,7 @@ impl Reading {
                     break;
                 }
                 _ if name.is_none() => name = Some(word),
-                _ => self.losses.push(words.entry(word).unknown()),
+                _ => self.unsupported.push(words.entry(word).unknown()),
             }
         }
         let Some(kind) = kind else {
@@ -187,14 +189,15 @@ impl Reading {
             _ => match kind.value.parse() {
                 Ok(mode) => mode,
                 Err(_) => {
-                    self.losses.push(kind.loss("gretun makes no such device"));
+                    self.unsupported
+                        .push(kind.loss("gretun makes no such device"));
                     return Ok(());
                 }
             },
         };
         self.device(words, name, mode)?;
-        if let (Some(draft), Some(mtu)) = (self.drafts.last_mut(), mtu) {
-            draft.options.mtu = Some(mtu);
+        if let (Some(builder), Some(mtu)) = (self.builders.last_mut(), mtu) {
+            builder.options.mtu = Some(mtu);
         }
         Ok(())
     }
@@ -207,15 +210,15 @@ impl Reading {
     ) -> Result<(), FormatError> {
         let at = words.at;
         let name = name.ok_or_else(|| at.bad("a command with a name"))?;
-        let mut draft = Draft::new(format!("{}:{}", at.file, at.line), name, mode);
+        let mut builder = TunnelBuilder::new(format!("{}:{}", at.file, at.line), name, mode);
         let mut has_limit = mode.outer() == Family::V6;
         let checksum = commands::checksum_word(mode.outer());
         while let Some(word) = words.next() {
-            let options = &mut draft.options;
+            let options = &mut builder.options;
             match word {
                 "mode" => drop(words.value(word)?),
                 "local" => options.local = words.value(word)?.ip_or_any()?,
-                "remote" => draft.remote = words.value(word)?.ip_or_any()?,
+                "remote" => builder.remote = words.value(word)?.ip_or_any()?,
                 "dev" => options.dev = Some(words.value(word)?.value.to_owned()),
                 "ttl" | "hoplimit" | "hlim" => options.ttl = words.value(word)?.outer(0)?,
                 "tos" | "tclass" | "dsfield" => options.tos = words.value(word)?.outer(1)?,
@@ -231,13 +234,13 @@ impl Reading {
                     let limit = words.value(word)?;
                     has_limit = false;
                     if limit.value != "none" {
-                        self.losses
+                        self.unsupported
                             .push(limit.loss("gretun's packets carry no such limit"));
                     }
                 }
                 "encap" => {
                     let wrap = words.value(word)?;
-                    draft.wrap = match wrap.value {
+                    builder.wrap = match wrap.value {
                         "none" => Wrap::None,
                         "fou" => Wrap::Fou,
                         "gue" => Wrap::Gue,
@@ -246,30 +249,30 @@ impl Reading {
                 }
                 "encap-sport" => {
                     let port = words.value(word)?;
-                    draft.sport = if port.value == "auto" {
+                    builder.sport = if port.value == "auto" {
                         0
                     } else {
                         port.parse("a port")?
                     };
                 }
-                "encap-dport" => draft.dport = Some(words.value(word)?.parse("a port")?),
-                _ if word == checksum => draft.csum = true,
-                _ if word.strip_prefix("no") == Some(checksum) => draft.csum = false,
+                "encap-dport" => builder.dport = Some(words.value(word)?.parse("a port")?),
+                _ if word == checksum => builder.csum = true,
+                _ if word.strip_prefix("no") == Some(checksum) => builder.csum = false,
                 // The other family's: the kernel does not look at it.
                 "encap-csum" | "noencap-csum" | "encap-udp6-csum" | "noencap-udp6-csum" => {}
                 // Off is what gretun has.
                 "nocsum" | "noseq" | "noicsum" | "noocsum" | "noiseq" | "nooseq"
                 | "noencap-remcsum" => {}
-                _ => self.losses.push(words.entry(word).unknown()),
+                _ => self.unsupported.push(words.entry(word).unknown()),
             }
         }
         if has_limit {
             let loss = words
                 .entry("encaplimit")
                 .loss("4 by default in iproute2: gretun's packets carry none");
-            self.losses.push(loss);
+            self.unsupported.push(loss);
         }
-        self.drafts.push(draft);
+        self.builders.push(builder);
         Ok(())
     }
 
@@ -285,13 +288,13 @@ impl Reading {
                 "alias" => drop(words.value(word)?),
                 "up" => {}
                 _ if device.is_none() => device = Some(word),
-                _ => self.losses.push(words.entry(word).unknown()),
+                _ => self.unsupported.push(words.entry(word).unknown()),
             }
         }
-        if let Some(draft) = self.draft(at, device)
+        if let Some(builder) = self.builder(at, device)
             && mtu.is_some()
         {
-            draft.options.mtu = mtu;
+            builder.options.mtu = mtu;
         }
         Ok(())
     }
@@ -304,16 +307,16 @@ impl Reading {
                 "add" => {}
                 "dev" => device = Some(words.value(word)?.value),
                 "altname" => names.push(words.value(word)?),
-                _ => self.losses.push(words.entry(word).unknown()),
+                _ => self.unsupported.push(words.entry(word).unknown()),
             }
         }
         for name in names {
             let more = name.loss("gretun gives one alternative name");
-            match self.draft(at, device) {
-                Some(draft) if draft.options.alt_name.is_none() => {
-                    draft.options.alt_name = Some(name.value.to_owned());
+            match self.builder(at, device) {
+                Some(builder) if builder.options.alt_name.is_none() => {
+                    builder.options.alt_name = Some(name.value.to_owned());
                 }
-                Some(_) => self.losses.push(more),
+                Some(_) => self.unsupported.push(more),
                 None => {}
             }
         }
@@ -333,7 +336,7 @@ impl Reading {
                 "scope" if words.words.as_slice().first() == Some(&"global") => drop(words.next()),
                 _ if ip.is_none() => {
                     ip = Some(
-                        Entry {
+                        Setting {
                             key: "address",
                             value: word,
                             ..at
@@ -341,12 +344,12 @@ impl Reading {
                         .net()?,
                     )
                 }
-                _ => self.losses.push(words.entry(word).unknown()),
+                _ => self.unsupported.push(words.entry(word).unknown()),
             }
         }
         let ip = ip.ok_or_else(|| at.bad("a command with an address"))?;
-        if let Some(draft) = self.draft(at, device) {
-            draft.add_address(ip, peer);
+        if let Some(builder) = self.builder(at, device) {
+            builder.add_address(ip, peer);
         }
         Ok(())
     }
@@ -354,7 +357,7 @@ impl Reading {
     fn route(&mut self, mut words: Words<'_>, family: Option<Family>) -> Result<(), FormatError> {
         let at = words.at;
         let (mut device, mut net, mut via) = (None, None, None);
-        let mut losses = Vec::new();
+        let mut unsupported = Vec::new();
         while let Some(word) = words.next() {
             match word {
                 "dev" => device = Some(words.value(word)?.value),
@@ -362,7 +365,7 @@ impl Reading {
                 "proto" | "protocol" => {
                     let proto = words.value(word)?;
                     if proto.value != "static" {
-                        losses.push(proto.loss("gretun's routes are of protocol static"));
+                        unsupported.push(proto.loss("gretun's routes are of protocol static"));
                     }
                 }
                 "default" => {
@@ -378,7 +381,7 @@ impl Reading {
                 }
                 _ if net.is_none() => {
                     net = Some(
-                        Entry {
+                        Setting {
                             key: "route",
                             value: word,
                             ..at
@@ -386,14 +389,14 @@ impl Reading {
                         .net()?,
                     )
                 }
-                _ => losses.push(words.entry(word).unknown()),
+                _ => unsupported.push(words.entry(word).unknown()),
             }
         }
         let net = net.ok_or_else(|| at.bad("a command with a network"))?;
-        if let Some(draft) = self.draft(at, device) {
+        if let Some(builder) = self.builder(at, device) {
             let key = "route";
-            draft.add_route(Entry { key, ..at }, net, via);
-            self.losses.extend(losses);
+            builder.add_route(Setting { key, ..at }, net, via);
+            self.unsupported.extend(unsupported);
         }
         Ok(())
     }
@@ -406,7 +409,7 @@ impl Reading {
                 // These follow from the tunnels that use the port.
                 "ipproto" => drop(words.value(word)?),
                 "gue" | "-6" | "-4" => {}
-                _ => self.losses.push(words.entry(word).unknown()),
+                _ => self.unsupported.push(words.entry(word).unknown()),
             }
         }
         let port = port.ok_or_else(|| words.at.bad("a command with port"))?;
@@ -417,7 +420,7 @@ impl Reading {
     }
 
     /// gretun's own masquerading: the table is as always, the elements are what matters.
-    fn nft(&mut self, at: Entry<'_>, command: &str) -> Result<(), FormatError> {
+    fn nft(&mut self, at: Setting<'_>, command: &str) -> Result<(), FormatError> {
         if snat::SCRIPT.lines().any(|line| line == command) {
             return Ok(());
         }
@@ -427,49 +430,49 @@ impl Reading {
             pair.split_once("\" . ")
         });
         let Some((device, network)) = element else {
-            self.losses
+            self.unsupported
                 .push(at.loss("not masquerading as gretun writes it"));
             return Ok(());
         };
         let value = network;
-        let network = Entry {
+        let network = Setting {
             key: "snat",
             value,
             ..at
         }
         .net()?;
-        if let Some(draft) = self.draft(at, Some(device)) {
-            draft.options.snat.push(network);
+        if let Some(builder) = self.builder(at, Some(device)) {
+            builder.options.snat.push(network);
         }
         Ok(())
     }
 
     /// The tunnel of this name; a command about another device is lost.
-    fn draft(&mut self, at: Entry<'_>, device: Option<&str>) -> Option<&mut Draft> {
-        let of_device = |draft: &Draft| Some(draft.options.name.as_str()) == device;
-        let found = self.drafts.iter().rposition(of_device);
+    fn builder(&mut self, at: Setting<'_>, device: Option<&str>) -> Option<&mut TunnelBuilder> {
+        let of_device = |builder: &TunnelBuilder| Some(builder.options.name.as_str()) == device;
+        let found = self.builders.iter().rposition(of_device);
         if found.is_none() {
-            self.losses
+            self.unsupported
                 .push(at.loss("is about no tunnel that these commands make"));
         }
-        found.and_then(|i| self.drafts.get_mut(i))
+        found.and_then(|i| self.builders.get_mut(i))
     }
 
     fn finish(mut self) -> Result<Imported, FormatError> {
         let mut specs = Vec::new();
-        for draft in self.drafts {
-            specs.push(draft.finish(&mut self.losses)?);
+        for builder in self.builders {
+            specs.push(builder.finish(&mut self.unsupported)?);
         }
         for (port, loss) in self.ports {
             let used = specs
                 .iter()
                 .filter_map(|spec| spec.encap.listener(spec.mode));
             if !used.into_iter().any(|fou| fou.port.to_string() == port) {
-                self.losses.push(loss);
+                self.unsupported.push(loss);
             }
         }
-        let losses = self.losses;
-        Ok(Imported { specs, losses })
+        let unsupported = self.unsupported;
+        Ok(Imported { specs, unsupported })
     }
 }
 
@@ -481,7 +484,9 @@ pub(super) fn write(specs: &[TunnelSpec]) -> Result<Exported, FormatError> {
         if spec.mtu.is_none() {
             let why =
                 format!("{mtu}, for a path of {ASSUMED_PATH} bytes: commands cannot work it out");
-            exported.losses.push(Loss::of_tunnel(spec, "mtu", why));
+            exported
+                .unsupported
+                .push(Unsupported::of_tunnel(spec, "mtu", why));
         }
         states.push(spec.state(mtu, String::new()));
     }

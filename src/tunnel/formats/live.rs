@@ -1,6 +1,6 @@
 //! Tunnels that are in the kernel, whoever made them.
 
-use super::Loss;
+use super::Unsupported;
 use crate::tunnel::spec::{Problem, SpecError, TunnelOptions, TunnelSpec};
 use crate::tunnel::state::TunnelState;
 
@@ -8,7 +8,7 @@ use crate::tunnel::state::TunnelState;
 ///
 /// # Errors
 /// When gretun makes no such tunnel at all, such as one without a far end.
-pub fn spec(state: &TunnelState) -> Result<(TunnelSpec, Vec<Loss>), SpecError> {
+pub fn spec(state: &TunnelState) -> Result<(TunnelSpec, Vec<Unsupported>), SpecError> {
     let link = &state.link;
     let remote = link.remote.ok_or(SpecError {
         key: "remote",
@@ -32,18 +32,18 @@ pub fn spec(state: &TunnelState) -> Result<(TunnelSpec, Vec<Loss>), SpecError> {
         routes: state.routes.iter().map(|route| route.network).collect(),
         snat: state.snat.clone(),
     };
-    let mut losses = Vec::from_iter(Loss::of_fragments(&mut options, &link.name));
+    let mut unsupported = Vec::from_iter(Unsupported::of_fragments(&mut options, &link.name));
     let spec = TunnelSpec::new(options)?;
     for name in state.alt_names.iter().skip(1) {
         let why = format!("{name}: gretun gives one alternative name");
-        losses.push(Loss::of_tunnel(&spec, "alt-name", why));
+        unsupported.push(Unsupported::of_tunnel(&spec, "alt-name", why));
     }
     let made = spec.state(link.mtu, String::new());
     for (route, ours) in state.routes.iter().zip(&made.routes) {
         if let Some(via) = route.via.filter(|_| route.via != ours.via) {
             let why = format!("{}: the gateway {via} is left out", route.network);
-            losses.push(Loss::of_tunnel(&spec, "route", why));
+            unsupported.push(Unsupported::of_tunnel(&spec, "route", why));
         }
     }
-    Ok((spec, losses))
+    Ok((spec, unsupported))
 }

@@ -1,8 +1,6 @@
 //! Tunnels in the words of other programs: reading what people already have, and writing it again. What one side has no
-//! word for is a [`Loss`], said line by line; nothing is dropped silently.
+//! word for is a [`Unsupported`], said line by line; nothing is dropped silently.
 
-mod draft;
-mod entry;
 mod error;
 pub mod ifcfg;
 mod ini;
@@ -11,15 +9,17 @@ pub mod live;
 pub mod networkd;
 pub mod networkmanager;
 pub mod nix;
+mod setting;
 pub mod toml;
+mod tunnel_builder;
 
 use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
 
-use self::entry::Entry;
 pub use self::error::FormatError;
+use self::setting::Setting;
 use super::mode::Family;
 use super::spec::{TunnelOptions, TunnelSpec};
 
@@ -64,7 +64,7 @@ pub struct Imported {
     /// The tunnels, in the order of the files.
     pub specs: Vec<TunnelSpec>,
     /// What gretun cannot carry over.
-    pub losses: Vec<Loss>,
+    pub unsupported: Vec<Unsupported>,
 }
 
 /// What was written.
@@ -73,7 +73,7 @@ pub struct Exported {
     /// The files.
     pub files: Vec<OutFile>,
     /// What the format cannot carry.
-    pub losses: Vec<Loss>,
+    pub unsupported: Vec<Unsupported>,
 }
 
 /// A file to write.
@@ -87,7 +87,7 @@ pub struct OutFile {
 
 /// Something that is not carried over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Loss {
+pub struct Unsupported {
     /// File and line that were read, or the tunnel that was written.
     pub place: String,
     /// The setting.
@@ -96,9 +96,9 @@ pub struct Loss {
     pub why: String,
 }
 
-impl Loss {
+impl Unsupported {
     fn of_tunnel(spec: &TunnelSpec, key: &str, why: impl Into<String>) -> Self {
-        Loss {
+        Unsupported {
             place: spec.name.clone(),
             key: key.to_owned(),
             why: why.into(),
@@ -109,7 +109,7 @@ impl Loss {
     fn of_fragments(options: &mut TunnelOptions, place: &str) -> Option<Self> {
         options.fragments_with_fixed_ttl().then(|| {
             options.pmtudisc = true;
-            Loss {
+            Unsupported {
                 place: place.to_owned(),
                 key: "pmtudisc".to_owned(),
                 why: "off only with ttl inherit in this mode".to_owned(),
@@ -118,7 +118,7 @@ impl Loss {
     }
 }
 
-impl fmt::Display for Loss {
+impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}", self.place, self.key, self.why)
     }
@@ -189,9 +189,9 @@ pub fn export(format: Format, specs: &[TunnelSpec]) -> Result<Exported, FormatEr
         Format::Nix => nix::write(specs),
     };
     let without_local = specs.iter().filter(|spec| lacks_local(format, spec));
-    exported.losses.extend(without_local.map(|spec| {
+    exported.unsupported.extend(without_local.map(|spec| {
         let why = "the kernel chooses none for this tunnel, and no packet gets through without: give the tunnel one";
-        Loss::of_tunnel(spec, "local", why)
+        Unsupported::of_tunnel(spec, "local", why)
     }));
     Ok(exported)
 }

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::draft::{Draft, Wrap};
 use super::ini::{self, Section};
-use super::{Entry, Exported, FormatError, Imported, Loss, OutFile, Source};
+use super::tunnel_builder::{TunnelBuilder, Wrap};
+use super::{Exported, FormatError, Imported, OutFile, Setting, Source, Unsupported};
 use crate::tunnel::encap::{Encap, FouPort, Receives};
+use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::mode::{Family, Mode};
 use crate::tunnel::spec::TunnelSpec;
-use crate::tunnel::value::Outer;
 
 const GUE: &str = "GenericUDPEncapsulation";
 const FOU: &str = "FooOverUDP";
@@ -18,11 +18,11 @@ const FOU: &str = "FooOverUDP";
 /// What the files say, while they are read.
 #[derive(Default)]
 struct Reading<'a> {
-    drafts: Vec<Draft>,
+    builders: Vec<TunnelBuilder>,
     /// Names of tunnels that wait for another device's file to ask for them.
     dependent: BTreeSet<String>,
-    ports: Vec<Entry<'a>>,
-    losses: Vec<Loss>,
+    ports: Vec<Setting<'a>>,
+    unsupported: Vec<Unsupported>,
 }
 
 pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
@@ -66,12 +66,13 @@ impl<'a> Reading<'a> {
             (kind_name, _) => match kind_name.parse() {
                 Ok(mode) => mode,
                 Err(_) => {
-                    self.losses.push(kind.loss("gretun makes no such device"));
+                    self.unsupported
+                        .push(kind.loss("gretun makes no such device"));
                     return Ok(());
                 }
             },
         };
-        let mut draft = Draft::new(&source.name, name.value, mode);
+        let mut builder = TunnelBuilder::new(&source.name, name.value, mode);
         let mut independent = false;
         // Without the setting outer IPv6 packets carry a limit, of GRE too.
         let mut has_limit = mode.outer() == Family::V6;
@@ -80,18 +81,18 @@ impl<'a> Reading<'a> {
                 match (section.name, entry.key) {
                     ("NetDev", "Name" | "Kind") | ("Tunnel", "Mode") => {}
                     ("NetDev", "MTUBytes") => {
-                        draft.options.mtu = Some(entry.parse("a number of bytes")?)
+                        builder.options.mtu = Some(entry.parse("a number of bytes")?)
                     }
                     ("Tunnel", "Independent") => independent = entry.switch()?,
                     ("Tunnel", "EncapsulationLimit") if entry.value == "none" => has_limit = false,
-                    ("Tunnel", _) => tunnel(&mut draft, *entry, &mut self.losses)?,
-                    _ => self.losses.push(entry.unknown()),
+                    ("Tunnel", _) => tunnel(&mut builder, *entry, &mut self.unsupported)?,
+                    _ => self.unsupported.push(entry.unknown()),
                 }
             }
         }
         if has_limit {
             let why = "the encapsulation limit in outer packets: gretun sends none";
-            self.losses.push(Loss {
+            self.unsupported.push(Unsupported {
                 place: source.name.clone(),
                 key: "EncapsulationLimit".to_owned(),
                 why: why.to_owned(),
@@ -100,7 +101,7 @@ impl<'a> Reading<'a> {
         if !independent {
             self.dependent.insert(name.value.to_owned());
         }
-        self.drafts.push(draft);
+        self.builders.push(builder);
         Ok(())
     }
 
@@ -117,7 +118,7 @@ impl<'a> Reading<'a> {
                     }
                     // These follow from the tunnels that use the port.
                     ("FooOverUDP", "Encapsulation" | "Protocol") => {}
-                    _ => self.losses.push(entry.unknown()),
+                    _ => self.unsupported.push(entry.unknown()),
                 }
             }
         }
@@ -148,19 +149,19 @@ impl<'a> Reading<'a> {
                 self.bind(*entry, name.value);
             }
         }
-        let of_tunnel = |draft: &&mut Draft| draft.options.name == name.value;
-        let Some(draft) = self.drafts.iter_mut().find(of_tunnel) else {
-            self.losses
+        let of_tunnel = |builder: &&mut TunnelBuilder| builder.options.name == name.value;
+        let Some(builder) = self.builders.iter_mut().find(of_tunnel) else {
+            self.unsupported
                 .push(name.loss("is no tunnel of these files; its file is left out"));
             return Ok(());
         };
         for section in sections {
             match section.name {
-                "Address" => address(draft, section, &mut self.losses)?,
-                "Route" => route(draft, section, &mut self.losses)?,
+                "Address" => address(builder, section, &mut self.unsupported)?,
+                "Route" => route(builder, section, &mut self.unsupported)?,
                 _ => {
                     for entry in &section.entries {
-                        setting(draft, section.name, *entry, &mut self.losses)?;
+                        setting(builder, section.name, *entry, &mut self.unsupported)?;
                     }
                 }
             }
@@ -169,22 +170,24 @@ impl<'a> Reading<'a> {
     }
 
     /// `Tunnel=` in another device's file: the tunnel is bound to that device.
-    fn bind(&mut self, entry: Entry<'_>, device: &str) {
-        let of_tunnel = |draft: &&mut Draft| draft.options.name == entry.value;
-        match self.drafts.iter_mut().find(of_tunnel) {
-            Some(draft) if self.dependent.remove(entry.value) => {
-                draft.options.dev = Some(device.to_owned());
+    fn bind(&mut self, entry: Setting<'_>, device: &str) {
+        let of_tunnel = |builder: &&mut TunnelBuilder| builder.options.name == entry.value;
+        match self.builders.iter_mut().find(of_tunnel) {
+            Some(builder) if self.dependent.remove(entry.value) => {
+                builder.options.dev = Some(device.to_owned());
             }
             Some(_) => {}
-            None => self.losses.push(entry.loss("is no tunnel of these files")),
+            None => self
+                .unsupported
+                .push(entry.loss("is no tunnel of these files")),
         }
     }
 
     fn finish(mut self) -> Result<Imported, FormatError> {
-        for draft in &self.drafts {
-            if self.dependent.contains(&draft.options.name) {
-                self.losses.push(Loss {
-                    place: draft.place.clone(),
+        for builder in &self.builders {
+            if self.dependent.contains(&builder.options.name) {
+                self.unsupported.push(Unsupported {
+                    place: builder.place.clone(),
                     key: "Independent".to_owned(),
                     why: "bound to the device whose .network file has Tunnel=, which is not among these files: \
                           not bound to any now"
@@ -193,8 +196,8 @@ impl<'a> Reading<'a> {
             }
         }
         let mut specs = Vec::new();
-        for draft in self.drafts {
-            specs.push(draft.finish(&mut self.losses)?);
+        for builder in self.builders {
+            specs.push(builder.finish(&mut self.unsupported)?);
         }
         for port in &self.ports {
             let used = specs
@@ -204,20 +207,24 @@ impl<'a> Reading<'a> {
                 .into_iter()
                 .any(|fou| fou.port.to_string() == port.value)
             {
-                self.losses
+                self.unsupported
                     .push(port.loss("no tunnel of these files receives on this port"));
             }
         }
-        let losses = self.losses;
-        Ok(Imported { specs, losses })
+        let unsupported = self.unsupported;
+        Ok(Imported { specs, unsupported })
     }
 }
 
-fn tunnel(draft: &mut Draft, entry: Entry<'_>, losses: &mut Vec<Loss>) -> Result<(), FormatError> {
-    let options = &mut draft.options;
+fn tunnel(
+    builder: &mut TunnelBuilder,
+    entry: Setting<'_>,
+    unsupported: &mut Vec<Unsupported>,
+) -> Result<(), FormatError> {
+    let options = &mut builder.options;
     match entry.key {
         "Local" => options.local = entry.ip_or_any()?,
-        "Remote" => draft.remote = entry.ip_or_any()?,
+        "Remote" => builder.remote = entry.ip_or_any()?,
         "TTL" => options.ttl = entry.outer(0)?,
         "TOS" => options.tos = entry.outer(1)?,
         "DiscoverPathMTU" if options.mode.outer() == Family::V4 => {
@@ -230,27 +237,27 @@ fn tunnel(draft: &mut Draft, entry: Entry<'_>, losses: &mut Vec<Loss>) -> Result
         "OutputKey" => options.okey = Some(entry.key_value()?),
         "FooOverUDP" => {
             if !entry.switch()? {
-                draft.wrap = Wrap::None;
-            } else if draft.wrap == Wrap::None {
-                draft.wrap = Wrap::Fou;
+                builder.wrap = Wrap::None;
+            } else if builder.wrap == Wrap::None {
+                builder.wrap = Wrap::Fou;
             }
         }
         "Encapsulation" => match entry.value {
-            GUE => draft.wrap = Wrap::Gue,
-            FOU => draft.wrap = Wrap::Fou,
+            GUE => builder.wrap = Wrap::Gue,
+            FOU => builder.wrap = Wrap::Fou,
             _ => return Err(entry.bad("FooOverUDP or GenericUDPEncapsulation")),
         },
-        "FOUDestinationPort" => draft.dport = Some(entry.parse("a port")?),
-        "FOUSourcePort" => draft.sport = entry.parse("a port")?,
-        _ => losses.push(entry.unknown()),
+        "FOUDestinationPort" => builder.dport = Some(entry.parse("a port")?),
+        "FOUSourcePort" => builder.sport = entry.parse("a port")?,
+        _ => unsupported.push(entry.unknown()),
     }
     Ok(())
 }
 
 fn address(
-    draft: &mut Draft,
+    builder: &mut TunnelBuilder,
     section: &Section<'_>,
-    losses: &mut Vec<Loss>,
+    unsupported: &mut Vec<Unsupported>,
 ) -> Result<(), FormatError> {
     let peer = section.get("Peer");
     for entry in &section.entries {
@@ -258,19 +265,19 @@ fn address(
             "Address" => {
                 let ip = entry.net()?;
                 let peer = peer.map(|peer| peer.net()).transpose()?;
-                draft.add_address(ip, peer);
+                builder.add_address(ip, peer);
             }
             "Peer" => {}
-            _ => losses.push(entry.unknown()),
+            _ => unsupported.push(entry.unknown()),
         }
     }
     Ok(())
 }
 
 fn route(
-    draft: &mut Draft,
+    builder: &mut TunnelBuilder,
     section: &Section<'_>,
-    losses: &mut Vec<Loss>,
+    unsupported: &mut Vec<Unsupported>,
 ) -> Result<(), FormatError> {
     let gateway = section
         .get("Gateway")
@@ -278,28 +285,28 @@ fn route(
         .transpose()?;
     for entry in &section.entries {
         match entry.key {
-            "Destination" => draft.add_route(*entry, entry.net()?, gateway),
+            "Destination" => builder.add_route(*entry, entry.net()?, gateway),
             "Gateway" => {}
-            _ => losses.push(entry.unknown()),
+            _ => unsupported.push(entry.unknown()),
         }
     }
     Ok(())
 }
 
 fn setting(
-    draft: &mut Draft,
+    builder: &mut TunnelBuilder,
     section: &str,
-    entry: Entry<'_>,
-    losses: &mut Vec<Loss>,
+    entry: Setting<'_>,
+    unsupported: &mut Vec<Unsupported>,
 ) -> Result<(), FormatError> {
     match (section, entry.key) {
         ("Match", "Name") | ("Network", "Tunnel") => {}
-        ("Link", "MTUBytes") => draft.options.mtu = Some(entry.parse("a number of bytes")?),
-        ("Network", "Address") => draft.add_address(entry.net()?, None),
+        ("Link", "MTUBytes") => builder.options.mtu = Some(entry.parse("a number of bytes")?),
+        ("Network", "Address") => builder.add_address(entry.net()?, None),
         // How networkd itself goes about it: nothing of the tunnel is lost.
         ("Link", "RequiredForOnline") => {}
         ("Network", "IPv6AcceptRA" | "DHCP") if !entry.switch().unwrap_or(true) => {}
-        _ => losses.push(entry.unknown()),
+        _ => unsupported.push(entry.unknown()),
     }
     Ok(())
 }
@@ -308,7 +315,7 @@ pub(super) fn write(specs: &[TunnelSpec]) -> Exported {
     let mut exported = Exported::default();
     let mut ports = BTreeSet::new();
     for spec in specs {
-        exported.losses.extend(losses(spec));
+        exported.unsupported.extend(unsupported(spec));
         if can_wrap(spec)
             && let Some(port) = spec.encap.listener(spec.mode)
             && ports.insert(port)
@@ -335,9 +342,9 @@ fn can_wrap(spec: &TunnelSpec) -> bool {
     spec.encap != Encap::None && spec.mode.outer() == Family::V4
 }
 
-fn losses(spec: &TunnelSpec) -> Vec<Loss> {
-    let mut losses = Vec::new();
-    let mut lose = |key, why: &str| losses.push(Loss::of_tunnel(spec, key, why));
+fn unsupported(spec: &TunnelSpec) -> Vec<Unsupported> {
+    let mut unsupported = Vec::new();
+    let mut lose = |key, why: &str| unsupported.push(Unsupported::of_tunnel(spec, key, why));
     if spec.name.contains(['*', '?', '[', ']', '!']) {
         lose("name", "networkd reads it as a pattern");
     }
@@ -349,7 +356,7 @@ fn losses(spec: &TunnelSpec) -> Vec<Loss> {
         );
         lose("dev", &why);
     }
-    if spec.mode.outer() == Family::V6 && spec.tos != Outer::Fixed(0) {
+    if spec.mode.outer() == Family::V6 && spec.tos != InheritOrFixed::Fixed(0) {
         lose("tos", "networkd sets none over IPv6");
     }
     if spec.encap != Encap::None && !can_wrap(spec) {
@@ -370,7 +377,7 @@ fn losses(spec: &TunnelSpec) -> Vec<Loss> {
     if !spec.snat.is_empty() {
         lose("snat", "networkd does not masquerade towards a network");
     }
-    losses
+    unsupported
 }
 
 fn fou_text(port: FouPort) -> String {
@@ -409,8 +416,8 @@ fn netdev_text(spec: &TunnelSpec) -> String {
     add("InputKey", spec.ikey.map(|key| key.to_string()));
     add("OutputKey", spec.okey.map(|key| key.to_string()));
     let number = |value, inherit: u8| match value {
-        Outer::Inherit => inherit,
-        Outer::Fixed(value) => value,
+        InheritOrFixed::Inherit => inherit,
+        InheritOrFixed::Fixed(value) => value,
     };
     add("TTL", Some(number(spec.ttl, 0).to_string()));
     if spec.mode.outer() == Family::V4 {

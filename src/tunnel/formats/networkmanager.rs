@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 
 use ipnet::IpNet;
 
-use super::draft::Draft;
 use super::ini::{self, Section};
-use super::{Entry, Exported, FormatError, Imported, Loss, OutFile, Source};
+use super::tunnel_builder::TunnelBuilder;
+use super::{Exported, FormatError, Imported, OutFile, Setting, Source, Unsupported};
 use crate::tunnel::encap::Encap;
+use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::mode::{Family, Mode};
 use crate::tunnel::spec::TunnelSpec;
-use crate::tunnel::value::Outer;
 
 /// `NMIPTunnelMode`, as far as gretun makes such tunnels.
 const MODES: [(u32, Mode); 8] = [
@@ -32,13 +32,16 @@ const INHERIT_CLASS: u32 = 0x2;
 pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
     let mut imported = Imported::default();
     for source in sources {
-        let spec = read_file(source, &mut imported.losses)?;
+        let spec = read_file(source, &mut imported.unsupported)?;
         imported.specs.push(spec);
     }
     Ok(imported)
 }
 
-fn read_file(source: &Source, losses: &mut Vec<Loss>) -> Result<TunnelSpec, FormatError> {
+fn read_file(
+    source: &Source,
+    unsupported: &mut Vec<Unsupported>,
+) -> Result<TunnelSpec, FormatError> {
     let sections = ini::read(source)?;
     let find = |section: &str, key: &'static str| {
         let mut sections = sections.iter().filter(|s| s.name == section);
@@ -60,51 +63,51 @@ fn read_file(source: &Source, losses: &mut Vec<Loss>) -> Result<TunnelSpec, Form
         .ok_or_else(|| number.bad("the number of a kind of tunnel that gretun makes"))?
         .1;
     let name = find("connection", "interface-name")?;
-    let mut draft = Draft::new(&source.name, name.value, mode);
+    let mut builder = TunnelBuilder::new(&source.name, name.value, mode);
     if mode.outer() == Family::V6 {
-        draft.options.ttl = Outer::Inherit;
+        builder.options.ttl = InheritOrFixed::Inherit;
     }
     let mut has_limit = mode.outer() == Family::V6;
     for section in &sections {
         for entry in &section.entries {
             match section.name {
-                "connection" => connection(*entry, losses)?,
-                "ip-tunnel" => tunnel(&mut draft, *entry, &mut has_limit, losses)?,
-                "ipv4" | "ipv6" => inner(&mut draft, section, *entry, losses)?,
-                _ => losses.push(entry.unknown()),
+                "connection" => connection(*entry, unsupported)?,
+                "ip-tunnel" => tunnel(&mut builder, *entry, &mut has_limit, unsupported)?,
+                "ipv4" | "ipv6" => inner(&mut builder, section, *entry, unsupported)?,
+                _ => unsupported.push(entry.unknown()),
             }
         }
     }
     if has_limit && !mode.is_gre() {
-        losses.push(Loss {
+        unsupported.push(Unsupported {
             place: source.name.clone(),
             key: "flags".to_owned(),
             why: "the encapsulation limit in outer packets: gretun sends none".to_owned(),
         });
     }
-    draft.finish(losses)
+    builder.finish(unsupported)
 }
 
-fn connection(entry: Entry<'_>, losses: &mut Vec<Loss>) -> Result<(), FormatError> {
+fn connection(entry: Setting<'_>, unsupported: &mut Vec<Unsupported>) -> Result<(), FormatError> {
     match entry.key {
         "type" | "interface-name" | "id" | "uuid" | "timestamp" => {}
         "autoconnect" if entry.switch()? => {}
-        _ => losses.push(entry.unknown()),
+        _ => unsupported.push(entry.unknown()),
     }
     Ok(())
 }
 
 fn tunnel(
-    draft: &mut Draft,
-    entry: Entry<'_>,
+    builder: &mut TunnelBuilder,
+    entry: Setting<'_>,
     has_limit: &mut bool,
-    losses: &mut Vec<Loss>,
+    unsupported: &mut Vec<Unsupported>,
 ) -> Result<(), FormatError> {
-    let options = &mut draft.options;
+    let options = &mut builder.options;
     match entry.key {
         "mode" => {}
         "local" => options.local = entry.ip_or_any()?,
-        "remote" => draft.remote = entry.ip_or_any()?,
+        "remote" => builder.remote = entry.ip_or_any()?,
         "parent" => options.dev = Some(entry.value.to_owned()),
         "input-key" => options.ikey = Some(entry.key_value()?),
         "output-key" => options.okey = Some(entry.key_value()?),
@@ -116,56 +119,58 @@ fn tunnel(
             let flags = entry.parse::<u32>("a number")?;
             *has_limit &= flags & NO_ENCAP_LIMIT == 0;
             if flags & INHERIT_CLASS != 0 {
-                options.tos = Outer::Inherit;
+                options.tos = InheritOrFixed::Inherit;
             }
             let others = flags & !(NO_ENCAP_LIMIT | INHERIT_CLASS);
             if others != 0 {
-                losses.push(entry.loss(format!("gretun has none of the flags {others:#x}")));
+                unsupported.push(entry.loss(format!("gretun has none of the flags {others:#x}")));
             }
         }
-        "encapsulation-limit" => losses.push(entry.loss("gretun's packets carry no such limit")),
-        _ => losses.push(entry.unknown()),
+        "encapsulation-limit" => {
+            unsupported.push(entry.loss("gretun's packets carry no such limit"))
+        }
+        _ => unsupported.push(entry.unknown()),
     }
     Ok(())
 }
 
 fn inner(
-    draft: &mut Draft,
+    builder: &mut TunnelBuilder,
     section: &Section<'_>,
-    entry: Entry<'_>,
-    losses: &mut Vec<Loss>,
+    entry: Setting<'_>,
+    unsupported: &mut Vec<Unsupported>,
 ) -> Result<(), FormatError> {
     let numbered = |prefix| {
         let digits = entry.key.strip_prefix(prefix);
         digits.is_some_and(|digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let mut parts = entry.value.split([',', ';']).map(str::trim);
-    let first = Entry {
+    let first = Setting {
         value: parts.next().unwrap_or_default(),
         ..entry
     };
     if numbered("address") || entry.key == "addresses" {
-        draft.add_address(first.net()?, None);
+        builder.add_address(first.net()?, None);
         if parts.any(|part| !part.is_empty()) {
-            losses.push(entry.loss("only the first part, the address, is carried over"));
+            unsupported.push(entry.loss("only the first part, the address, is carried over"));
         }
     } else if numbered("route") || entry.key == "routes" {
         let gateway = parts.next().filter(|part| !part.is_empty());
-        let gateway = gateway.map(|value| Entry { value, ..entry }.ip_or_any());
-        draft.add_route(entry, first.net()?, gateway.transpose()?.flatten());
+        let gateway = gateway.map(|value| Setting { value, ..entry }.ip_or_any());
+        builder.add_route(entry, first.net()?, gateway.transpose()?.flatten());
         if parts.any(|part| !part.is_empty()) {
-            losses.push(entry.loss("the metric is lost: gretun's routes have none"));
+            unsupported.push(entry.loss("the metric is lost: gretun's routes have none"));
         }
     } else {
         match (entry.key, entry.value) {
             // Nothing is asked for on a tunnel, whose far end sends no router advertisements and no DHCP.
             ("method", "manual" | "disabled" | "ignore" | "link-local") => {}
-            ("method", method) => losses.push(entry.loss(format!(
+            ("method", method) => unsupported.push(entry.loss(format!(
                 "gretun gives fixed addresses only, so {} gets none by {method}",
                 section.name
             ))),
             ("addr-gen-mode", "default" | "stable-privacy" | "eui64" | "0" | "1" | "2" | "3") => {}
-            _ => losses.push(entry.unknown()),
+            _ => unsupported.push(entry.unknown()),
         }
     }
     Ok(())
@@ -174,7 +179,7 @@ fn inner(
 pub(super) fn write(specs: &[TunnelSpec]) -> Exported {
     let mut exported = Exported::default();
     for spec in specs {
-        exported.losses.extend(losses(spec));
+        exported.unsupported.extend(unsupported(spec));
         exported.files.push(OutFile {
             name: format!("{}.nmconnection", spec.name),
             text: text(spec),
@@ -183,9 +188,9 @@ pub(super) fn write(specs: &[TunnelSpec]) -> Exported {
     exported
 }
 
-fn losses(spec: &TunnelSpec) -> Vec<Loss> {
-    let mut losses = Vec::new();
-    let mut lose = |key, why: &str| losses.push(Loss::of_tunnel(spec, key, why));
+fn unsupported(spec: &TunnelSpec) -> Vec<Unsupported> {
+    let mut unsupported = Vec::new();
+    let mut lose = |key, why: &str| unsupported.push(Unsupported::of_tunnel(spec, key, why));
     if spec.encap != Encap::None {
         lose(
             "encap",
@@ -198,7 +203,8 @@ fn losses(spec: &TunnelSpec) -> Vec<Loss> {
             "NetworkManager takes a fixed one only with path MTU discovery: inherited now",
         );
     }
-    if spec.mode.outer() == Family::V6 && spec.tos == Outer::Inherit && spec.mode.is_gre() {
+    if spec.mode.outer() == Family::V6 && spec.tos == InheritOrFixed::Inherit && spec.mode.is_gre()
+    {
         lose(
             "tos",
             "NetworkManager cannot inherit the traffic class of this mode: 0 now",
@@ -219,11 +225,11 @@ fn losses(spec: &TunnelSpec) -> Vec<Loss> {
             "NetworkManager does not masquerade towards a network",
         );
     }
-    losses
+    unsupported
 }
 
 fn ttl_is_lost(spec: &TunnelSpec) -> bool {
-    !spec.pmtudisc && spec.ttl != Outer::Inherit
+    !spec.pmtudisc && spec.ttl != InheritOrFixed::Inherit
 }
 
 fn text(spec: &TunnelSpec) -> String {
@@ -249,17 +255,19 @@ fn text(spec: &TunnelSpec) -> String {
         (!spec.pmtudisc).then(|| "false".to_owned()),
     );
     match spec.ttl {
-        Outer::Fixed(ttl) if !ttl_is_lost(spec) => add("ttl", Some(ttl.to_string())),
+        InheritOrFixed::Fixed(ttl) if !ttl_is_lost(spec) => add("ttl", Some(ttl.to_string())),
         _ => {}
     }
     let is_ip6tnl = spec.mode.outer() == Family::V6 && !spec.mode.is_gre();
     match spec.tos {
-        Outer::Inherit if spec.mode.outer() == Family::V4 => add("tos", Some("1".to_owned())),
-        Outer::Inherit | Outer::Fixed(0) => {}
-        Outer::Fixed(tos) => add("tos", Some(tos.to_string())),
+        InheritOrFixed::Inherit if spec.mode.outer() == Family::V4 => {
+            add("tos", Some("1".to_owned()))
+        }
+        InheritOrFixed::Inherit | InheritOrFixed::Fixed(0) => {}
+        InheritOrFixed::Fixed(tos) => add("tos", Some(tos.to_string())),
     }
     if is_ip6tnl {
-        let class = if spec.tos == Outer::Inherit {
+        let class = if spec.tos == InheritOrFixed::Inherit {
             INHERIT_CLASS
         } else {
             0

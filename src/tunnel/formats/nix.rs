@@ -4,21 +4,23 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::{Exported, Loss, OutFile, toml};
+use super::{Exported, OutFile, Unsupported, toml};
 use crate::tunnel::spec::TunnelSpec;
-use crate::tunnel::table::TunnelTable;
+use crate::tunnel::tunnel_flags::TunnelTable;
 
 pub(super) fn write(specs: &[TunnelSpec]) -> Exported {
     let mut exported = Exported::default();
     let mut text = "{\n".to_owned();
     for spec in specs {
         let (table, lost) = toml::table(spec);
-        exported.losses.extend(lost);
+        exported.unsupported.extend(lost);
         if let [_, more @ ..] = &table.peer_ip[..]
             && !more.is_empty()
         {
             let why = format!("the option takes one address: {} left out", more.join(", "));
-            exported.losses.push(Loss::of_tunnel(spec, "peer-ip", why));
+            exported
+                .unsupported
+                .push(Unsupported::of_tunnel(spec, "peer-ip", why));
         }
         attributes(&mut text, &spec.name, &table);
     }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Exported, FormatError, Imported, Loss, OutFile, Source};
+use super::{Exported, FormatError, Imported, OutFile, Source, Unsupported};
 use crate::tunnel::file::TunnelFile;
+use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::spec::TunnelSpec;
 use crate::tunnel::state::TunnelAddress;
-use crate::tunnel::table::{Text, TunnelTable};
-use crate::tunnel::value::Outer;
+use crate::tunnel::tunnel_flags::{Text, TunnelTable};
 
 pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
     let mut imported = Imported::default();
@@ -23,28 +23,28 @@ pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
 }
 
 pub(super) fn write(specs: &[TunnelSpec]) -> Result<Exported, FormatError> {
-    let (file, losses) = file(specs);
+    let (file, unsupported) = file(specs);
     let text = ::toml::to_string(&file)?;
     let name = "tunnels.toml".to_owned();
     let files = vec![OutFile { name, text }];
-    Ok(Exported { files, losses })
+    Ok(Exported { files, unsupported })
 }
 
 /// The file that describes these tunnels, and what it cannot say.
-pub fn file(specs: &[TunnelSpec]) -> (TunnelFile, Vec<Loss>) {
-    let mut losses = Vec::new();
+pub fn file(specs: &[TunnelSpec]) -> (TunnelFile, Vec<Unsupported>) {
+    let mut unsupported = Vec::new();
     let mut tunnels = BTreeMap::new();
     for spec in specs {
         let (table, lost) = table(spec);
         tunnels.insert(spec.name.clone(), table);
-        losses.extend(lost);
+        unsupported.extend(lost);
     }
-    (TunnelFile { set: None, tunnels }, losses)
+    (TunnelFile { set: None, tunnels }, unsupported)
 }
 
 /// The table of a tunnel: what differs from the defaults. What no key says is listed.
-pub fn table(spec: &TunnelSpec) -> (TunnelTable, Vec<Loss>) {
-    let mut losses = Vec::new();
+pub fn table(spec: &TunnelSpec) -> (TunnelTable, Vec<Unsupported>) {
+    let mut unsupported = Vec::new();
     let text = |value: &dyn ToString| Some(Text(value.to_string()));
     let mut table = TunnelTable {
         local: spec.local.map(|ip| ip.to_string()),
@@ -63,10 +63,10 @@ pub fn table(spec: &TunnelSpec) -> (TunnelTable, Vec<Loss>) {
         table.ikey = spec.ikey.and_then(|key| text(&key));
         table.okey = spec.okey.and_then(|key| text(&key));
     }
-    if spec.ttl != Outer::TTL {
+    if spec.ttl != InheritOrFixed::TTL {
         table.ttl = text(&spec.ttl);
     }
-    if spec.tos != Outer::TOS {
+    if spec.tos != InheritOrFixed::TOS {
         table.tos = text(&spec.tos);
     }
     if let Some(udp) = spec.encap.udp() {
@@ -87,7 +87,7 @@ pub fn table(spec: &TunnelSpec) -> (TunnelTable, Vec<Loss>) {
     };
     if reordered(true) || reordered(false) {
         let why = "the addresses with a far end come first now, and are the preferred sources";
-        losses.push(Loss::of_tunnel(spec, "tunnel-ip", why));
+        unsupported.push(Unsupported::of_tunnel(spec, "tunnel-ip", why));
     }
     table.tunnel_ip = addresses
         .iter()
@@ -97,7 +97,7 @@ pub fn table(spec: &TunnelSpec) -> (TunnelTable, Vec<Loss>) {
     table.peer_ip = peers.map(|peer| peer.to_string()).collect();
     if spec.alt_name.is_some() {
         let why = "a file has no alternative names";
-        losses.push(Loss::of_tunnel(spec, "alt-name", why));
+        unsupported.push(Unsupported::of_tunnel(spec, "alt-name", why));
     }
-    (table, losses)
+    (table, unsupported)
 }

@@ -8,13 +8,13 @@ use ipnet::IpNet;
 use super::enrol::KeyError;
 use super::name::NameError;
 use super::replay::NotFresh;
-use crate::cli::report::Explain;
+use crate::error::UserError;
 use crate::proto::api::{AuthError, ErrorBody, MAX_BODY, MAX_ENDPOINTS, MAX_ROUTES, MAX_SEALED};
 use crate::proto::keys::NodePublic;
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum ApiError {
     /// The signature does not count.
     #[error(transparent)]
     Unsigned(#[from] AuthError),
@@ -115,67 +115,67 @@ pub enum Refusal {
     Store,
 }
 
-impl Refusal {
+impl ApiError {
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
-            Refusal::Unsigned(_) | Refusal::NotFresh(_) => 401,
-            Refusal::NotRegistered | Refusal::KeyNeeded | Refusal::Key(_) => 403,
-            Refusal::NoRecipient { .. } | Refusal::NoSuchPath => 404,
-            Refusal::Method { .. } => 405,
-            Refusal::DiscoKeyTaken | Refusal::PoolExhausted { .. } => 409,
-            Refusal::TooLarge => 413,
-            Refusal::TooFast { .. } => 429,
-            Refusal::Busy | Refusal::Store => 503,
-            Refusal::Name(_)
-            | Refusal::Endpoint { .. }
-            | Refusal::TooManyEndpoints { .. }
-            | Refusal::TooManyRoutes { .. }
-            | Refusal::FieldTooLong { .. }
-            | Refusal::Body { .. }
-            | Refusal::Query { .. }
-            | Refusal::Sealed => 400,
+            ApiError::Unsigned(_) | ApiError::NotFresh(_) => 401,
+            ApiError::NotRegistered | ApiError::KeyNeeded | ApiError::Key(_) => 403,
+            ApiError::NoRecipient { .. } | ApiError::NoSuchPath => 404,
+            ApiError::Method { .. } => 405,
+            ApiError::DiscoKeyTaken | ApiError::PoolExhausted { .. } => 409,
+            ApiError::TooLarge => 413,
+            ApiError::TooFast { .. } => 429,
+            ApiError::Busy | ApiError::Store => 503,
+            ApiError::Name(_)
+            | ApiError::Endpoint { .. }
+            | ApiError::TooManyEndpoints { .. }
+            | ApiError::TooManyRoutes { .. }
+            | ApiError::FieldTooLong { .. }
+            | ApiError::Body { .. }
+            | ApiError::Query { .. }
+            | ApiError::Sealed => 400,
         }
     }
 
     /// A short name without blanks, for a metric's label and the log.
     pub fn reason(&self) -> &'static str {
         match self {
-            Refusal::Unsigned(AuthError::BadSignature) => "bad_signature",
-            Refusal::Unsigned(_) => "not_signed",
-            Refusal::NotFresh(NotFresh::Skew { .. }) => "clock_skew",
-            Refusal::NotFresh(NotFresh::BeforeStart) => "before_start",
-            Refusal::NotFresh(NotFresh::Repeated) => "repeated",
-            Refusal::NotRegistered => "not_registered",
-            Refusal::KeyNeeded => "key_needed",
-            Refusal::Key(KeyError::Unknown) => "key_unknown",
-            Refusal::Key(KeyError::Used) => "key_used",
-            Refusal::Key(KeyError::Expired) => "key_expired",
-            Refusal::DiscoKeyTaken => "disco_key_taken",
-            Refusal::PoolExhausted { .. } => "pool_exhausted",
-            Refusal::NoRecipient { .. } => "no_recipient",
-            Refusal::TooFast { .. } => "too_fast",
-            Refusal::NoSuchPath => "no_such_path",
-            Refusal::Method { .. } => "method",
-            Refusal::TooLarge => "too_large",
-            Refusal::Busy => "busy",
-            Refusal::Store => "store",
-            Refusal::Name(_)
-            | Refusal::Endpoint { .. }
-            | Refusal::TooManyEndpoints { .. }
-            | Refusal::TooManyRoutes { .. }
-            | Refusal::FieldTooLong { .. }
-            | Refusal::Body { .. }
-            | Refusal::Query { .. }
-            | Refusal::Sealed => "invalid",
+            ApiError::Unsigned(AuthError::BadSignature) => "bad_signature",
+            ApiError::Unsigned(_) => "not_signed",
+            ApiError::NotFresh(NotFresh::Skew { .. }) => "clock_skew",
+            ApiError::NotFresh(NotFresh::BeforeStart) => "before_start",
+            ApiError::NotFresh(NotFresh::Repeated) => "repeated",
+            ApiError::NotRegistered => "not_registered",
+            ApiError::KeyNeeded => "key_needed",
+            ApiError::Key(KeyError::Unknown) => "key_unknown",
+            ApiError::Key(KeyError::Used) => "key_used",
+            ApiError::Key(KeyError::Expired) => "key_expired",
+            ApiError::DiscoKeyTaken => "disco_key_taken",
+            ApiError::PoolExhausted { .. } => "pool_exhausted",
+            ApiError::NoRecipient { .. } => "no_recipient",
+            ApiError::TooFast { .. } => "too_fast",
+            ApiError::NoSuchPath => "no_such_path",
+            ApiError::Method { .. } => "method",
+            ApiError::TooLarge => "too_large",
+            ApiError::Busy => "busy",
+            ApiError::Store => "store",
+            ApiError::Name(_)
+            | ApiError::Endpoint { .. }
+            | ApiError::TooManyEndpoints { .. }
+            | ApiError::TooManyRoutes { .. }
+            | ApiError::FieldTooLong { .. }
+            | ApiError::Body { .. }
+            | ApiError::Query { .. }
+            | ApiError::Sealed => "invalid",
         }
     }
 
     /// When to try again, where that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Refusal::TooFast { retry_after } => Some(*retry_after),
-            Refusal::Busy => Some(Duration::ZERO),
+            ApiError::TooFast { retry_after } => Some(*retry_after),
+            ApiError::Busy => Some(Duration::ZERO),
             _ => None,
         }
     }
@@ -189,57 +189,57 @@ impl Refusal {
     }
 }
 
-impl Explain for Refusal {
+impl UserError for ApiError {
     fn hint(&self) -> Option<String> {
         let text = match self {
-            Refusal::Unsigned(auth) => return auth.hint(),
-            Refusal::NotFresh(NotFresh::Skew { .. }) => {
+            ApiError::Unsigned(auth) => return auth.hint(),
+            ApiError::NotFresh(NotFresh::Skew { .. }) => {
                 "clock skew: set the clocks of this host and of the coordinator (`timedatectl set-ntp true`)"
             }
-            Refusal::NotFresh(NotFresh::BeforeStart) => {
+            ApiError::NotFresh(NotFresh::BeforeStart) => {
                 "try again; if it stays, clock skew: this host's clock is behind the coordinator's (`timedatectl`)"
             }
-            Refusal::NotFresh(NotFresh::Repeated) => "every request needs a new random nonce",
-            Refusal::NotRegistered => {
+            ApiError::NotFresh(NotFresh::Repeated) => "every request needs a new random nonce",
+            ApiError::NotRegistered => {
                 "register first, with an enrolment key (`gretun up --auth-key-file FILE`)"
             }
-            Refusal::KeyNeeded => {
+            ApiError::KeyNeeded => {
                 "make one on the coordinator with `gretun-coord keys create`, and pass it to `gretun up --auth-key-file FILE`"
             }
-            Refusal::Key(KeyError::Unknown) => {
+            ApiError::Key(KeyError::Unknown) => {
                 "see `gretun-coord keys list` on the coordinator; revoked keys are not listed"
             }
-            Refusal::Key(KeyError::Used) => {
+            ApiError::Key(KeyError::Used) => {
                 "make another with `gretun-coord keys create`, or one for several nodes with `--reusable`"
             }
-            Refusal::Key(KeyError::Expired) => "make another with `gretun-coord keys create`",
-            Refusal::DiscoKeyTaken => {
+            ApiError::Key(KeyError::Expired) => "make another with `gretun-coord keys create`",
+            ApiError::DiscoKeyTaken => {
                 "was the state directory copied from another host? remove it there or here, and start again"
             }
-            Refusal::PoolExhausted { .. } => {
+            ApiError::PoolExhausted { .. } => {
                 "remove peers that are gone (`gretun-coord peers list`, `peers remove NAME`), or start the coordinator with a larger --pool"
             }
-            Refusal::Name(name) => {
+            ApiError::Name(name) => {
                 return name
                     .suggestion
                     .as_ref()
                     .map(|it| format!("use `{it}` (--node-name)"));
             }
-            Refusal::NoRecipient { .. } => "fetch the list of peers again",
-            Refusal::TooFast { .. } | Refusal::Busy => {
+            ApiError::NoRecipient { .. } => "fetch the list of peers again",
+            ApiError::TooFast { .. } | ApiError::Busy => {
                 "wait as long as the header Retry-After says"
             }
-            Refusal::Store => "see the coordinator's log; is its disk full?",
-            Refusal::Endpoint { .. }
-            | Refusal::TooManyEndpoints { .. }
-            | Refusal::TooManyRoutes { .. }
-            | Refusal::FieldTooLong { .. }
-            | Refusal::Body { .. }
-            | Refusal::Query { .. }
-            | Refusal::TooLarge
-            | Refusal::Sealed
-            | Refusal::NoSuchPath
-            | Refusal::Method { .. } => return None,
+            ApiError::Store => "see the coordinator's log; is its disk full?",
+            ApiError::Endpoint { .. }
+            | ApiError::TooManyEndpoints { .. }
+            | ApiError::TooManyRoutes { .. }
+            | ApiError::FieldTooLong { .. }
+            | ApiError::Body { .. }
+            | ApiError::Query { .. }
+            | ApiError::TooLarge
+            | ApiError::Sealed
+            | ApiError::NoSuchPath
+            | ApiError::Method { .. } => return None,
         };
         Some(text.to_owned())
     }

@@ -66,7 +66,7 @@ fn headers(number: u8, nonce: u8, now: Now) -> SignedHeaders {
 fn a_stranger_needs_a_key_and_a_member_does_not() {
     let mut core = core(false);
     let refused = core.plan_registration(node(1), request(1, None), at(0));
-    assert_eq!(refused, Err(Refusal::KeyNeeded));
+    assert_eq!(refused, Err(ApiError::KeyNeeded));
     let key = add_key(
         &mut core,
         KeyPolicy {
@@ -99,7 +99,7 @@ fn a_stranger_needs_a_key_and_a_member_does_not() {
         assert!(matches!(&changes[..], [only] if core.is_stored(only)));
     }
     let refused = core.plan_registration(node(2), request(2, Some(&key)), at(1));
-    assert_eq!(refused, Err(Refusal::Key(KeyError::Used)));
+    assert_eq!(refused, Err(ApiError::Key(KeyError::Used)));
 }
 
 #[test]
@@ -146,12 +146,12 @@ fn what_cannot_be_sent_to_or_is_too_much_is_refused() {
             &node(1),
             published(vec![endpoint("192.0.2.1:1"), endpoint(bad)]),
         );
-        assert_eq!(refused, Err(Refusal::Endpoint { addr }));
+        assert_eq!(refused, Err(ApiError::Endpoint { addr }));
     }
     let many = published(vec![endpoint("192.0.2.1:1"); MAX_ENDPOINTS + 1]);
     assert_eq!(
         core.set_endpoints(&node(1), many),
-        Err(Refusal::TooManyEndpoints {
+        Err(ApiError::TooManyEndpoints {
             count: MAX_ENDPOINTS + 1
         })
     );
@@ -159,7 +159,7 @@ fn what_cannot_be_sent_to_or_is_too_much_is_refused() {
     long.version = "v".repeat(MAX_VERSION + 1);
     assert!(matches!(
         core.plan_registration(node(1), long, at(0)),
-        Err(Refusal::FieldTooLong {
+        Err(ApiError::FieldTooLong {
             field: "version",
             ..
         })
@@ -168,7 +168,7 @@ fn what_cannot_be_sent_to_or_is_too_much_is_refused() {
     odd.name = "a b".to_owned();
     assert!(matches!(
         core.plan_registration(node(1), odd, at(0)),
-        Err(Refusal::Name(_))
+        Err(ApiError::Name(_))
     ));
 }
 
@@ -177,14 +177,14 @@ fn a_nonce_counts_once() {
     let mut core = core(true);
     join(&mut core, 1);
     assert_eq!(core.admit(&headers(1, 1, at(1)), at(1)), Ok(false));
-    let repeated = Refusal::NotFresh(NotFresh::Repeated);
+    let repeated = ApiError::NotFresh(NotFresh::Repeated);
     assert_eq!(
         core.admit(&headers(1, 1, at(1)), at(2)),
         Err(repeated.clone())
     );
     // A stranger is not remembered before it is registered.
     let stranger = headers(2, 1, at(1));
-    assert_eq!(core.admit(&stranger, at(1)), Err(Refusal::NotRegistered));
+    assert_eq!(core.admit(&stranger, at(1)), Err(ApiError::NotRegistered));
     assert_eq!(core.check_fresh(&stranger, at(1)), Ok(()));
     core.remember(&stranger, at(1));
     assert_eq!(core.check_fresh(&stranger, at(1)), Err(repeated));
@@ -207,7 +207,7 @@ fn a_node_that_floods_is_slowed_down_and_others_are_not() {
         }
     };
     assert_eq!(f64::from(accepted), NODE_RATE.burst);
-    assert!(matches!(refusal, Refusal::TooFast { .. }));
+    assert!(matches!(refusal, ApiError::TooFast { .. }));
     assert_eq!(core.check_fresh(&headers(2, 1, at(1)), at(1)), Ok(()));
     assert_eq!(core.check_fresh(&headers(1, 255, at(2)), at(2)), Ok(()));
     core.pass(at(60));
@@ -230,12 +230,12 @@ fn signals_need_a_recipient_and_an_envelope() {
     ] {
         assert_eq!(
             core.push_signal(node(1), signal(bad, 2), at(0)),
-            Err(Refusal::Sealed)
+            Err(ApiError::Sealed)
         );
     }
     assert_eq!(
         core.push_signal(node(1), signal("AAAA", 9), at(0)),
-        Err(Refusal::NoRecipient { to: node(9) })
+        Err(ApiError::NoRecipient { to: node(9) })
     );
     for _ in 0..MAX_WAITING {
         assert_eq!(core.push_signal(node(1), signal("AAAA", 2), at(0)), Ok(0));
@@ -256,7 +256,7 @@ fn a_removed_node_leaves_nothing() {
     assert!(core.take_signals(&node(1), at(0)).is_empty());
     assert_eq!(
         core.admit(&headers(1, 1, at(0)), at(0)),
-        Err(Refusal::NotRegistered)
+        Err(ApiError::NotRegistered)
     );
 }
 

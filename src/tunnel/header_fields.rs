@@ -8,34 +8,34 @@ use serde::{Serialize, Serializer};
 
 /// A field of the outer header that is fixed or taken from the inner packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outer {
+pub enum InheritOrFixed {
     /// As in the inner packet.
     Inherit,
     /// Always this.
     Fixed(u8),
 }
 
-impl Outer {
+impl InheritOrFixed {
     /// The default time to live, as hosts use it.
-    pub const TTL: Outer = Outer::Fixed(64);
+    pub const TTL: InheritOrFixed = InheritOrFixed::Fixed(64);
     /// The default type of service.
-    pub const TOS: Outer = Outer::Fixed(0);
+    pub const TOS: InheritOrFixed = InheritOrFixed::Fixed(0);
 }
 
-impl fmt::Display for Outer {
+impl fmt::Display for InheritOrFixed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Outer::Inherit => f.write_str("inherit"),
-            Outer::Fixed(value) => value.fmt(f),
+            InheritOrFixed::Inherit => f.write_str("inherit"),
+            InheritOrFixed::Fixed(value) => value.fmt(f),
         }
     }
 }
 
-impl Serialize for Outer {
+impl Serialize for InheritOrFixed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Outer::Inherit => serializer.serialize_str("inherit"),
-            Outer::Fixed(value) => serializer.serialize_u8(*value),
+            InheritOrFixed::Inherit => serializer.serialize_str("inherit"),
+            InheritOrFixed::Fixed(value) => serializer.serialize_u8(*value),
         }
     }
 }
@@ -44,18 +44,18 @@ impl Serialize for Outer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-impl FromStr for Outer {
+impl FromStr for InheritOrFixed {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
         if text == "inherit" {
-            return Ok(Outer::Inherit);
+            return Ok(InheritOrFixed::Inherit);
         }
         let value = match text.strip_prefix("0x") {
             Some(digits) => u8::from_str_radix(digits, 16),
             None => text.parse(),
         };
-        value.map(Outer::Fixed).map_err(|_| Malformed)
+        value.map(InheritOrFixed::Fixed).map_err(|_| Malformed)
     }
 }
 

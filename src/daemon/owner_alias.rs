@@ -17,7 +17,7 @@ const OWN_DIGITS: usize = 16;
 
 /// `gretun overlay <own key, 16 digits> <peer key, 64 digits>`, and the word `overlap` behind it where the link only receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct OwnerAlias {
     own: String,
     /// The peer at the far end.
     pub peer: NodePublic,
@@ -25,12 +25,12 @@ pub struct Mark {
     pub is_overlap: bool,
 }
 
-impl Mark {
+impl OwnerAlias {
     /// The mark of the tunnel from `own` to `peer`.
     pub fn new(own: NodePublic, peer: NodePublic) -> Self {
         let mut digits = data_encoding::HEXLOWER.encode(own.as_bytes());
         digits.truncate(OWN_DIGITS);
-        Mark {
+        OwnerAlias {
             own: digits,
             peer,
             is_overlap: false,
@@ -40,7 +40,7 @@ impl Mark {
     /// The mark of a link that receives for the same tunnel while it moves.
     #[must_use]
     pub fn of_overlap(self) -> Self {
-        Mark {
+        OwnerAlias {
             is_overlap: true,
             ..self
         }
@@ -53,11 +53,11 @@ impl Mark {
 
     /// Whether `own` made this tunnel.
     pub fn is_of(&self, own: NodePublic) -> bool {
-        self.own == Mark::new(own, self.peer).own
+        self.own == OwnerAlias::new(own, self.peer).own
     }
 }
 
-impl fmt::Display for Mark {
+impl fmt::Display for OwnerAlias {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let peer = data_encoding::HEXLOWER.encode(self.peer.as_bytes());
         write!(f, "{} {} {} {peer}", WORDS[0], WORDS[1], self.own)?;
@@ -72,7 +72,7 @@ impl fmt::Display for Mark {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAMark;
 
-impl FromStr for Mark {
+impl FromStr for OwnerAlias {
     type Err = NotAMark;
 
     fn from_str(alias: &str) -> Result<Self, NotAMark> {
@@ -92,7 +92,7 @@ impl FromStr for Mark {
         if [first, second] != WORDS || own.len() != OWN_DIGITS {
             return Err(NotAMark);
         }
-        Ok(Mark {
+        Ok(OwnerAlias {
             own: own.to_owned(),
             peer: NodePublic::from_bytes(peer),
             is_overlap,
@@ -110,11 +110,11 @@ mod tests {
             NodePublic::from_bytes([7; 32]),
             NodePublic::from_bytes([9; 32]),
         );
-        let mark: Mark = Mark::new(own, peer).to_string().parse().unwrap();
+        let mark: OwnerAlias = OwnerAlias::new(own, peer).to_string().parse().unwrap();
         assert_eq!(mark.peer, peer);
         assert!(mark.is_of(own));
         assert!(!mark.is_of(peer) && !mark.is_overlap);
-        let overlap: Mark = mark.of_overlap().to_string().parse().unwrap();
+        let overlap: OwnerAlias = mark.of_overlap().to_string().parse().unwrap();
         assert!(overlap.is_of(own) && overlap.is_overlap && overlap.peer == peer);
     }
 
@@ -127,7 +127,7 @@ mod tests {
             "gretun static lab",
             "gretun overlay 07 09 extra",
         ] {
-            assert_eq!(alias.parse::<Mark>(), Err(NotAMark), "{alias:?}");
+            assert_eq!(alias.parse::<OwnerAlias>(), Err(NotAMark), "{alias:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::event_loop::Daemon;
 use super::port_mapping::Handle;
-use crate::cli::report::chain;
+use crate::error::chain;
 use crate::node::RouterPort;
 use crate::portmap::{Lease, Protocol, Status};
 

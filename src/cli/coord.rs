@@ -9,14 +9,14 @@ use std::time::Duration;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::Level;
 
-use super::admin::{self, Answer, KeyView, PeerView, Request};
-use super::clock::unix_ms;
-use super::config::Given;
-use super::enrol::{KeyPolicy, KeyState};
-use super::{server, state_dir};
-use crate::cli::out::errln;
-use crate::cli::report::Report;
-use crate::cli::{completions, man};
+use super::out::errln;
+use super::report::Report;
+use super::{completions, man};
+use crate::coord::admin::{self, Answer, KeyView, PeerView, Request};
+use crate::coord::clock::unix_ms;
+use crate::coord::config::Given;
+use crate::coord::enrol::{KeyPolicy, KeyState};
+use crate::coord::{server, state_dir};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::api_error::ApiError;
 use super::clock::{Clock, Now};
-use super::core::{Change, Core};
+use super::long_polls::Polls;
 use super::metrics::Metrics;
-use super::polls::Polls;
-use super::refusal::Refusal;
+use super::rules::{Change, Core};
 use super::store::{Store, StoreError};
-use crate::cli::report::Explain as _;
+use crate::error::UserError as _;
 use crate::proto::api::{
     EndpointsRequest, PeerList, RegisterRequest, RegisterResponse, Signal, SignalRequest,
     SignedHeaders,
@@ -48,7 +48,7 @@ pub type Answers<R> = Vec<(R, News)>;
 
 /// The coordinator, shared by all threads. `R` is a request that can be parked.
 #[derive(Debug)]
-pub struct Hub<R> {
+pub struct Service<R> {
     /// Both clocks.
     pub clock: Clock,
     /// What is counted.
@@ -69,7 +69,7 @@ struct State<R> {
     stopping: bool,
 }
 
-impl<R> Hub<R> {
+impl<R> Service<R> {
     /// Puts a loaded core to work.
     pub fn new(
         core: Core,
@@ -77,8 +77,8 @@ impl<R> Hub<R> {
         stun_ports: Vec<u16>,
         clock: Clock,
         metrics: Metrics,
-    ) -> Hub<R> {
-        Hub {
+    ) -> Service<R> {
+        Service {
             clock,
             metrics,
             stun_ports,
@@ -100,12 +100,12 @@ impl<R> Hub<R> {
     }
 
     /// See [`Core::check_fresh`].
-    pub fn check_fresh(&self, headers: &SignedHeaders, now: Now) -> Result<(), Refusal> {
+    pub fn check_fresh(&self, headers: &SignedHeaders, now: Now) -> Result<(), ApiError> {
         self.state().core.check_fresh(headers, now)
     }
 
     /// See [`Core::admit`]. The answers are for those who see the node come online.
-    pub fn admit(&self, headers: &SignedHeaders, now: Now) -> Result<Answers<R>, Refusal> {
+    pub fn admit(&self, headers: &SignedHeaders, now: Now) -> Result<Answers<R>, ApiError> {
         let mut state = self.state();
         let came_online = state.core.admit(headers, now)?;
         Ok(state.peers_news(came_online))
@@ -117,7 +117,7 @@ impl<R> Hub<R> {
         headers: &SignedHeaders,
         request: RegisterRequest,
         now: Now,
-    ) -> Result<(RegisterResponse, Answers<R>), Refusal> {
+    ) -> Result<(RegisterResponse, Answers<R>), ApiError> {
         let node = headers.node;
         let _turn = lock(&self.turn);
         let (changes, is_new, stored) = {
@@ -129,7 +129,7 @@ impl<R> Hub<R> {
             (changes, state.core.registry().get(&node).is_none(), stored)
         };
         if !stored {
-            self.commit(&changes).map_err(|_| Refusal::Store)?;
+            self.commit(&changes).map_err(|_| ApiError::Store)?;
         }
         let mut state = self.state();
         let peers_changed = state.core.apply(changes, now);
@@ -138,7 +138,7 @@ impl<R> Hub<R> {
             .core
             .registry()
             .get(&node)
-            .ok_or(Refusal::NotRegistered)?;
+            .ok_or(ApiError::NotRegistered)?;
         if is_new {
             tracing::info!(
                 %node, name = %record.name, addresses = ?record.tunnel_ips, key = record.enrolled_with, "peer enrolled"
@@ -166,7 +166,7 @@ impl<R> Hub<R> {
         &self,
         node: &NodePublic,
         wanted: EndpointsRequest,
-    ) -> Result<Answers<R>, Refusal> {
+    ) -> Result<Answers<R>, ApiError> {
         let mut state = self.state();
         let changed = state.core.set_endpoints(node, wanted)?;
         Ok(state.peers_news(changed))
@@ -178,7 +178,7 @@ impl<R> Hub<R> {
         from: NodePublic,
         request: SignalRequest,
         now: Now,
-    ) -> Result<Answers<R>, Refusal> {
+    ) -> Result<Answers<R>, ApiError> {
         let to = request.to;
         let mut state = self.state();
         let pushed_out = state.core.push_signal(from, request, now)?;

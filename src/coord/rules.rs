@@ -4,15 +4,15 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::api_error::ApiError;
 use super::clock::Now;
 use super::enrol::{KeyRecord, KeyRing};
-use super::limit::{Bucket, Rate};
 use super::name::PeerName;
 use super::pool::Pool;
-use super::refusal::Refusal;
-use super::registry::{NodeRecord, Registry, Terms, Wanted};
+use super::registry::{NodeRecord, RegistrationData, Registry, Terms};
 use super::replay::ReplayCache;
 use super::signals::SignalQueues;
+use super::token_bucket::{Bucket, Rate};
 use crate::proto::api::{
     Endpoint, EndpointsRequest, MAX_ENDPOINTS, MAX_ROUTES, MAX_SEALED, RegisterRequest, Signal,
     SignalRequest, SignedHeaders,
@@ -79,7 +79,7 @@ impl Core {
         open: bool,
         stored: Snapshot,
         now: Now,
-    ) -> Result<(Core, Vec<Change>), Refusal> {
+    ) -> Result<(Core, Vec<Change>), ApiError> {
         let mut keys = KeyRing::default();
         stored.keys.into_iter().for_each(|key| keys.put(key));
         // Later runs start at a later time, so a generation never comes back.
@@ -111,14 +111,14 @@ impl Core {
     }
 
     /// Whether a request whose signature holds was neither seen before nor made at another time. Remembers nothing.
-    pub fn check_unseen(&self, headers: &SignedHeaders, now: Now) -> Result<(), Refusal> {
+    pub fn check_unseen(&self, headers: &SignedHeaders, now: Now) -> Result<(), ApiError> {
         Ok(self
             .replay
             .check(headers.node, headers.time_ms, headers.nonce, now)?)
     }
 
     /// [`Core::check_unseen`], and whether a registered node keeps to its rate.
-    pub fn check_fresh(&mut self, headers: &SignedHeaders, now: Now) -> Result<(), Refusal> {
+    pub fn check_fresh(&mut self, headers: &SignedHeaders, now: Now) -> Result<(), ApiError> {
         self.check_unseen(headers, now)?;
         if self.registry.get(&headers.node).is_none() {
             return Ok(());
@@ -126,15 +126,15 @@ impl Core {
         let full = || Bucket::new(NODE_RATE, now.uptime);
         let bucket = self.rates.entry(headers.node).or_insert_with(full);
         let taken = bucket.take(NODE_RATE, now.uptime);
-        taken.map_err(|retry_after| Refusal::TooFast { retry_after })
+        taken.map_err(|retry_after| ApiError::TooFast { retry_after })
     }
 
     /// Whether a request of anything but to register is accepted; if so it is remembered. Strangers' requests never
     /// are, for there are any number of strangers. Says whether the request brought its node online.
-    pub fn admit(&mut self, headers: &SignedHeaders, now: Now) -> Result<bool, Refusal> {
+    pub fn admit(&mut self, headers: &SignedHeaders, now: Now) -> Result<bool, ApiError> {
         self.check_fresh(headers, now)?;
         if self.registry.get(&headers.node).is_none() {
-            return Err(Refusal::NotRegistered);
+            return Err(ApiError::NotRegistered);
         }
         self.remember(headers, now);
         Ok(self.registry.touch(&headers.node, now))
@@ -152,16 +152,16 @@ impl Core {
         node: NodePublic,
         request: RegisterRequest,
         now: Now,
-    ) -> Result<Vec<Change>, Refusal> {
+    ) -> Result<Vec<Change>, ApiError> {
         let name = PeerName::parse(&request.name)?;
         check_endpoints(&request.endpoints)?;
         if request.routes.len() > MAX_ROUTES {
-            return Err(Refusal::TooManyRoutes {
+            return Err(ApiError::TooManyRoutes {
                 count: request.routes.len(),
             });
         }
         if request.version.len() > MAX_VERSION {
-            return Err(Refusal::FieldTooLong {
+            return Err(ApiError::FieldTooLong {
                 field: "version",
                 max: MAX_VERSION,
             });
@@ -177,14 +177,14 @@ impl Core {
                     })?
             }
             (None, None) if self.open => None,
-            (None, None) => return Err(Refusal::KeyNeeded),
+            (None, None) => return Err(ApiError::KeyNeeded),
         };
         let terms = key.as_ref().map_or_else(Terms::default, |key| Terms {
             enrolled_with: Some(key.id.clone()),
             ephemeral: key.policy.ephemeral,
             tags: key.policy.tags.clone(),
         });
-        let wanted = Wanted {
+        let wanted = RegistrationData {
             name,
             disco_key: request.disco_key,
             endpoints: request.endpoints,
@@ -225,7 +225,7 @@ impl Core {
         &mut self,
         node: &NodePublic,
         wanted: EndpointsRequest,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, ApiError> {
         check_endpoints(&wanted.endpoints)?;
         Ok(self.registry.set_endpoints(node, wanted))
     }
@@ -245,13 +245,13 @@ impl Core {
         from: NodePublic,
         request: SignalRequest,
         now: Now,
-    ) -> Result<usize, Refusal> {
+    ) -> Result<usize, ApiError> {
         let length = request.envelope().map_or(0, |envelope| envelope.len());
         if !(1..=MAX_SEALED).contains(&length) {
-            return Err(Refusal::Sealed);
+            return Err(ApiError::Sealed);
         }
         if self.registry.get(&request.to).is_none() {
-            return Err(Refusal::NoRecipient { to: request.to });
+            return Err(ApiError::NoRecipient { to: request.to });
         }
         let signal = Signal {
             from,
@@ -283,9 +283,9 @@ impl Core {
     }
 }
 
-fn check_endpoints(endpoints: &[Endpoint]) -> Result<(), Refusal> {
+fn check_endpoints(endpoints: &[Endpoint]) -> Result<(), ApiError> {
     if endpoints.len() > MAX_ENDPOINTS {
-        return Err(Refusal::TooManyEndpoints {
+        return Err(ApiError::TooManyEndpoints {
             count: endpoints.len(),
         });
     }
@@ -293,7 +293,7 @@ fn check_endpoints(endpoints: &[Endpoint]) -> Result<(), Refusal> {
         .iter()
         .find(|endpoint| !is_sendable(endpoint.addr))
     {
-        Some(endpoint) => Err(Refusal::Endpoint {
+        Some(endpoint) => Err(ApiError::Endpoint {
             addr: endpoint.addr,
         }),
         None => Ok(()),
@@ -308,5 +308,5 @@ fn is_sendable(addr: SocketAddr) -> bool {
 }
 
 #[cfg(test)]
-#[path = "core_tests.rs"]
+#[path = "rules_tests.rs"]
 mod tests;

@@ -8,38 +8,38 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::hub::lock;
+use super::service::lock;
 
 /// Requests in between at a time. Each takes some 100 µs.
 const PLACES: usize = 16;
 
 /// The places between gate and workers.
 #[derive(Debug)]
-pub struct Turnstile {
+pub struct RequestPermits {
     places: Arc<Semaphore>,
     inside: Mutex<HashMap<u64, OwnedSemaphorePermit>>,
     next: AtomicU64,
 }
 
-impl Turnstile {
+impl RequestPermits {
     /// With all places free.
-    pub fn new() -> Arc<Turnstile> {
-        Arc::new(Turnstile {
+    pub fn new() -> Arc<RequestPermits> {
+        Arc::new(RequestPermits {
             places: Arc::new(Semaphore::new(PLACES)),
             inside: Mutex::new(HashMap::new()),
             next: AtomicU64::new(0),
         })
     }
 
-    /// Waits for a place. It is free again once [`Turnstile::passed`] is called with the ticket's number, or the ticket
+    /// Waits for a place. It is free again once [`RequestPermits::passed`] is called with the ticket's number, or the ticket
     /// is dropped.
-    pub async fn enter(self: &Arc<Turnstile>) -> Ticket {
+    pub async fn enter(self: &Arc<RequestPermits>) -> Permit {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         // Only a closed semaphore gives none, and nothing closes this one.
         if let Ok(place) = self.places.clone().acquire_owned().await {
             lock(&self.inside).insert(number, place);
         }
-        Ticket {
+        Permit {
             number,
             turnstile: self.clone(),
         }
@@ -53,13 +53,13 @@ impl Turnstile {
 
 /// Goes with a request.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct Permit {
     /// Names it.
     pub number: u64,
-    turnstile: Arc<Turnstile>,
+    turnstile: Arc<RequestPermits>,
 }
 
-impl Drop for Ticket {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.turnstile.passed(self.number);
     }
@@ -75,7 +75,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn places_are_free_again_when_passed_or_dropped() {
-        let turnstile = Turnstile::new();
+        let turnstile = RequestPermits::new();
         let mut tickets = Vec::new();
         for _ in 0..PLACES {
             tickets.push(turnstile.enter().await);

@@ -21,11 +21,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::clock::Clock;
-use super::head::{self, Head, HeadError, MAX_HEAD};
-use super::hub::lock;
-use super::limit::{Bucket, Rate};
 use super::metrics::Metrics;
-use super::turnstile::Turnstile;
+use super::request_head::{self, Head, HeadError, MAX_HEAD};
+use super::request_permits::RequestPermits;
+use super::service::lock;
+use super::token_bucket::{Bucket, Rate};
 use crate::proto::api::{ErrorBody, MAX_WAIT};
 
 /// From accept, or from a request's first byte, to the end of its head. A client behind a bad link needs a second.
@@ -61,7 +61,7 @@ pub const HEADER_LISTENER: &str = "x-gretun-listener";
 /// Tells the server behind the gate who the client is, for the log.
 pub const HEADER_CLIENT: &str = "x-gretun-client";
 
-/// Tells the server behind the gate which place at the [`Turnstile`] the request has.
+/// Tells the server behind the gate which place at the [`RequestPermits`] the request has.
 pub const HEADER_TICKET: &str = "x-gretun-ticket";
 
 /// Which listener a connection came in by.
@@ -85,10 +85,10 @@ impl Listener {
 
 /// The gate; one for all listeners.
 #[derive(Debug)]
-pub struct Gate {
+pub struct FrontEnd {
     /// tiny_http's socket.
     behind: PathBuf,
-    turnstile: Arc<Turnstile>,
+    turnstile: Arc<RequestPermits>,
     max_connections: usize,
     clock: Clock,
     metrics: Metrics,
@@ -180,16 +180,16 @@ impl Refused {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-impl Gate {
+impl FrontEnd {
     /// A gate in front of the server that listens on `behind`, and tells `turnstile` what it takes.
     pub fn new(
         behind: PathBuf,
-        turnstile: Arc<Turnstile>,
+        turnstile: Arc<RequestPermits>,
         max_connections: usize,
         clock: Clock,
         metrics: Metrics,
-    ) -> Arc<Gate> {
-        Arc::new(Gate {
+    ) -> Arc<FrontEnd> {
+        Arc::new(FrontEnd {
             behind,
             turnstile,
             max_connections,
@@ -201,7 +201,7 @@ impl Gate {
 
     /// Accepts and serves connections until `stop` turns true, then lets running requests end.
     pub async fn serve(
-        self: Arc<Gate>,
+        self: Arc<FrontEnd>,
         accept_on: TcpListener,
         tls: Option<TlsAcceptor>,
         listener: Listener,
@@ -283,12 +283,12 @@ impl Gate {
 
 /// A connection that counts, for as long as this lives.
 struct Admitted {
-    gate: Arc<Gate>,
+    gate: Arc<FrontEnd>,
     from: SocketAddr,
 }
 
 impl Admitted {
-    fn new(gate: &Arc<Gate>, from: SocketAddr) -> Result<Admitted, Refused> {
+    fn new(gate: &Arc<FrontEnd>, from: SocketAddr) -> Result<Admitted, Refused> {
         let uptime = gate.clock.now().uptime;
         let open = usize::try_from(gate.metrics.connections.get()).unwrap_or(0);
         let mut sources = lock(&gate.sources);
@@ -412,14 +412,14 @@ impl Connection {
     ) -> Result<Option<(Head, usize)>, Ended> {
         let mut searched = 0;
         loop {
-            if head::is_hopeless(buffer) {
+            if request_head::is_hopeless(buffer) {
                 return Err(HeadError::Malformed.into());
             }
-            if let Some(length) = head::find_end(buffer, searched) {
+            if let Some(length) = request_head::find_end(buffer, searched) {
                 if length > MAX_HEAD {
                     return Err(HeadError::TooLarge.into());
                 }
-                return Ok(Some((head::parse(&buffer[..length])?, length)));
+                return Ok(Some((request_head::parse(&buffer[..length])?, length)));
             }
             if buffer.len() >= MAX_HEAD {
                 return Err(HeadError::TooLarge.into());
@@ -523,5 +523,5 @@ async fn write(stream: &mut dyn Stream, bytes: &[u8]) -> Result<(), Ended> {
 }
 
 #[cfg(test)]
-#[path = "gate_tests.rs"]
+#[path = "http_front_end_tests.rs"]
 mod tests;

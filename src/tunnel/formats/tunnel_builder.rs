@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use super::{Entry, FormatError, Loss};
+use super::{FormatError, Setting, Unsupported};
 use crate::tunnel::encap::{Encap, Udp};
+use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::mode::{Family, Mode};
 use crate::tunnel::spec::{Problem, SpecError, TunnelOptions, TunnelSpec};
 use crate::tunnel::state::TunnelAddress;
-use crate::tunnel::value::Outer;
 
 /// Kinds of UDP encapsulation, before the ports are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) enum Wrap {
 
 /// A tunnel while its file is being read.
 #[derive(Clone, Debug)]
-pub(super) struct Draft {
+pub(super) struct TunnelBuilder {
     /// Where it stands, for errors.
     pub place: String,
     pub options: TunnelOptions,
@@ -31,18 +31,18 @@ pub(super) struct Draft {
     pub dport: Option<u16>,
     pub csum: bool,
     /// Gateways of routes, which are only known to be right once all addresses are.
-    gateways: Vec<(IpNet, IpAddr, Loss)>,
+    gateways: Vec<(IpNet, IpAddr, Unsupported)>,
 }
 
-impl Draft {
+impl TunnelBuilder {
     /// A tunnel with the defaults that the kernel and every program but gretun has: an inherited TTL over IPv4, 64 over
     /// IPv6, and UDP without checksums.
     pub fn new(place: impl Into<String>, name: &str, mode: Mode) -> Self {
         let mut options = TunnelOptions::new(name, mode, Ipv4Addr::UNSPECIFIED.into());
         if mode.outer() == Family::V4 {
-            options.ttl = Outer::Inherit;
+            options.ttl = InheritOrFixed::Inherit;
         }
-        Draft {
+        TunnelBuilder {
             place: place.into(),
             options,
             remote: None,
@@ -63,7 +63,7 @@ impl Draft {
     }
 
     /// Adds a route; a gateway is the far end's address, or else it is lost.
-    pub fn add_route(&mut self, entry: Entry<'_>, net: IpNet, gateway: Option<IpAddr>) {
+    pub fn add_route(&mut self, entry: Setting<'_>, net: IpNet, gateway: Option<IpAddr>) {
         self.options.routes.push(net);
         if let Some(gateway) = gateway {
             let why =
@@ -73,7 +73,7 @@ impl Draft {
     }
 
     /// The tunnel, if it can be.
-    pub fn finish(mut self, losses: &mut Vec<Loss>) -> Result<TunnelSpec, FormatError> {
+    pub fn finish(mut self, unsupported: &mut Vec<Unsupported>) -> Result<TunnelSpec, FormatError> {
         let name = self.options.name.clone();
         let failed = |error| FormatError::Tunnel {
             place: self.place.clone(),
@@ -98,7 +98,7 @@ impl Draft {
             let needs = self.options.mode.is_ethernet().then(|| {
                 format!("the gateway {gateway} of {net} is lost: give it as peer-ip of an address")
             });
-            losses.push(Loss {
+            unsupported.push(Unsupported {
                 why: needs.unwrap_or(loss.why),
                 ..loss
             });
@@ -115,7 +115,7 @@ impl Draft {
                 _ => Encap::Fou(udp),
             };
         }
-        losses.extend(Loss::of_fragments(&mut self.options, &self.place));
+        unsupported.extend(Unsupported::of_fragments(&mut self.options, &self.place));
         let place = self.place;
         TunnelSpec::new(self.options).map_err(|error| FormatError::Tunnel { place, name, error })
     }

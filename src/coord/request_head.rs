@@ -216,5 +216,5 @@ fn text(value: &[u8]) -> Result<&str, HeadError> {
 }
 
 #[cfg(test)]
-#[path = "head_tests.rs"]
+#[path = "request_head_tests.rs"]
 mod tests;

@@ -5,21 +5,21 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::{FormatError, Loss};
-use crate::tunnel::value::{Outer, parse_key};
+use super::{FormatError, Unsupported};
+use crate::tunnel::header_fields::{InheritOrFixed, parse_key};
 
 /// A setting with the place where it stands.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry<'a> {
+pub(super) struct Setting<'a> {
     pub file: &'a str,
     pub line: usize,
     pub key: &'a str,
     pub value: &'a str,
 }
 
-impl Entry<'_> {
-    pub fn loss(&self, why: impl Into<String>) -> Loss {
-        Loss {
+impl Setting<'_> {
+    pub fn loss(&self, why: impl Into<String>) -> Unsupported {
+        Unsupported {
             place: format!("{}:{}", self.file, self.line),
             key: self.key.to_owned(),
             why: why.into(),
@@ -27,7 +27,7 @@ impl Entry<'_> {
     }
 
     /// The loss of a setting that gretun has no word for.
-    pub fn unknown(&self) -> Loss {
+    pub fn unknown(&self) -> Unsupported {
         self.loss("gretun has no such setting")
     }
 
@@ -68,10 +68,10 @@ impl Entry<'_> {
     }
 
     /// A number from 0 to 255 of which one means "as in the inner packet".
-    pub fn outer(&self, inherit: u8) -> Result<Outer, FormatError> {
+    pub fn outer(&self, inherit: u8) -> Result<InheritOrFixed, FormatError> {
         let value = self.parse("\"inherit\" or a number within 0 to 255")?;
-        Ok(if value == Outer::Fixed(inherit) {
-            Outer::Inherit
+        Ok(if value == InheritOrFixed::Fixed(inherit) {
+            InheritOrFixed::Inherit
         } else {
             value
         })

@@ -8,11 +8,11 @@ use tokio::io::{DuplexStream, duplex};
 use super::*;
 use crate::proto::api::MAX_BODY;
 
-fn gate(max_connections: usize) -> Arc<Gate> {
+fn gate(max_connections: usize) -> Arc<FrontEnd> {
     let nobody = PathBuf::from("/nonexistent/http.sock");
-    Gate::new(
+    FrontEnd::new(
         nobody,
-        Turnstile::new(),
+        RequestPermits::new(),
         max_connections,
         Clock::start(),
         Metrics::new().unwrap(),

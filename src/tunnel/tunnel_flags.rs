@@ -9,11 +9,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::encap::{Encap, Udp};
+use super::header_fields::parse_key;
 use super::mode::Mode;
 use super::mtu;
 use super::spec::{IP_ADDRESS, Problem, SpecError, TunnelOptions, TunnelSpec};
 use super::state::TunnelAddress;
-use super::value::parse_key;
 
 /// The options of a tunnel, as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
