@@ -122,7 +122,7 @@ pub struct Registration {
 #[derive(Clone)]
 pub struct Worker {
     service: Arc<HttpService>,
-    turnstile: Arc<RequestPermits>,
+    permits: Arc<RequestPermits>,
     registrations: SyncSender<Registration>,
 }
 
@@ -130,12 +130,12 @@ impl Worker {
     /// A worker, and where the registrations that it cannot do come out: for [`register_all`].
     pub fn new(
         service: Arc<HttpService>,
-        turnstile: Arc<RequestPermits>,
+        permits: Arc<RequestPermits>,
     ) -> (Worker, Receiver<Registration>) {
         let (registrations, receiver) = sync_channel(MAX_REGISTRATIONS);
         let worker = Worker {
             service,
-            turnstile,
+            permits,
             registrations,
         };
         (worker, receiver)
@@ -147,7 +147,7 @@ impl Worker {
             if let Some(number) =
                 header(&request, HEADER_TICKET).and_then(|number| number.parse().ok())
             {
-                self.turnstile.passed(number);
+                self.permits.passed(number);
             }
             self.serve(request);
         }

@@ -88,7 +88,7 @@ impl Listener {
 pub struct FrontEnd {
     /// tiny_http's socket.
     behind: PathBuf,
-    turnstile: Arc<RequestPermits>,
+    permits: Arc<RequestPermits>,
     max_connections: usize,
     clock: Clock,
     metrics: Metrics,
@@ -181,17 +181,17 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl FrontEnd {
-    /// A gate in front of the server that listens on `behind`, and tells `turnstile` what it takes.
+    /// A gate in front of the server that listens on `behind`, and tells `permits` what it takes.
     pub fn new(
         behind: PathBuf,
-        turnstile: Arc<RequestPermits>,
+        permits: Arc<RequestPermits>,
         max_connections: usize,
         clock: Clock,
         metrics: Metrics,
     ) -> Arc<FrontEnd> {
         Arc::new(FrontEnd {
             behind,
-            turnstile,
+            permits,
             max_connections,
             clock,
             metrics,
@@ -446,7 +446,7 @@ impl Connection {
     async fn ask(&self, head: &Head, body: &[u8]) -> Result<Vec<u8>, Ended> {
         let gate = &self.admitted.gate;
         let exchanged = async {
-            let ticket = gate.turnstile.enter().await;
+            let ticket = gate.permits.enter().await;
             let (client, number) = (self.admitted.from.to_string(), ticket.number.to_string());
             let more = [
                 (HEADER_LISTENER, self.listener.as_str()),

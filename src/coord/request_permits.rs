@@ -41,7 +41,7 @@ impl RequestPermits {
         }
         Permit {
             number,
-            turnstile: self.clone(),
+            permits: self.clone(),
         }
     }
 
@@ -56,12 +56,12 @@ impl RequestPermits {
 pub struct Permit {
     /// Names it.
     pub number: u64,
-    turnstile: Arc<RequestPermits>,
+    permits: Arc<RequestPermits>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.turnstile.passed(self.number);
+        self.permits.passed(self.number);
     }
 }
 
@@ -75,18 +75,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn places_are_free_again_when_passed_or_dropped() {
-        let turnstile = RequestPermits::new();
+        let permits = RequestPermits::new();
         let mut tickets = Vec::new();
         for _ in 0..PLACES {
-            tickets.push(turnstile.enter().await);
+            tickets.push(permits.enter().await);
         }
-        let full = timeout(Duration::from_secs(1), turnstile.enter()).await;
+        let full = timeout(Duration::from_secs(1), permits.enter()).await;
         assert!(full.is_err());
-        turnstile.passed(tickets[3].number);
-        let _one = turnstile.enter().await;
+        permits.passed(tickets[3].number);
+        let _one = permits.enter().await;
         tickets.truncate(PLACES - 1);
-        let _another = turnstile.enter().await;
+        let _another = permits.enter().await;
         drop(tickets);
-        assert_eq!(turnstile.places.available_permits(), PLACES - 2);
+        assert_eq!(permits.places.available_permits(), PLACES - 2);
     }
 }

@@ -77,11 +77,11 @@ pub fn run(settings: &Settings, state_dir: &Path) -> Result<(), ServerError> {
         clock,
         metrics.clone(),
     )?);
-    let turnstile = RequestPermits::new();
-    let behind = Behind::start(&service, &turnstile, state_dir)?;
+    let permits = RequestPermits::new();
+    let behind = Behind::start(&service, &permits, state_dir)?;
     let gate = FrontEnd::new(
         behind.http_socket.clone(),
-        turnstile,
+        permits,
         max_connections(),
         clock,
         metrics,
@@ -237,7 +237,7 @@ struct Behind {
 impl Behind {
     fn start(
         service: &Arc<HttpService>,
-        turnstile: &Arc<RequestPermits>,
+        permits: &Arc<RequestPermits>,
         state_dir: &Path,
     ) -> Result<Behind, ServerError> {
         // The directory is ours: the store is locked.
@@ -249,7 +249,7 @@ impl Behind {
         let http = Arc::new(http);
         let (fail, failed) = watch::channel(false);
         let fail = Arc::new(fail);
-        let (worker, registrations) = Worker::new(service.clone(), turnstile.clone());
+        let (worker, registrations) = Worker::new(service.clone(), permits.clone());
         let mut workers = Vec::new();
         for _ in 0..WORKERS {
             let (worker, http, fail) = (worker.clone(), http.clone(), fail.clone());
