@@ -1,6 +1,7 @@
 //! A deterministic simulation of hosts, NATs and the coordinator around the real [`gretun::node::Node`]s.
 //!
-//! `GRETUN_SIM_SCHEDULES=n` sets how many random schedules there are, `GRETUN_SIM_SEED=n` reruns one of them and shows the nodes' logs.
+//! `GRETUN_SIM_SCHEDULES=n` sets how many random schedules there are: the seeds from 0 on. `GRETUN_SIM_MORE=n` adds n seeds from
+//! `GRETUN_SIM_FROM` on, so that each commit sees other schedules. `GRETUN_SIM_SEED=n` reruns one seed and shows the nodes' logs.
 
 // All of this is test code, also what is outside of test functions.
 #![allow(clippy::expect_used, clippy::panic)]
