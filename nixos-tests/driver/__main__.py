@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
-from . import host, rendered, topology
+from . import host, rendered, topology, vm
 from .host import RESULTS, SCENARIOS, say
+from .jobs import Job
 from .vm import Vm, VmError
 
 # What a script finds defined.
@@ -27,20 +30,43 @@ topology = scenario.topology.raw
 
 def run(args: argparse.Namespace) -> bool:
     """Runs Rust tests and scenarios."""
-    jobs = host.test_binaries(args.rust_tests)
-    if args.names or not args.no_scenarios:
-        jobs += host.scenarios(args.names, args.directory)
-    host.stage_programs(args.programs)
-    host.stage_packages(jobs)
-    return host.run(jobs, _vm(args), args.guests, args.programs, ["--verbose"] if args.verbose else [])
+    scenarios = host.scenarios(args.names, args.directory) if args.names or not args.no_scenarios else []
+
+    def prepare() -> list[Job]:
+        binaries = [*args.rust_tests]
+        while args.after_build and (line := sys.stdin.readline().strip()) != "built":
+            if line in ("", "failed"):
+                raise host.UsageError("the programs were not built")
+            binaries.append(Path(line))
+        if args.after_build:
+            threading.Thread(target=_stop_when_told, daemon=True).start()
+        host.stage_programs(args.programs)
+        host.stage_packages(scenarios)
+        return host.rust_test_jobs(binaries, host.times()) + scenarios
+
+    guests = args.guests if args.after_build or args.rust_tests else min(args.guests, len(scenarios))
+    options = ["--verbose"] if args.verbose else []
+    return host.run(prepare, _vm(args, args.steady), guests, args.programs, options, steady=lambda: _vm(args, True))
+
+
+def _stop_when_told() -> None:
+    """Ends everything at the line `stop` on standard input."""
+    if sys.stdin.readline().strip() == "stop":
+        _interrupted()
+
+
+def _interrupted(*_: object) -> None:
+    """Guests are in sessions of their own: an interrupt does not reach them."""
+    vm.end_all()
+    os._exit(130)
 
 
 def shell(args: argparse.Namespace) -> bool:
     """A prompt over one started scenario."""
-    jobs = host.scenarios([args.name], args.directory)
+    [job] = host.scenarios([args.name], args.directory)
     host.stage_programs(args.programs)
-    host.stage_packages(jobs)
-    return _vm(args).interactive(host.guest_command(jobs, args.programs, "--shell")) == 0
+    host.stage_packages([job])
+    return _vm(args, args.steady).interactive(host.guest_command(args.programs, "--shell", str(job.path))) == 0
 
 
 def check(args: argparse.Namespace) -> bool:
@@ -64,9 +90,9 @@ def list_scenarios(args: argparse.Namespace) -> bool:
     return True
 
 
-def _vm(args: argparse.Namespace) -> Vm:
+def _vm(args: argparse.Namespace, steady: bool) -> Vm:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    return Vm(args.cpus, args.memory, RESULTS, args.kvm, args.steady)
+    return Vm(args.cpus, args.memory, RESULTS, args.kvm, steady)
 
 
 def main() -> int:
@@ -82,7 +108,12 @@ def main() -> int:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run", help="run scenarios, all of them when none is named")
     command.add_argument("names", nargs="*")
-    command.add_argument("--rust-tests", type=Path, action="append", default=[], metavar="BINARY", help="also run this test binary, first")
+    command.add_argument("--rust-tests", type=Path, action="append", default=[], metavar="BINARY", help="also run this test binary")
+    command.add_argument(
+        "--after-build",
+        action="store_true",
+        help="boot at once, and read from standard input what a build tells: test binaries, one a line, and at its end the line `built`",
+    )
     command.add_argument("--no-scenarios", action="store_true", help="only the test binaries")
     command.add_argument("--guests", type=int, default=2, help="virtual machines at a time (default: 2)")
     command.set_defaults(function=run)
@@ -94,6 +125,9 @@ def main() -> int:
     command = commands.add_parser("list", help="list the scenarios")
     command.set_defaults(function=list_scenarios)
     args = parser.parse_args()
+    if args.function is run:
+        signal.signal(signal.SIGINT, _interrupted)
+        signal.signal(signal.SIGTERM, _interrupted)
     try:
         return 0 if args.function(args) else 1
     except (host.UsageError, VmError, topology.TopologyError, rendered.RenderedError) as error:

@@ -59,7 +59,7 @@ class DirectUnits:
     def boot(self, box: Box) -> Inside:
         """Commands run in the box itself; no unit is started yet."""
         for name in self._units:
-            for stale in ("main.pid", "supervisor.pid", "stopping"):
+            for stale in ("main.pid", "supervisor.pid", "stopping", "asked"):
                 (self._directory / name / stale).unlink(missing_ok=True)
         return box
 
@@ -70,6 +70,18 @@ class DirectUnits:
     def stop_commands(self) -> list[str]:
         """What stops all units in an orderly way."""
         return [f"systemctl stop {name}" for name in self._units]
+
+    def unasked_ends(self, inside: Inside) -> list[str]:
+        """Ends of units that the script has not asked for, and panics that ended none."""
+        del inside
+        found = []
+        for name in self._units:
+            noted, log = self._directory / name / "unasked", self._directory / name / "log"
+            if noted.exists():
+                found += [f"{name} {line}" for line in noted.read_text().splitlines()]
+            if log.exists():
+                found += [f"{name}: {line}" for line in log.read_text(errors="replace").splitlines() if "panicked at" in line]
+        return found
 
     def crash(self) -> None:
         """Nothing is left: the processes were the box's."""

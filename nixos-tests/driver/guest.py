@@ -1,6 +1,6 @@
-"""Runs scenarios inside the guest, one after the other, and leaves each one's result and logs in a directory.
+"""Runs the jobs of a queue inside the guest, one after the other, and leaves each one's result and logs in a directory.
 
-    python3 -m driver.guest --results DIR --programs DIR --built DIR [--verbose] [--shell] [--rust-tests NAME BINARY]... [--scenario DIR]...
+    python3 -m driver.guest --results DIR --programs DIR --built DIR [--verbose] (--queue DIR --guest NAME | --shell SCENARIO)
 
 Root in a kernel of its own is assumed. A scenario is the path of its directory.
 """
@@ -22,12 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
-from . import container, direct, miniupnpd, rendered, rust_tests, topology
+from . import container, direct, failure_report, miniupnpd, rendered, rust_tests, topology
 from .container import Container
 from .direct import DirectUnits
+from .jobs import Queue
 from .journal import Journal
 from .machine import Machine
 from .network import Wire
+from .stalls import SLOW_MS, StallMeter
 
 # A tmpfs that no machine's own mounts hide.
 WORK = Path("/dev/shm/lab")
@@ -46,13 +48,14 @@ class TimeIsUp(Exception):
 class Scenario:
     """One scenario being run."""
 
-    def __init__(self, path: Path, programs: Path, packages: Path, results: Path, cache: Path, verbose: bool) -> None:
+    def __init__(self, path: Path, programs: Path, packages: Path, results: Path, cache: Path, verbose: bool, meter: StallMeter) -> None:
         self.name = path.name
         self._path = path
         self._results = results / self.name
         shutil.rmtree(self._results, ignore_errors=True)
         self._results.mkdir(parents=True)
-        self.journal = Journal(self.name, self._results / "log.txt", verbose)
+        self._meter = meter
+        self.journal = Journal(self.name, self._results / "log.txt", verbose, meter)
         self.topology = topology.load(path / "topology.toml")
         work = WORK / "scenario"
         shutil.rmtree(work, ignore_errors=True)
@@ -80,22 +83,33 @@ class Scenario:
         signal.alarm(self.topology.timeout_s)
         try:
             self.execute_script()
+            failure_report.check_units(self.machines)
         except Exception as failure:  # whatever the script raises is its result
             error = _explain(failure, self._path)
         finally:
             signal.alarm(0)
+        failed_at_s = self.journal.elapsed_s()
+        # Only those before the failure: saving the state of all machines takes its time.
+        stalls = self._meter.since(self.journal.start)
         if error is not None:
             self.journal.line(f"FAILED: {error}")
         for machine in self.machines:
             with _never_in_the_way(self.journal):
                 machine.save(self._results / machine.name, diagnose=error is not None)
+        if error is not None:
+            with _never_in_the_way(self.journal):
+                failure_report.write(self.journal, failed_at_s, [self._results / machine.name for machine in self.machines], stalls)
+        worst_ms = max((stall.ms for stall in stalls), default=0)
         result = {
             "scenario": self.name,
             "passed": error is None,
+            "slow": error is not None and worst_ms > SLOW_MS,
             "counts": [1, 0] if error is None else [0, 1],
             "seconds": round(self.journal.elapsed_s(), 2),
             "error": error,
             "figures": self.journal.figures,
+            "worst_stall_ms": worst_ms,
+            "steps": self.journal.steps,
         }
         (self._results / "result.json").write_text(json.dumps(result, indent=2) + "\n")
         self.journal.line("passed" if error is None else "failed")
@@ -164,12 +178,15 @@ def _never_in_the_way(journal: Journal) -> Iterator[None]:
         journal.line(f"could not save everything: {failure}")
 
 
-def _prepare(programs: Path) -> Path:
-    """Kernel modules, a place to work, and the programs copied into memory: the host's files are slow to page in, and machines that
-    have a `/tmp` of their own would not see them in a checkout there."""
-    for module in MODULES:
-        subprocess.run(["modprobe", module], check=False)
+def _prepare() -> None:
+    """Kernel modules, and a place to work: all that needs no programs yet."""
+    subprocess.run(["modprobe", "--all", *MODULES], check=False)
     WORK.mkdir(parents=True, exist_ok=True)
+
+
+def _copy_programs(programs: Path) -> Path:
+    """The programs copied into memory: the host's files are slow to page in, and machines that have a `/tmp` of their own would not see
+    them in a checkout there."""
     copies = WORK / "programs"
     for original, copy in ((programs, copies), (direct.UNITS, direct.units_beside(copies))):
         shutil.rmtree(copy, ignore_errors=True)
@@ -196,7 +213,7 @@ def _shell(scenario: Scenario) -> None:
 
 
 def main() -> int:
-    """Exit code 0 when every scenario passed."""
+    """Exit code 0 when the queue is empty, whatever the results are."""
     parser = argparse.ArgumentParser(prog="driver.guest")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--programs", type=Path, required=True)
@@ -204,25 +221,38 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--shell", action="store_true")
-    parser.add_argument("--rust-tests", nargs=2, action="append", default=[], metavar=("NAME", "BINARY"))
-    parser.add_argument("--scenario", type=Path, action="append", default=[])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--shell", type=Path)
+    what.add_argument("--queue", type=Path)
+    parser.add_argument("--guest", default="0")
     args = parser.parse_args()
     os.umask(0o022)
-    programs = _prepare(args.programs)
-    passed = True
-    for name, binary in args.rust_tests:
-        passed = rust_tests.run(name, Path(binary), WORK / name, args.results, programs, args.built) and passed
-    for path in args.scenario:
-        scenario = Scenario(path.resolve(), programs, args.packages, args.results, args.cache, args.verbose)
+    _prepare()
+    meter = StallMeter(WORK / "stalls")
+
+    def scenario(path: Path, use: Callable[[Scenario], object]) -> None:
+        it = Scenario(path.resolve(), programs, args.packages, args.results, args.cache, args.verbose, meter)
         try:
-            if args.shell:
-                _shell(scenario)
-            else:
-                passed = scenario.run() and passed
+            use(it)
         finally:
-            scenario.close()
-    return 0 if passed else 1
+            it.close()
+
+    if args.shell is not None:
+        programs = _copy_programs(args.programs)
+        scenario(args.shell, _shell)
+        return 0
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    print(f"guest {args.guest} has booted: {uptime_s:.1f} s on its clock", flush=True)
+    queue = Queue(args.queue)
+    queue.wait()
+    programs = _copy_programs(args.programs)
+    for job in queue.take(args.guest):
+        if job.tests:
+            rust_tests.run(job, WORK / job.name, args.results, programs, args.built, meter)
+        else:
+            scenario(job.path, Scenario.run)
+    meter.close()
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The host half of a run: shares scenarios and test binaries among guests, boots these side by side, and gathers the results."""
+"""The host half of a run: boots guests side by side, gives them scenarios and Rust tests from one queue, and gathers the results."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from . import rendered, rust_tests, topology
+from .jobs import Job, Queue, Times
 from .vm import Vm, VmError
 
 SCENARIOS = Path(__file__).resolve().parent.parent
@@ -29,22 +31,17 @@ BOOT_TIMEOUT_S = 240
 # A guest whose clock counts instructions is given more of this machine's time for each second of its own: emulation executes 100 to 300
 # million a second, and less where the machine has other work.
 STEADY_SLOWNESS = 6
+# Rust tests are shared out, so that the longest job is shorter than half of the run.
+RUST_JOBS = 4
+# What a test is taken to last that has never run here, and a scenario, as a share of its timeout.
+UNKNOWN_TEST_S = 10
+UNKNOWN_SCENARIO = 0.25
 PROGRAMS = ("gretun", "gretun-coord")
 BENCHMARK_PROGRAMS = ("swarm",)
 
 
 class UsageError(Exception):
     """A request that cannot be carried out."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One scenario, or one binary of Rust tests."""
-
-    name: str
-    path: Path
-    timeout_s: int
-    rust: bool = False
 
 
 def scenarios(names: Sequence[str], directory: Path) -> list[Job]:
@@ -65,9 +62,22 @@ def scenarios(names: Sequence[str], directory: Path) -> list[Job]:
     return jobs
 
 
-def test_binaries(paths: Sequence[Path]) -> list[Job]:
-    """Binaries of Rust tests; `name-hash` is called by its name."""
-    return [Job(path.name.rpartition("-")[0] or path.name, path, rust_tests.TIMEOUT_S, rust=True) for path in paths]
+def rust_test_jobs(binaries: Sequence[Path], times: Times) -> list[Job]:
+    """The tests of these binaries (`name-hash`), shared out to jobs that last about the same, by the times they last took."""
+    jobs = []
+    for binary in binaries:
+        listing = subprocess.run([str(binary), "--list", "--format", "terse"], stdout=subprocess.PIPE, text=True, check=True).stdout
+        tests = [line.removesuffix(": test") for line in listing.splitlines() if line.endswith(": test")]
+        if not tests:
+            raise UsageError(f"no tests in {binary}")
+        shares: list[list[str]] = [[] for _ in range(min(RUST_JOBS, len(tests)))]
+        for test in sorted(tests, key=lambda test: -times.of(test, UNKNOWN_TEST_S)):
+            min(shares, key=lambda share: sum(times.of(it, UNKNOWN_TEST_S) for it in share)).append(test)
+        name = binary.name.rpartition("-")[0] or binary.name
+        staged = RESULTS / "tests" / name
+        strip(binary, staged)
+        jobs += [Job(f"{name}-{number}", staged, rust_tests.TIMEOUT_S, tuple(sorted(share))) for number, share in enumerate(shares, 1)]
+    return jobs
 
 
 def stage_programs(source: Path) -> None:
@@ -83,7 +93,7 @@ def stage_programs(source: Path) -> None:
 
 def stage_packages(jobs: Sequence[Job]) -> None:
     """Builds the Debian packages where a job has a machine that installs them; that needs a release build."""
-    specs = (spec for job in jobs if not job.rust for spec in topology.load(job.path / "topology.toml").machines)
+    specs = (spec for job in jobs if not job.tests for spec in topology.load(job.path / "topology.toml").machines)
     if not any(spec.from_package for spec in specs):
         return
     shutil.rmtree(PACKAGES, ignore_errors=True)
@@ -99,57 +109,141 @@ def strip(source: Path, destination: Path) -> None:
     subprocess.run(["strip", "-o", str(destination), str(source)], check=True)
 
 
-def guest_command(jobs: Sequence[Job], built: Path, *options: str) -> list[str]:
+def guest_command(built: Path, *options: str) -> list[str]:
     """What a guest executes; `built` is where cargo put the programs."""
     call = ["python3", "-m", "driver.guest", "--results", str(RESULTS), "--programs", str(RESULTS / "programs")]
     call += ["--built", str(built.resolve()), "--cache", str(CACHE), "--packages", str(PACKAGES), *options]
-    for job in jobs:
-        call += ["--rust-tests", job.name, str(RESULTS / "tests" / job.name)] if job.rust else ["--scenario", str(job.path)]
     return ["cd", shlex.quote(str(SCENARIOS)), "&&", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", *map(shlex.quote, call)]
 
 
-def run(jobs: Sequence[Job], vm: Vm, guests: int, built: Path, options: Sequence[str]) -> bool:
-    """Runs all jobs, shared among so many guests at a time; prints what they print, then a table. True when all passed."""
-    for job in jobs:
-        (RESULTS / job.name / "result.json").unlink(missing_ok=True)
-        if job.rust:
-            strip(job.path, RESULTS / "tests" / job.name)
+def run(prepare: Callable[[], list[Job]], vm: Vm, guests: int, built: Path, options: Sequence[str], steady: Callable[[], Vm]) -> bool:
+    """Runs all jobs, shared among so many guests at a time; prints what they print, then a table. True when all passed.
 
-    def boot(share: Sequence[Job]) -> None:
-        say(f"booting a guest ({'KVM' if vm.kvm else 'software emulation'}) for {', '.join(job.name for job in share)}")
-        limit_s = (BOOT_TIMEOUT_S + sum(job.timeout_s for job in share)) * (STEADY_SLOWNESS if vm.steady else 1)
-        try:
-            vm.run(guest_command(share, built, *options), limit_s, say)
-        except VmError as error:
-            say(f"error: {error}")
+    `prepare` builds and stages what the guests will run, while they boot. A job that fails after a stall of its guest is run again on the
+    clock of a guest that `steady` makes, and only that run counts.
+    """
+    jobs: list[Job] = []
 
-    shares = _share(jobs, guests)
-    with ThreadPoolExecutor(len(shares)) as pool:
-        list(pool.map(boot, shares))
+    def prepared() -> list[Job]:
+        jobs.extend(prepare())
+        for job in jobs:
+            shutil.rmtree(RESULTS / job.name, ignore_errors=True)
+        return longest_first(jobs)
+
+    _boot_and_run(prepared, vm, guests, built, options)
+    outcomes = {job.name: _result(job) for job in jobs}
+    slow = [job for job in jobs if outcomes[job.name].get("slow")]
+    if slow and not vm.steady:
+        for job in slow:
+            first = outcomes[job.name]
+            say(f"SLOW {job.name}: a stall of {first['worst_stall_ms']} ms, and {first['error']}")
+            say(f"     {job.name} runs once more, on the steady clock, and only that run counts")
+            shutil.rmtree(RESULTS / "slow" / job.name, ignore_errors=True)
+            (RESULTS / "slow").mkdir(exist_ok=True)
+            (RESULTS / job.name).rename(RESULTS / "slow" / job.name)
+        again = [replace(job, tests=tuple(outcomes[job.name]["failed"])) if job.tests else job for job in slow]
+        _boot_and_run(lambda: again, steady(), min(guests, len(again)), built, options)
+        for job in again:
+            outcomes[job.name] = _second(outcomes[job.name], _result(job))
     passed = failed = 0
     for job in jobs:
-        outcome = _result(job)
+        outcome = outcomes[job.name]
         passed, failed = passed + outcome["counts"][0], failed + outcome["counts"][1]
-        say(f"{'ok  ' if outcome['passed'] else 'FAIL'} {job.name:22} {outcome['seconds']:>7} s  {outcome['error'] or ''}")
+        note = "  ".join(filter(None, (outcome["error"], outcome.get("note"))))
+        stall = f"worst stall {outcome.get('worst_stall_ms', '-')} ms"
+        say(f"{'ok  ' if outcome['passed'] else 'FAIL'} {job.name:22} {outcome['seconds']:>7} s  {stall:22}  {note}".rstrip())
+    if not vm.steady:
+        times().note(_times(outcome for outcome in outcomes.values() if outcome["passed"] and "note" not in outcome))
     say(f"{passed} passed, {failed} failed")
     return failed == 0
 
 
-def _share(jobs: Sequence[Job], guests: int) -> list[list[Job]]:
-    """The longest first, each to whoever has least."""
-    shares: list[list[Job]] = [[] for _ in range(min(guests, len(jobs)))]
-    for job in sorted(jobs, key=lambda job: -job.timeout_s):
-        min(shares, key=lambda share: sum(other.timeout_s for other in share)).append(job)
-    return shares
+def times() -> Times:
+    """How long jobs took before."""
+    return Times(RESULTS / "times.json")
+
+
+def longest_first(jobs: Sequence[Job]) -> list[Job]:
+    """So that all guests end at about the same time."""
+    known = times()
+
+    def expected(job: Job) -> float:
+        if job.tests:
+            return sum(known.of(test, UNKNOWN_TEST_S) for test in job.tests)
+        return known.of(job.name, job.timeout_s * UNKNOWN_SCENARIO)
+
+    return sorted(jobs, key=expected, reverse=True)
+
+
+def _boot_and_run(prepare: Callable[[], list[Job]], vm: Vm, guests: int, built: Path, options: Sequence[str]) -> None:
+    """Boots the guests, gives them what `prepare` returns, and waits for their ends."""
+    # Several runs of one checkout at a time are nothing unusual.
+    directory = RESULTS / "queues" / str(os.getpid())
+    queue = Queue(directory)
+    queue.clear()
+
+    def boot(guest: str) -> None:
+        say(f"booting guest {guest} ({'KVM' if vm.kvm else 'software emulation, steady clock' if vm.steady else 'software emulation'})")
+        began = time.monotonic()
+        try:
+            command = guest_command(built, "--queue", str(directory), "--guest", guest, *options)
+            vm.run(command, _Patience(queue, guest, STEADY_SLOWNESS if vm.steady else 1), say)
+        except VmError as error:
+            say(f"error: {error}")
+        say(f"guest {guest} ended after {time.monotonic() - began:.0f} s")
+
+    with ThreadPoolExecutor(guests) as pool:
+        ended = [pool.submit(boot, str(number)) for number in range(guests)]
+        try:
+            queue.fill(prepare())
+        except BaseException:
+            queue.fill([])  # the guests end
+            raise
+        for guest in ended:
+            guest.result()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+class _Patience:
+    """Whether a guest may go on: not when it is at one job for longer than that job may take, nor when it takes none."""
+
+    def __init__(self, queue: Queue, guest: str, slowness: int) -> None:
+        self._queue = queue
+        self._guest = guest
+        self._slowness = slowness
+        self._at: tuple[bool, str | None] = (False, None)
+        self._since = time.monotonic()
+
+    def __call__(self) -> bool:
+        at = (self._queue.complete, self._queue.taken_by(self._guest))
+        if at != self._at:
+            self._at, self._since = at, time.monotonic()
+        complete, job = at
+        limit_s = BOOT_TIMEOUT_S + (self._queue.timeout_of(job) if job else 0)
+        return not complete or time.monotonic() - self._since < limit_s * self._slowness
 
 
 def _result(job: Job) -> dict[str, Any]:
     """What the guest has left; a failure when it has left nothing."""
     file = RESULTS / job.name / "result.json"
     if not file.exists():
-        return {"passed": False, "counts": [0, 1], "seconds": "-", "error": "the guest ended before it did"}
+        return {"passed": False, "counts": [0, max(1, len(job.tests))], "seconds": "-", "error": "the guest ended before it did"}
     loaded: dict[str, Any] = json.loads(file.read_text())
     return loaded
+
+
+def _second(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The outcome of a job that was slow: of Rust tests, only those that failed have run again."""
+    kept = sum(first["counts"]) - len(first["failed"]) if "tests" in first else 0
+    note = f"(on the steady clock; before, slow: a stall of {first['worst_stall_ms']} ms, and {first['error']})"
+    return {**second, "counts": [kept + second["counts"][0], second["counts"][1]], "note": note}
+
+
+def _times(outcomes: Iterable[dict[str, Any]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for outcome in outcomes:
+        found |= outcome.get("tests") or {outcome["scenario"]: outcome["seconds"]}
+    return found
 
 
 def say(line: str) -> None:

@@ -7,21 +7,27 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from .stalls import StallMeter, steal_ms
+
 
 class Journal:
     """`line` is for people watching; `detail` goes to the file only, unless verbose."""
 
-    def __init__(self, scenario: str, file: Path, verbose: bool) -> None:
+    def __init__(self, scenario: str, file: Path, verbose: bool, meter: StallMeter) -> None:
         self._scenario = scenario
         self._file = file.open("w")
         self._verbose = verbose
-        self._start = time.monotonic()
+        self._meter = meter
+        self.start = time.monotonic()
+        # The same moment on the clock that daemons' logs have.
+        self.start_unix = time.time()
         self._depth = 0
         self.figures: dict[str, object] = {}
+        self.steps: list[dict[str, object]] = []
 
     def elapsed_s(self) -> float:
         """Seconds since the scenario began."""
-        return time.monotonic() - self._start
+        return time.monotonic() - self.start
 
     def line(self, text: str) -> None:
         """A line that matters."""
@@ -35,7 +41,7 @@ class Journal:
     def step(self, name: str) -> Iterator[None]:
         """A named step, with how long it took."""
         self.line(name)
-        began = time.monotonic()
+        began, steal = time.monotonic(), steal_ms()
         self._depth += 1
         try:
             yield
@@ -44,7 +50,9 @@ class Journal:
             raise
         finally:
             self._depth -= 1
-        self.detail(f"took {time.monotonic() - began:.2f} s")
+            took, worst = round(time.monotonic() - began, 2), self._meter.worst_ms(began)
+            self.steps.append({"step": name, "seconds": took, "worst_stall_ms": worst, "steal_ms": steal_ms() - steal})
+        self.detail(f"took {took:.2f} s, worst stall {worst} ms")
 
     def record(self, key: str, value: object) -> None:
         """A measured figure, for the results file."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ HERE = Path(__file__).resolve().parent
 NAT_DIRECTORY = HERE.parent / "nat"
 POLL_S = 0.25
 DEFAULT_TIMEOUT_S = 900
+# As long as the daemon gives its clients.
+ASK_TIMEOUT_S = 10
 DIAGNOSES = (
     "ip -d link",
     "ip addr",
@@ -261,6 +264,28 @@ class Machine:
         return "".join(f"\n    {self.name} | {line}" for line in lines[-8:])
 
     # --- for the driver --------------------------------------------------------------------------------------------------
+
+    def unasked_ends(self) -> list[str]:
+        """Units that ended, and the script had not asked for it; nothing of a machine that is off."""
+        return [] if self._inside is None else self._units.unasked_ends(self._inside)
+
+    def ask_daemon(self, request: str) -> object:
+        """What the daemon answers to a request of its local API, without a process for it; None while it does not answer."""
+        if self._inside is None:
+            return None
+        try:
+            with socket.socket(socket.AF_UNIX) as daemon:
+                daemon.settimeout(ASK_TIMEOUT_S)
+                # By its path in the machine's own mounts: a socket of the file system belongs to no network.
+                daemon.connect(f"/proc/{self._inside.pid}/root/run/gretun/gretun.sock")
+                daemon.sendall(json.dumps(request).encode() + b"\n")
+                answer = json.loads(daemon.makefile().readline())
+        except (OSError, ValueError):
+            return None
+        if not isinstance(answer, dict):
+            return None
+        result: object = answer.get("Ok")
+        return result
 
     def save(self, destination: Path, diagnose: bool) -> None:
         """Copies the machine's logs; with `diagnose`, also the state of its kernel network."""

@@ -62,12 +62,12 @@ class Inside:
         try:
             output, _ = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            _kill_group(process)
+            kill_group(process)
             output, _ = process.communicate()
             return Finished(TIMED_OUT, output.decode(errors="replace"))
         except BaseException:
             # The scenario's own alarm: leave nothing running.
-            _kill_group(process)
+            kill_group(process)
             process.wait()
             raise
         return Finished(process.returncode, output.decode(errors="replace"))
@@ -121,6 +121,7 @@ def _nsenter(pid: int, namespaces: Sequence[str], command: Sequence[str]) -> lis
     return ["busybox", "nsenter", "-t", str(pid), *namespaces, shutil.which(command[0]) or command[0], *command[1:]]
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends a command of `popen`, with what it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

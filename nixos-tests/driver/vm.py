@@ -14,6 +14,8 @@ from pathlib import Path
 
 # A working KVM boots in about 3 s. The device may also exist and hang, so not being quick is not working.
 KVM_PROBE_TIMEOUT_S = 10
+# How often a guest is looked at that may hang.
+WATCH_S = 5
 
 
 # One nanosecond for each instruction, and real time while there is nothing to do: a processor of 1000 MIPS.
@@ -46,31 +48,36 @@ class Vm:
         self._writable = writable
         self.kvm = not steady and (self._kvm_works() if kvm is None else kvm)
 
-    def run(self, command: Sequence[str], timeout_s: float, on_line: Callable[[str], None]) -> int:
-        """Runs a command as root in a fresh guest; every line that it prints goes to `on_line`. `VmError` when the time is over."""
+    def run(self, command: Sequence[str], may_go_on: Callable[[], bool], on_line: Callable[[str], None]) -> int:
+        """Runs a command as root in a fresh guest; every line that it prints goes to `on_line`. `VmError` when it may not go on."""
         process = subprocess.Popen(
             self._vng(command, self.kvm),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
-        late = threading.Event()
+        _running.add(process)
+        ended, late = threading.Event(), threading.Event()
 
-        def give_up() -> None:
-            late.set()
-            _kill(process)
+        def watch() -> None:
+            while not ended.wait(WATCH_S):
+                if not may_go_on():
+                    late.set()
+                    _kill(process)
 
-        alarm = threading.Timer(timeout_s, give_up)
-        alarm.start()
+        watcher = threading.Thread(target=watch)
+        watcher.start()
         try:
             assert process.stdout is not None
             for line in process.stdout:
                 on_line(line.rstrip("\r\n"))
             status = process.wait()
         finally:
-            alarm.cancel()
+            _running.discard(process)
+            ended.set()
+            watcher.join()
             _kill(process)
         if late.is_set():
-            raise VmError(f"the guest did not finish within {timeout_s:g} s")
+            raise VmError("the guest was killed: it took too long")
         return status
 
     def interactive(self, command: Sequence[str]) -> int:
@@ -105,6 +112,15 @@ class Vm:
             return False
         finally:
             _kill(process)
+
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+def end_all() -> None:
+    """Ends every guest that `Vm.run` is running."""
+    for process in list(_running):
+        _kill(process)
 
 
 def _kill(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
