@@ -29,7 +29,7 @@ die() {
 	exit 1
 }
 
-# The driver of the virtual machine and its scenarios.
+# The driver of the virtual machine and its scenarios; it reads what `lab_input` names.
 lab() {
-	(cd "$repository/nixos-tests" && PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m driver --programs "$target/${profile:-debug}" "$@" </dev/null)
+	(cd "$repository/nixos-tests" && PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m driver --programs "$target/${profile:-debug}" "$@" <"${lab_input:-/dev/null}")
 }
