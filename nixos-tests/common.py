@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
@@ -32,9 +33,19 @@ PING6_OVERHEAD = 48
 TUNNEL_OVERHEAD = {4: 36, 6: 56}
 TUNNEL_MTU = 1500 - TUNNEL_OVERHEAD[4]
 TCP_PORT = 5201  # iperf3's, open in the hosts' firewalls
-TRANSFER_BYTES = 4 * 1024 * 1024
+TRANSFER_BYTES = 1024 * 1024
+# Where a transfer is what the scenario is about: long enough for TCP to fill the path.
+LONG_TRANSFER_BYTES = 4 * TRANSFER_BYTES
 # Software emulation on a busy machine: joining takes a second or two, and may take many.
 JOIN_TIMEOUT_S = 120
+
+
+def until(condition: Callable[[bool], bool], timeout: int) -> None:
+    """As `retry`, which this file does not have: its argument says whether it is the last try, which must succeed."""
+    deadline = time.monotonic() + timeout
+    while not condition(time.monotonic() >= deadline):
+        assert time.monotonic() < deadline, f"not so after {timeout} s"
+        time.sleep(0.5)
 
 
 # --- what the daemon says ---------------------------------------------------------------------------------------------
@@ -42,10 +53,13 @@ JOIN_TIMEOUT_S = 120
 
 def peers(machine: Host) -> dict[str, Record]:
     """`gretun --json peers`, by name; nothing while the daemon does not answer."""
-    status, output = machine.execute("gretun --json peers")
-    if status != 0:
-        return {}
-    return {record["name"]: record for record in json.loads(output)}
+    # Asked again and again while something is waited for: the local driver asks the daemon as the command does, without a process.
+    if (ask_daemon := getattr(machine, "ask_daemon", None)) is not None:
+        records = ask_daemon("peers") or []
+    else:
+        status, output = machine.execute("gretun --json peers")
+        records = json.loads(output) if status == 0 else []
+    return {record["name"]: record for record in records}
 
 
 def peer(machine: Host, name: str) -> Record:
@@ -85,6 +99,13 @@ def unit_log(machine: Host) -> str:
     return machine.succeed("journalctl -u gretun-peer.service --no-pager -o cat")
 
 
+def never_direct(*machines: Host) -> None:
+    """No daemon has ever called a peer direct."""
+    for machine in machines:
+        claims = [line for line in unit_log(machine).splitlines() if " to=direct" in line]
+        assert not claims, f"{machine.name}: {claims}"
+
+
 def daemon_pid(machine: Host) -> int:
     """The process id of the machine's daemon."""
     return int(machine.succeed("systemctl show -p MainPID --value gretun-peer.service"))
@@ -115,11 +136,19 @@ def family(ip: str) -> int:
 
 def check_link(machine: Host, other: str, remote: str, dport: int = PORT, sport: int = PORT, path_mtu: int = 1500) -> str:
     """The link towards a peer is exactly what was meant; returns its GRE key."""
+    mtu = path_mtu - TUNNEL_OVERHEAD[family(remote)]
+
+    def has_mtu(last: bool) -> bool:
+        # A packet that was late while joining makes it smaller, until the next search.
+        found = link(machine, other)["mtu"]
+        assert not last or found == mtu, f"{machine.name}: the link to {other} has an MTU of {found}, not {mtu}"
+        return bool(found == mtu)
+
+    until(has_mtu, JOIN_TIMEOUT_S)
     record = link(machine, other)
     data = record["linkinfo"]["info_data"]
     encap = data["encap"]
     assert record["linkinfo"]["info_kind"] == {4: "gre", 6: "ip6gre"}[family(remote)], record
-    assert record["mtu"] == path_mtu - TUNNEL_OVERHEAD[family(remote)], record
     assert "UP" in record["flags"], record
     assert data["remote"] == remote, f"{machine.name} sends to {data['remote']} instead of {remote}"
     assert data["ikey"] == data["okey"] != "0.0.0.0", data
@@ -157,7 +186,8 @@ def check_ping6(machine: Host, name: str) -> None:
 
 # Both directions on one connection: the client sends; the server answers with a checksum of what came, and as much of its own.
 TCP_SERVER = f"""
-import os, socket, zlib
+import os, socket, sys, zlib
+blocks = int(sys.argv[1]) >> 16
 with socket.create_server(("", {TCP_PORT}), family=socket.AF_INET6, dualstack_ipv6=True) as server:
     server.settimeout(60)
     connection, _ = server.accept()
@@ -166,12 +196,13 @@ with socket.create_server(("", {TCP_PORT}), family=socket.AF_INET6, dualstack_ip
         came = zlib.crc32(chunk, came)
     connection.sendall(came.to_bytes(4))
     block = os.urandom(1 << 16)
-    for _ in range({TRANSFER_BYTES} >> 16):
+    for _ in range(blocks):
         connection.sendall(block)
-    connection.sendall(zlib.crc32(block * ({TRANSFER_BYTES} >> 16)).to_bytes(4))
+    connection.sendall(zlib.crc32(block * blocks).to_bytes(4))
 """
 TCP_CLIENT = f"""
 import os, socket, sys, time, zlib
+size = int(sys.argv[2])
 block = os.urandom(1 << 16)
 for _ in range(200):
     try:
@@ -180,25 +211,26 @@ for _ in range(200):
     except ConnectionRefusedError:
         time.sleep(0.1)
 began = time.monotonic()
-for _ in range({TRANSFER_BYTES} >> 16):
+for _ in range(size >> 16):
     connection.sendall(block)
 connection.shutdown(socket.SHUT_WR)
 stream = connection.makefile("rb")
 answer = stream.read(4)
 there = time.monotonic() - began
-assert answer == zlib.crc32(block * ({TRANSFER_BYTES} >> 16)).to_bytes(4), "damaged on the way there"
+assert answer == zlib.crc32(block * (size >> 16)).to_bytes(4), "damaged on the way there"
 began = time.monotonic()
-data = stream.read({TRANSFER_BYTES})
+data = stream.read(size)
 back = time.monotonic() - began
 assert stream.read(4) == zlib.crc32(data).to_bytes(4) and not stream.read(1), "damaged on the way back"
-print({TRANSFER_BYTES} * 8 / there / 1e6, {TRANSFER_BYTES} * 8 / back / 1e6)
+assert len(data) == size, f"{{len(data)}} bytes came back"
+print(size * 8 / there / 1e6, size * 8 / back / 1e6)
 """
 
 
-def check_tcp(client: Host, server: Host, ip: str | None = None) -> tuple[float, float]:
+def check_tcp(client: Host, server: Host, ip: str | None = None, size: int = TRANSFER_BYTES) -> tuple[float, float]:
     """TCP transfers to the server (at its tunnel address, if none is given) and back arrive undamaged; both rates in Mbit/s."""
-    server.succeed(f"python3 -ISc '{TCP_SERVER}' >/tmp/tcp-server.log 2>&1 </dev/null &")
-    there, back = client.succeed(f"python3 -ISc '{TCP_CLIENT}' {ip or tunnel_ip(client, server.name)}", timeout=120).split()
+    server.succeed(f"python3 -ISc '{TCP_SERVER}' {size} >/tmp/tcp-server.log 2>&1 </dev/null &")
+    there, back = client.succeed(f"python3 -ISc '{TCP_CLIENT}' {ip or tunnel_ip(client, server.name)} {size}", timeout=120).split()
     return float(there), float(back)
 
 
@@ -210,10 +242,10 @@ def tcp_rate(client: Host, server: Host, ip: str, seconds: int) -> float:
     return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
 
 
-def check_pair(a: Host, b: Host) -> None:
+def check_pair(a: Host, b: Host, size: int = TRANSFER_BYTES) -> None:
     """Everything that must work between two joined peers: small and full pings, TCP both ways, links with equal keys."""
     check_ping(a, b.name)
-    there, back = check_tcp(a, b)
+    there, back = check_tcp(a, b, size=size)
     a.log(f"TCP to {b.name}: {there:.0f} Mbit/s there, {back:.0f} Mbit/s back")
     keys = [link(m, o.name)["linkinfo"]["info_data"]["ikey"] for m, o in ((a, b), (b, a))]
     assert keys[0] == keys[1], f"GRE keys differ: {keys}"
@@ -286,7 +318,8 @@ def check_router(router: Host, data: set[tuple[str, str, int]], bytes_at_least: 
 class BackgroundPing:
     """A ping that runs while the scenario does something to the machines."""
 
-    def __init__(self, machine: Host, ip: str, count: int, interval_s: float = 0.2) -> None:
+    def __init__(self, machine: Host, ip: str, count: int = 100_000, interval_s: float = 0.2) -> None:
+        """Without `count`, until it is stopped: how long the scenario takes depends on the machine."""
         self._machine = machine
         self._count = count
         self._interval_s = interval_s
@@ -311,6 +344,12 @@ class BackgroundPing:
         sent = int(found[1]) - int(1 / self._interval_s)
         answered = {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl=", output)}
         return sent, [number for number in range(1, sent + 1) if number not in answered]
+
+    def lost_none(self) -> None:
+        """Ends it: it was still running, and every packet was answered."""
+        assert self.running(), "the ping was over before: nothing is proved"
+        sent, lost = self.stop()
+        assert sent > 0 and not lost, f"of {sent} packets these were lost: {lost}"
 
     def lost(self) -> int:
         """Waits for its end; how many of its packets were not answered."""
@@ -371,9 +410,10 @@ class Watch:
             assert time.monotonic() < deadline, f"no data for {timeout} s"
             time.sleep(0.3)
 
-    def longest_gap(self) -> float:
-        """The longest time between two answers so far."""
+    def longest_gap(self, since: float = 0) -> float:
+        """The longest time between two answers so far, the second of them after `since`."""
         times = self.answers()
+        times = times[max(0, sum(at <= since for at in times) - 1) :]
         return round(max(b - a for a, b in itertools.pairwise(times)), 2)
 
     def stop(self) -> None:

@@ -17,7 +17,7 @@ with subtest("they are joined over the internet"):
 def lost_by_moving() -> list[int] | None:
     """Plugs a cable in while pings go; those that were lost. `None` when a side lost its path: so slow a machine says nothing of moves."""
     logged = [len(unit_log(machine)) for machine in (alice, bob)]
-    ping = BackgroundPing(alice, tunnel_ip(alice, "bob"), 100_000, interval_s=0.02)
+    ping = BackgroundPing(alice, tunnel_ip(alice, "bob"), interval_s=0.02)
     for machine in (alice, bob):
         machine.succeed("ip link set eth2 up")
     wait_for_peer(alice, "bob", "direct", via="lan", endpoint=f"192.168.9.3:{PORT}")
@@ -48,9 +48,13 @@ with subtest("a cable between them: the tunnel moves to it, and no packet is los
 with subtest("without the cable data flows again over the internet, through the same interfaces"):
     watch = Watch(alice, tunnel_ip(alice, "bob"))
     watch.wait_for_answer(0)
+    began = watch.now()
     for machine in (alice, bob):
         machine.succeed("ip link set eth2 down")
-    took = watch.wait_for_answer(watch.now())
+    for machine, other in ((alice, "bob"), (bob, "alice")):
+        wait_for_peer(machine, other, "direct", via="direct")
+    watch.wait_for_answer(watch.now())
+    took = watch.longest_gap(began)
     measured("seconds without data after the cable was pulled", took)
     assert took < RECOVERY_BOUND_S, f"{took} s"
     watch.stop()

@@ -5,7 +5,7 @@ with subtest("two peers are joined"):
     index = link(alice, "bob")["ifindex"]
     pid = daemon_pid(alice)
 
-ping = BackgroundPing(bob, tunnel_ip(bob, "alice"), count=150)
+ping = BackgroundPing(bob, tunnel_ip(bob, "alice"))
 
 with subtest("systemctl restart"):
     alice.succeed("systemctl restart gretun-peer.service")
@@ -19,8 +19,7 @@ with subtest("kill -9"):
     wait_for_peer(alice, "bob", "direct")
 
 with subtest("the ping ran through both and lost nothing"):
-    assert ping.running(), "the ping was over before the daemon was up again: nothing is proved"
-    assert ping.lost() == 0, f"{ping.lost()} packets were lost"
+    ping.lost_none()
 
 with subtest("the tunnel is the same one, and works"):
     assert link(alice, "bob")["ifindex"] == index, "the link was made anew"

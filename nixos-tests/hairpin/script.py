@@ -12,6 +12,7 @@ start_all()
 with subtest("without hairpin there is no way, and nobody says that there is one"):
     for machine, other in ((alice, "bob"), (bob, "alice")):
         wait_for_peer(machine, other, "unreachable")
+    never_direct(alice, bob)
 
 with subtest("with hairpin the two are direct by the public address that they share"):
     carrier.succeed(*HAIRPIN)

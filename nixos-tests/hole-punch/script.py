@@ -6,14 +6,19 @@ with subtest("each side sees the other as direct"):
         record = peer(machine, other)
         assert record["via"] == "direct", record
         assert record["endpoint"] == endpoint, record
-        assert record["mtu"] == TUNNEL_MTU, record
+        wait_for_peer(machine, other, "direct", mtu=TUNNEL_MTU)
+
+with subtest("the command prints what the daemon answers"):
+    printed = json.loads(alice.succeed("gretun --json peers"))
+    assert {(it["name"], it["state"], it["endpoint"]) for it in printed} == {("bob", "direct", "203.0.113.20:7777")}, printed
+    assert printed[0].keys() == peer(alice, "bob").keys(), printed
 
 with subtest("the kernel has one FOU link per peer, to the other's NAT"):
     check_link(alice, "bob", "203.0.113.20")
     check_link(bob, "alice", "203.0.113.10")
 
 with subtest("ping, full packets and TCP cross"):
-    check_pair(alice, bob)
+    check_pair(alice, bob, LONG_TRANSFER_BYTES)
 
 with subtest("explain and ping say what the path is"):
     told = explain(alice, "bob")
@@ -26,8 +31,8 @@ with subtest("explain and ping say what the path is"):
     alice.fail("gretun explain nobody", "gretun ping nobody")
 
 with subtest("the routers saw UDP between the two ports, and the coordinator's"):
-    check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})
-    check_router(gwb, {("192.168.2.2", "203.0.113.10", PORT)})
+    check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)}, LONG_TRANSFER_BYTES)
+    check_router(gwb, {("192.168.2.2", "203.0.113.10", PORT)}, LONG_TRANSFER_BYTES)
 
 with subtest("netcheck names the NAT, with the daemon and without"):
     for arguments in ("", "--socket /nonexistent --coordinator http://203.0.113.1:8443"):

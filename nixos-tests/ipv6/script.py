@@ -15,7 +15,7 @@ with subtest("all pairs are direct over IPv6, also with the host that has no IPv
                 check_link(machine, other.name, ADDRESSES[other.name])
 
 with subtest("ping of both families, full packets and TCP cross"):
-    check_pair(alice, bob)
+    check_pair(alice, bob, LONG_TRANSFER_BYTES)
     check_pair(alice, carol)
     for machine, other in ((alice, bob), (carol, bob)):
         check_ping6(machine, other.name)

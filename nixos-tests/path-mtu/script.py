@@ -21,7 +21,7 @@ for _ in range(200):
         break
     except ConnectionRefusedError:
         time.sleep(0.1)
-half = os.urandom({TRANSFER_BYTES} >> 1)
+half = os.urandom({LONG_TRANSFER_BYTES} >> 1)
 flag = pathlib.Path("/tmp/halfway")
 connection.sendall(half)
 flag.touch()
@@ -52,7 +52,7 @@ def crosses(path_mtu: int) -> None:
     check_link(alice, "bob", "198.51.100.2", path_mtu=path_mtu)
     check_link(bob, "alice", "192.0.2.2", path_mtu=path_mtu)
     check_ping(alice, "bob")
-    check_tcp(alice, bob)
+    check_tcp(alice, bob, size=LONG_TRANSFER_BYTES)
 
 
 start_all()
@@ -91,5 +91,5 @@ with subtest("a host that starts behind the small hop joins, and TCP crosses at 
     bob.succeed("systemctl restart gretun-peer.service")
     alice.succeed("systemctl start gretun-peer.service")
     join(alice, bob)
-    check_tcp(alice, bob)
+    check_tcp(alice, bob, size=LONG_TRANSFER_BYTES)
     wait_for_mtu(1400)

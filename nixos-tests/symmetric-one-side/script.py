@@ -30,11 +30,13 @@ with subtest("ping, full packets and TCP cross"):
     check_pair(bob, alice)
 
 with subtest("a restart leaves the tunnel as it is, and not a packet is lost"):
-    pings = BackgroundPing(alice, tunnel_ip(alice, "bob"), 50)
+    pings = BackgroundPing(alice, tunnel_ip(alice, "bob"))
+    # Before the restart, for a faster path may have been found since the join. A look in between two moves is tried again.
+    source = encap(alice, "bob")["sport"]
     alice.succeed("systemctl restart gretun-peer.service")
     join(alice, bob)
     assert encap(alice, "bob")["sport"] == source, encap(alice, "bob")
-    assert pings.lost() == 0, pings.output()
+    pings.lost_none()
 
 with subtest("when the router forgets its mappings, another port is found and the old one closed"):
     gwa.succeed("conntrack --flush 2>/dev/null")
