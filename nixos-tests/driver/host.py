@@ -34,7 +34,7 @@ STEADY_SLOWNESS = 6
 # Rust tests are shared out, so that the longest job is shorter than half of the run.
 RUST_JOBS = 4
 # What a test is taken to last that has never run here, and a scenario, as a share of its timeout.
-UNKNOWN_TEST_S = 10
+UNKNOWN_TEST_S = 25
 UNKNOWN_SCENARIO = 0.25
 PROGRAMS = ("gretun", "gretun-coord")
 BENCHMARK_PROGRAMS = ("swarm",)
