@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import host, rendered, topology, vm
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> bool:
     """Runs Rust tests and scenarios."""
     scenarios = host.scenarios(args.names, args.directory) if args.names or not args.no_scenarios else []
 
-    def prepare() -> list[Job]:
+    def prepare() -> Iterator[list[Job]]:
         binaries = [*args.rust_tests]
         while args.after_build and (line := sys.stdin.readline().strip()) != "built":
             if line in ("", "failed"):
@@ -41,8 +42,10 @@ def run(args: argparse.Namespace) -> bool:
         if args.after_build:
             threading.Thread(target=_stop_when_told, daemon=True).start()
         host.stage_programs(args.programs)
-        host.stage_packages(scenarios)
-        return host.rust_test_jobs(binaries, host.times()) + scenarios
+        later = [job for job in scenarios if host.needs_package(job)]
+        yield host.rust_test_jobs(binaries, host.times()) + [job for job in scenarios if job not in later]
+        host.stage_packages(later)
+        yield later
 
     guests = args.guests if args.after_build or args.rust_tests else min(args.guests, len(scenarios))
     options = ["--verbose"] if args.verbose else []

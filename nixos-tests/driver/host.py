@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -91,10 +91,14 @@ def stage_programs(source: Path) -> None:
             strip(source / "examples" / name, RESULTS / "programs" / name)
 
 
+def needs_package(job: Job) -> bool:
+    """Whether one of the scenario's machines installs the Debian package."""
+    return any(spec.from_package for spec in topology.load(job.path / "topology.toml").machines)
+
+
 def stage_packages(jobs: Sequence[Job]) -> None:
     """Builds the Debian packages where a job has a machine that installs them; that needs a release build."""
-    specs = (spec for job in jobs if not job.tests for spec in topology.load(job.path / "topology.toml").machines)
-    if not any(spec.from_package for spec in specs):
+    if not any(needs_package(job) for job in jobs):
         return
     shutil.rmtree(PACKAGES, ignore_errors=True)
     for version in PACKAGE_VERSIONS:
@@ -116,19 +120,22 @@ def guest_command(built: Path, *options: str) -> list[str]:
     return ["cd", shlex.quote(str(SCENARIOS)), "&&", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", *map(shlex.quote, call)]
 
 
-def run(prepare: Callable[[], list[Job]], vm: Vm, guests: int, built: Path, options: Sequence[str], steady: Callable[[], Vm]) -> bool:
+def run(
+    prepare: Callable[[], Iterable[list[Job]]], vm: Vm, guests: int, built: Path, options: Sequence[str], steady: Callable[[], Vm]
+) -> bool:
     """Runs all jobs, shared among so many guests at a time; prints what they print, then a table. True when all passed.
 
-    `prepare` builds and stages what the guests will run, while they boot. A job that fails after a stall of its guest is run again on the
-    clock of a guest that `steady` makes, and only that run counts.
+    `prepare` builds and stages what the guests will run, one part after the other, while they boot and run the parts before. A job that
+    fails after a stall of its guest is run again on the clock of a guest that `steady` makes, and only that run counts.
     """
     jobs: list[Job] = []
 
-    def prepared() -> list[Job]:
-        jobs.extend(prepare())
-        for job in jobs:
-            shutil.rmtree(RESULTS / job.name, ignore_errors=True)
-        return longest_first(jobs)
+    def prepared() -> Iterator[list[Job]]:
+        for part in prepare():
+            jobs.extend(part)
+            for job in part:
+                shutil.rmtree(RESULTS / job.name, ignore_errors=True)
+            yield part
 
     _boot_and_run(prepared, vm, guests, built, options)
     outcomes = {job.name: _result(job) for job in jobs}
@@ -142,7 +149,7 @@ def run(prepare: Callable[[], list[Job]], vm: Vm, guests: int, built: Path, opti
             (RESULTS / "slow").mkdir(exist_ok=True)
             (RESULTS / job.name).rename(RESULTS / "slow" / job.name)
         again = [replace(job, tests=tuple(outcomes[job.name]["failed"])) if job.tests else job for job in slow]
-        _boot_and_run(lambda: again, steady(), min(guests, len(again)), built, options)
+        _boot_and_run(lambda: [again], steady(), min(guests, len(again)), built, options)
         for job in again:
             outcomes[job.name] = _second(outcomes[job.name], _result(job))
     passed = failed = 0
@@ -163,20 +170,15 @@ def times() -> Times:
     return Times(RESULTS / "times.json")
 
 
-def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """So that all guests end at about the same time."""
-    known = times()
-
-    def expected(job: Job) -> float:
-        if job.tests:
-            return sum(known.of(test, UNKNOWN_TEST_S) for test in job.tests)
-        return known.of(job.name, job.timeout_s * UNKNOWN_SCENARIO)
-
-    return sorted(jobs, key=expected, reverse=True)
+def expected_s(job: Job, known: Times) -> float:
+    """How long a job will probably take: guests take the longest first, so that all end at about the same time."""
+    if job.tests:
+        return sum(known.of(test, UNKNOWN_TEST_S) for test in job.tests)
+    return known.of(job.name, job.timeout_s * UNKNOWN_SCENARIO)
 
 
-def _boot_and_run(prepare: Callable[[], list[Job]], vm: Vm, guests: int, built: Path, options: Sequence[str]) -> None:
-    """Boots the guests, gives them what `prepare` returns, and waits for their ends."""
+def _boot_and_run(prepare: Callable[[], Iterable[list[Job]]], vm: Vm, guests: int, built: Path, options: Sequence[str]) -> None:
+    """Boots the guests, gives them what `prepare` yields, and waits for their ends."""
     # Several runs of one checkout at a time are nothing unusual.
     directory = RESULTS / "queues" / str(os.getpid())
     queue = Queue(directory)
@@ -195,10 +197,11 @@ def _boot_and_run(prepare: Callable[[], list[Job]], vm: Vm, guests: int, built: 
     with ThreadPoolExecutor(guests) as pool:
         ended = [pool.submit(boot, str(number)) for number in range(guests)]
         try:
-            queue.fill(prepare())
-        except BaseException:
-            queue.fill([])  # the guests end
-            raise
+            known = times()
+            for part in prepare():
+                queue.add([(job, expected_s(job, known)) for job in part])
+        finally:
+            queue.close()
         for guest in ended:
             guest.result()
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""What a guest has to do, as files in a directory that host and guests share: whoever renames one first does it."""
+"""What guests have to do, as files in a directory that host and guests share: whoever renames one first does it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -24,18 +25,24 @@ class Job:
 
 
 class Queue:
-    """Jobs in order: `NNN.job` until a guest takes it, then `NNN.taken-GUEST`, then `NNN.done-GUEST`. `complete`: no more will come."""
+    """Jobs, the longest first: each a file `RANK-NAME.job` until a guest takes it, then `.taken-GUEST`, and at last `.done-GUEST`.
+
+    The file `complete` says that no more will come.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def fill(self, jobs: Sequence[Job]) -> None:
-        """Host: what there is to do, in this order."""
-        for number, job in enumerate(jobs):
-            text = json.dumps({**asdict(job), "path": str(job.path)})
-            (self._directory / f"{number:03}.new").write_text(text)
-        for number in range(len(jobs)):
-            os.rename(self._directory / f"{number:03}.new", self._directory / f"{number:03}.job")
+    def add(self, jobs: Sequence[tuple[Job, float]]) -> None:
+        """Host: more to do, with the seconds that each will probably take."""
+        files = [self._directory / f"{999_999 - round(10 * seconds):06}-{job.name}.new" for job, seconds in jobs]
+        for file, (job, _) in zip(files, jobs, strict=True):
+            file.write_text(json.dumps({**asdict(job), "path": str(job.path)}))
+        for file in files:
+            os.rename(file, file.with_suffix(".job"))
+
+    def close(self) -> None:
+        """Host: that was all."""
         (self._directory / "complete").touch()
 
     def clear(self) -> None:
@@ -62,19 +69,28 @@ class Queue:
 
     def wait(self) -> None:
         """Guest: until there is something to do, or there will not be."""
-        while not self.complete:
+        while not self.complete and not self._waiting():
             time.sleep(POLL_S)
 
     def take(self, guest: str) -> Iterator[Job]:
         """Guest: one job after the other. A job counts as done when the next one is asked for."""
-        for file in sorted(self._directory.glob("*.job")):
-            taken = file.with_suffix(f".taken-{guest}")
-            try:
-                os.rename(file, taken)
-            except FileNotFoundError:
-                continue  # the other guest has it
-            yield _load(taken)
-            os.rename(taken, file.with_suffix(f".done-{guest}"))
+        while True:
+            complete = self.complete  # before the look: no job comes after it
+            waiting = self._waiting()
+            if not waiting and complete:
+                return
+            for file in waiting:
+                taken = file.with_suffix(f".taken-{guest}")
+                with contextlib.suppress(FileNotFoundError):  # the other guest has it
+                    os.rename(file, taken)
+                    yield _load(taken)
+                    os.rename(taken, file.with_suffix(f".done-{guest}"))
+                    break  # a longer one may have come
+            else:
+                time.sleep(POLL_S)
+
+    def _waiting(self) -> list[Path]:
+        return sorted(self._directory.glob("*.job"))
 
 
 def _load(file: Path) -> Job:
