@@ -24,7 +24,7 @@ pub struct Args {
     /// TOML file of the same names; flags and environment win over it
     #[arg(long, env = "GRETUN_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Check the settings and exit; needs no privilege and no network
+    /// Check the settings and exit; asks nothing of this machine: no privilege, no network, no host name
     #[arg(long)]
     check_config: bool,
 }
@@ -35,9 +35,9 @@ pub fn run(args: Args) -> Result<ExitCode, Report> {
         Some(path) => args.settings.over(Settings::from_file(path)?),
         None => args.settings,
     };
-    let config = settings.resolve()?;
     if args.check_config {
+        settings.check()?;
         return Ok(ExitCode::SUCCESS);
     }
-    Ok(daemon::run(config)?.into())
+    Ok(daemon::run(settings.resolve()?)?.into())
 }

@@ -270,7 +270,8 @@ impl Coordinator {
                         path: path.clone(),
                         source,
                     })?;
-                Some(text.trim().to_owned())
+                // An empty file stands for a key that is no longer kept here, since it was needed only once.
+                Some(text.trim().to_owned()).filter(|key| !key.is_empty())
             }
             _ => None,
         };

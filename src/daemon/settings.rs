@@ -11,7 +11,7 @@ use thiserror::Error;
 use url::Url;
 
 use crate::error::{Kind, UserError};
-use crate::tunnel::name::MAX_LENGTH;
+use crate::tunnel::name;
 
 /// Default UDP port for discovery and data.
 pub const DEFAULT_PORT: u16 = 7777;
@@ -30,7 +30,7 @@ const MAX_LINK_INDEX: u16 = 9999;
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Settings {
-    /// Coordinator to join, such as https://gretun.example.org:8443
+    /// Coordinator to join, such as `https://gretun.example.org:8443`
     #[arg(long, env = "GRETUN_COORDINATOR", value_name = "URL")]
     pub coordinator: Option<String>,
     /// Name of this host among its peers [default: the host name]
@@ -189,11 +189,27 @@ impl Settings {
             .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET))
     }
 
+    /// Checks every value and asks nothing of this machine, which may not be the one that the settings are for: a NixOS
+    /// configuration is checked in a sandbox whose host name is `localhost`.
+    ///
+    /// # Errors
+    /// Names the first setting that is missing or wrong.
+    pub fn check(self) -> Result<(), SettingsError> {
+        self.resolve_on(|| Ok(String::from("host"))).map(drop)
+    }
+
     /// Fills in the defaults and checks every value.
     ///
     /// # Errors
     /// Names the first setting that is missing or wrong.
     pub fn resolve(self) -> Result<Config, SettingsError> {
+        self.resolve_on(host_name)
+    }
+
+    fn resolve_on(
+        self,
+        host_name: impl FnOnce() -> Result<String, SettingsError>,
+    ) -> Result<Config, SettingsError> {
         let state_dir = self.state_dir();
         let socket = self.socket();
         let coordinator = self
@@ -328,7 +344,7 @@ impl FromStr for IfaceTemplate {
             before: before.to_owned(),
             after: after.to_owned(),
         };
-        if is_interface_name(&template.name(MAX_LINK_INDEX)) {
+        if name::check_new(&template.name(MAX_LINK_INDEX)).is_ok() {
             Ok(template)
         } else {
             Err(SettingsError::Iface {
@@ -336,17 +352,6 @@ impl FromStr for IfaceTemplate {
             })
         }
     }
-}
-
-/// The kernel's rule for interface names (`dev_valid_name`, net/core/dev.c).
-fn is_interface_name(name: &str) -> bool {
-    let forbidden =
-        |c: char| c == '/' || c == ':' || c.is_ascii_whitespace() || c.is_ascii_control();
-    !name.is_empty()
-        && name.len() <= MAX_LENGTH
-        && name != "."
-        && name != ".."
-        && !name.contains(forbidden)
 }
 
 /// The host's own name, up to the first dot, in the form that peers accept.

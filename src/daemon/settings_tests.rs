@@ -63,7 +63,15 @@ fn bad_values_are_refused_with_a_hint() {
         );
         assert!(error.hint().is_some());
     }
-    for iface in ["gretun", "a/%d", "averylongname-%d", ""] {
+    for iface in [
+        "gretun",
+        "a/%d",
+        "averylongname-%d",
+        "",
+        "my tun%d",
+        "eth%d",
+        "a%d%d",
+    ] {
         let settings = Settings {
             iface: Some(iface.to_owned()),
             ..with_coordinator("http://h")

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
+use super::encap::FouPort;
 use super::owner;
 use super::spec::{SpecError, TunnelSpec};
 use super::tunnel_flags::TunnelTable;
@@ -69,6 +70,23 @@ impl TunnelFile {
                 });
             }
         }
+        let mut ports: HashMap<_, (FouPort, &str)> = HashMap::new();
+        for spec in &specs {
+            let Some(port) = spec.encap.listener(spec.mode) else {
+                continue;
+            };
+            let (first, other) = *ports
+                .entry((port.family, port.port))
+                .or_insert((port, &spec.name));
+            if first != port {
+                return Err(FileError::PortShared {
+                    name: spec.name.clone(),
+                    port,
+                    other: other.to_owned(),
+                    first,
+                });
+            }
+        }
         Ok(specs)
     }
 }
@@ -117,6 +135,18 @@ pub enum FileError {
         /// What is wrong.
         error: SpecError,
     },
+    /// Two tunnels that want different things of one FOU port.
+    #[error("tunnels.{name}: wants {port}, and tunnels.{other} wants {first}")]
+    PortShared {
+        /// One.
+        name: String,
+        /// What it wants.
+        port: FouPort,
+        /// The other.
+        other: String,
+        /// What that wants.
+        first: FouPort,
+    },
     /// Two tunnels whose packets the kernel could not tell apart; it refuses the second one.
     #[error("tunnels.{name}: has the ends, the ikey and the dev of tunnels.{other}")]
     Alike {
@@ -139,6 +169,9 @@ impl UserError for FileError {
             }
             FileError::Set(_) => None,
             FileError::Tunnel { error, .. } => error.hint(),
+            FileError::PortShared { .. } => Some(
+                "a FOU port takes one kind of packets: give one of them another encap-sport".to_owned(),
+            ),
             FileError::Alike { .. } => Some(
                 "the kernel tells tunnels apart by these: give each a key of its own (GRE), or another local end"
                     .to_owned(),

@@ -32,13 +32,16 @@ pub enum NameFlaw {
     /// The kernel uses it itself.
     #[error("is reserved by the kernel")]
     Reserved,
+    /// The kernel gives it to a network card, at boot perhaps after the tunnel has taken it.
+    #[error("is what the kernel calls a network card")]
+    NetworkCard,
 }
 
 impl NameFlaw {
     /// The way out.
     pub fn hint(self) -> &'static str {
         match self {
-            NameFlaw::Reserved => "choose another name, such as tun0",
+            NameFlaw::Reserved | NameFlaw::NetworkCard => "choose another name, such as tun0",
             NameFlaw::Empty
             | NameFlaw::Long
             | NameFlaw::Directory
@@ -77,7 +80,27 @@ pub fn check(name: &str) -> Result<(), NameFlaw> {
     Ok(())
 }
 
+/// Checks the name of an interface that is to be made.
+///
+/// # Errors
+/// The first flaw found.
+pub fn check_new(name: &str) -> Result<(), NameFlaw> {
+    check(name)?;
+    if is_network_card(name) {
+        return Err(NameFlaw::NetworkCard);
+    }
+    Ok(())
+}
+
 /// Whether the kernel itself uses this name.
 pub fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name)
+}
+
+/// Whether the kernel's drivers number network cards with this name: `eth0`, `wlan1`, `wwan0`, `usb0`.
+fn is_network_card(name: &str) -> bool {
+    ["eth", "wlan", "wwan", "usb"].iter().any(|card| {
+        name.strip_prefix(card)
+            .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    })
 }

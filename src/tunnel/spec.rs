@@ -179,20 +179,18 @@ impl TunnelSpec {
 }
 
 fn check_names(options: &TunnelOptions) -> Result<(), SpecError> {
-    let named = |key, value: &str| {
-        name::check(value).map_err(|flaw| {
-            SpecError::new(
-                key,
-                Problem::Name {
-                    name: value.to_owned(),
-                    flaw,
-                },
-            )
-        })
+    let wrong = |key, value: &str, flaw| {
+        SpecError::new(
+            key,
+            Problem::Name {
+                name: value.to_owned(),
+                flaw,
+            },
+        )
     };
-    named("name", &options.name)?;
+    name::check_new(&options.name).map_err(|flaw| wrong("name", &options.name, flaw))?;
     if let Some(dev) = &options.dev {
-        named("dev", dev)?;
+        name::check(dev).map_err(|flaw| wrong("dev", dev, flaw))?;
         if *dev == options.name {
             return Err(SpecError::new("dev", Problem::OwnParent));
         }
