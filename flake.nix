@@ -43,17 +43,21 @@
           module = self.nixosModules.default;
         };
 
-      formatterFor = pkgs: (treefmt-nix.lib.evalModule pkgs ./nix/treefmt.nix).config.build;
+      treefmtFor = pkgs: module: (treefmt-nix.lib.evalModule pkgs module).config.build;
 
-      # A module of ./nixos, with the package of this flake.
+      # A module of ./nixos, with the package of this flake, or where it has none for the system, one of the host's nixpkgs.
       moduleWithPackage = file: {
+        _class = "nixos";
         key = "${toString file}#with-package";
         imports = [
           file
           (
             { pkgs, ... }:
+            let
+              packages = self.packages.${systemOf pkgs} or (crateFor pkgs);
+            in
             {
-              services.gretun.package = lib.mkDefault self.packages.${systemOf pkgs}.gretun;
+              services.gretun.package = lib.mkDefault packages.gretun;
             }
           )
         ];
@@ -94,7 +98,7 @@
           default = gretun;
           gretun-coord = app (lib.getExe packages.gretun-coord) "Coordinator of gretun networks";
           # Virtual machines, two of them behind NATs; the log shows each step.
-          demo = app (lib.getExe (scenariosFor pkgs).demo.driver) "See two hosts behind two NATs joined by a kernel tunnel";
+          demo = app (lib.getExe (scenariosFor pkgs).demo.driver) "Join two hosts behind two NATs";
         }
       );
 
@@ -116,8 +120,14 @@
         // scenariosFor pkgs
         // {
           package = crate.gretun;
-          fmt = (formatterFor pkgs).check self;
-          modules = import ./nix/modules-check.nix { inherit pkgs self; };
+          # nixfmt is for `nix fmt`: only what the plain test command checks as well is a check.
+          fmt =
+            (treefmtFor pkgs {
+              imports = [ ./nix/treefmt.nix ];
+              programs.nixfmt.enable = lib.mkForce false;
+            }).check
+              self;
+          modules = import ./nix/modules-check.nix { inherit pkgs nixpkgs self; };
         }
       );
 
@@ -125,7 +135,7 @@
         default = (crateFor pkgs).devShell;
       });
 
-      formatter = forAllSystems (pkgs: (formatterFor pkgs).wrapper);
+      formatter = forAllSystems (pkgs: (treefmtFor pkgs ./nix/treefmt.nix).wrapper);
 
       templates.default = {
         path = ./nix/template;

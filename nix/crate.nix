@@ -3,28 +3,10 @@
 let
   inherit (pkgs) lib stdenv;
 
-  # What cargo reads, and what tests read beside it. Scenarios are left out, so that changing one builds nothing anew.
   src = lib.cleanSourceWith {
     name = "gretun-source";
     src = ../.;
-    filter =
-      path: type:
-      let
-        relative = lib.removePrefix (toString ../. + "/") path;
-        within = directory: relative == directory || lib.hasPrefix "${directory}/" relative;
-      in
-      !(within "nixos-tests")
-      && (
-        builtins.any within [
-          "src"
-          "tests"
-          "benches"
-        ]
-        # A test reads its cases there.
-        || relative == "docs"
-        || relative == "docs/BAD_INPUT.md"
-        || !(lib.hasInfix "/" relative) && craneLib.filterCargoSources path type
-      );
+    filter = import ./source.nix (toString ../.);
   };
 
   common = {
@@ -44,7 +26,10 @@ let
       # `checks.nextest` runs them.
       doCheck = false;
 
-      nativeBuildInputs = [ pkgs.installShellFiles ];
+      nativeBuildInputs = [
+        pkgs.installShellFiles
+        pkgs.makeBinaryWrapper
+      ];
 
       # The programs print their own completions and manual pages, where they can be run.
       postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
@@ -57,6 +42,16 @@ let
           "$out/bin/$program" man --dir pages
         done
         installManPage pages/*
+      ''
+      # What gretun runs by name; a host's own programs come first.
+      + ''
+        wrapProgram "$out/bin/gretun" --suffix PATH : ${
+          lib.makeBinPath [
+            pkgs.ethtool
+            pkgs.kmod
+            pkgs.nftables
+          ]
+        }
       '';
 
       # Both programs must start.

@@ -4,11 +4,11 @@ import itertools
 import json
 import re
 import time
+import typing
 from collections.abc import Callable
-from typing import Any, Protocol
 
 
-class Host(Protocol):
+class Host(typing.Protocol):
     """The part of a machine object that the helpers use; both drivers' machines have it."""
 
     name: str
@@ -21,7 +21,7 @@ class Host(Protocol):
     def log(self, msg: str) -> None: ...
 
 
-Record = dict[str, Any]
+Record = dict[str, typing.Any]
 
 PORT = 7777  # default --fou-port
 COORDINATOR = "203.0.113.1"

@@ -44,8 +44,6 @@ let
     in
     pkgs.testers.runNixOSTest {
       inherit name;
-      meta.description = topology.description;
-
       # The script's time, and as much again for starting the machines.
       globalTimeout = 2 * topology.timeout;
 

@@ -10,31 +10,12 @@ let
   helpers = import ./lib.nix { inherit lib; };
   cfg = config.services.gretun;
 
-  claims =
-    description:
-    mkOption {
-      internal = true;
-      default = [ ];
-      inherit description;
-      type = types.listOf (types.attrsOf types.str);
-    };
-
-  # Globs such as gretun* stand for the interfaces of one peer, so nothing else may begin like them.
-  overlayNameProblems = lib.concatMap (
-    prefix:
-    map
-      (
-        other:
-        "${other.option} gives names that begin with \"${prefix.value}\" like those of ${prefix.option}. Choose another name."
-      )
-      (
-        builtins.filter (other: other != prefix && lib.hasPrefix prefix.value other.value) (
-          cfg.claims.prefixes ++ cfg.claims.interfaces
-        )
-      )
-  ) cfg.claims.prefixes;
+  users = builtins.groupBy (use: toString use.port) cfg.udpPorts;
+  usedTwice = lib.filterAttrs (_: uses: builtins.length uses > 1) users;
 in
 {
+  _class = "nixos";
+
   options.services.gretun = {
     enable = mkOption {
       type = types.bool;
@@ -58,11 +39,11 @@ in
       description = "The configuration files of the units, by name.";
     };
 
-    # What the parts take of the host, so that it is noticed when two of them want the same.
-    claims = {
-      ports = claims "Ports, as { option, value = \"UDP port 7777\" }.";
-      interfaces = claims "Interface names, as { option, value = \"interface name gre1\" }.";
-      prefixes = claims "Beginnings of the names of overlay interfaces, as { option, value = \"gretun\" }.";
+    udpPorts = mkOption {
+      internal = true;
+      default = [ ];
+      type = types.listOf types.raw;
+      description = "UDP ports that the parts bind, as { option, port }: no two may bind the same.";
     };
   };
 
@@ -70,9 +51,12 @@ in
     lib.mkMerge [
       {
         assertions = helpers.toAssertions (
-          helpers.usedTwice "Give one of them another port." cfg.claims.ports
-          ++ helpers.usedTwice "Choose another name." cfg.claims.interfaces
-          ++ overlayNameProblems
+          lib.mapAttrsToList (
+            port: uses:
+            "UDP port ${port} is used twice: by ${
+              lib.concatMapStringsSep " and by " (use: use.option) uses
+            }. Give one of them another port."
+          ) usedTwice
         );
 
         environment.systemPackages = [ cfg.package ];
@@ -80,7 +64,6 @@ in
         # Members may use the socket of a peer: `gretun peers` without root.
         users.groups.gretun = { };
 
-        # Inside a sandbox nothing loads modules, so they are loaded before.
         boot.kernelModules = [
           "fou"
           "fou6"
@@ -94,7 +77,16 @@ in
             boot.kernelModules = [ "fou" "fou6" "ip_gre" "ip6_gre" ];''
         );
       }
-      (helpers.keepOff "fallback" helpers.fallbackInterfaces)
+      # What ip_gre, sit and their like create by themselves when they are loaded.
+      (helpers.keepOff "fallback" [
+        "gre0"
+        "gretap0"
+        "erspan0"
+        "ip6gre0"
+        "ip6tnl0"
+        "sit0"
+        "tunl0"
+      ])
     ]
   );
 }

@@ -8,29 +8,30 @@
 let
   inherit (lib)
     imap0
-    literalExpression
     mkIf
     mkMerge
     mkOption
     optional
-    optionals
     types
     ;
-
   helpers = import ./lib.nix { inherit lib; };
-  checks = import ./coordinator-checks.nix { inherit lib config helpers; };
 
   gretun = config.services.gretun;
   cfg = gretun.coordinator;
-
+  inherit (cfg) settings tls;
+  option = "services.gretun.coordinator";
   program = lib.getExe' gretun.package "gretun-coord";
 
-  configFile = helpers.checkedToml {
-    inherit pkgs;
-    inherit (cfg) settings;
-    name = "gretun-coord.toml";
-    command = ''${program} --config "$file" --check-config'';
-  };
+  portsOf = addresses: lib.unique (lib.remove null (map helpers.portOf addresses));
+  apiPorts = portsOf settings.listen;
+  stunPorts =
+    if settings.stun-listen == null then
+      [
+        3478
+        3479
+      ]
+    else
+      portsOf settings.stun-listen;
 
   # Files that only the service may read, as { name, path, flag }; systemd hands them over.
   credentials =
@@ -39,28 +40,32 @@ let
       flag = "--auth-key-file";
       inherit path;
     }) cfg.authKeyFiles
-    ++ optionals (cfg.tls.certFile != null && cfg.tls.keyFile != null) [
-      {
-        name = "cert";
-        flag = "--cert";
-        path = cfg.tls.certFile;
-      }
-      {
-        name = "key";
-        flag = "--key";
-        path = cfg.tls.keyFile;
-      }
-    ];
+    ++ map
+      (name: {
+        inherit name;
+        flag = "--${name}";
+        path = tls."${name}File";
+      })
+      (
+        builtins.filter (name: tls."${name}File" != null) [
+          "cert"
+          "key"
+        ]
+      );
 
-  capabilities = optional (builtins.any (port: port < 1024) (
-    checks.apiPorts ++ checks.stunPorts
-  )) "CAP_NET_BIND_SERVICE";
-  # An empty assignment, which takes all of them away.
-  orNone = list: if list == [ ] then [ "" ] else list;
+  needsCapability = builtins.any (port: port < 1024) (apiPorts ++ stunPorts);
+  # "" is an empty assignment, which takes all of them away.
+  capabilities = [ (if needsCapability then "CAP_NET_BIND_SERVICE" else "") ];
 
-  upstream = builtins.head cfg.settings.listen;
+  certificateUnit = optional (tls.useACMEHost != null) "acme-${tls.useACMEHost}.service";
+
+  half =
+    given: missing: what:
+    optional (tls.${given} != null && tls.${missing} == null)
+      "${option}.tls.${missing} is missing: tls.${given} alone is no TLS. Set it to the file of ${what}.";
 in
 {
+  _class = "nixos";
   imports = [ ./common.nix ];
 
   options.services.gretun.coordinator = {
@@ -68,20 +73,40 @@ in
 
     settings = mkOption {
       default = { };
-      example = literalExpression ''
-        {
-          pool = "10.77.0.0/16";
-          stun-listen = [ "192.0.2.1:3478" "192.0.2.1:3479" ];
-        }
-      '';
+      example = {
+        pool = "10.77.0.0/16";
+        pool6 = "fd12:3456:789a::/64";
+      };
       description = ''
         Configuration of {command}`gretun-coord`: a TOML file that the program itself checks when the system is built.
-        The names are those of its flags; what is `null` is left to the program.
+        Every flag of {command}`gretun-coord --help` is a setting of the same name; below are those that the module
+        reads or sets as well.
       '';
       type = types.submodule {
-        # Anything is let in so far, so that an unknown setting gets a sentence with a suggestion from the module.
         freeformType = (pkgs.formats.toml { }).type;
-        options = import ./coordinator-settings.nix { inherit lib; };
+        options = {
+          listen = mkOption {
+            type = types.nonEmptyListOf types.str;
+            default = [ "0.0.0.0:8443" ];
+            example = [ "[::]:443" ];
+            description = "Addresses and TCP ports of the API.";
+          };
+          stun-listen = helpers.mkSetting (types.listOf types.str) [ "none" ] ''
+            Addresses and UDP ports of the STUN server; two ports let peers tell their NAT's kind. `[ "none" ]`
+            switches it off. `null` means ports 3478 and 3479 of all addresses.
+          '';
+          open = mkOption {
+            type = types.bool;
+            default = false;
+            example = true;
+            description = "Whether anybody is let in without an enrolment key. For labs only.";
+          };
+          metrics-addr = helpers.mkSetting types.str "127.0.0.1:9478" ''
+            Address and port at which Prometheus finds {file}`/metrics`. The firewall stays closed for it.
+          '';
+          state-dir = helpers.mkFixed "/var/lib/gretun-coord" "/var/lib/gretun-coord" ''
+            Directory of the registry.'';
+        };
       };
     };
 
@@ -91,7 +116,7 @@ in
       example = true;
       description = ''
         Whether peers may reach the ports of `settings.listen` (TCP) and `settings.stun-listen` (UDP) through the
-        firewall, and with `nginx.enable` the ports 80 and 443 in place of the former.
+        firewall.
       '';
     };
 
@@ -106,50 +131,16 @@ in
     };
 
     tls = {
-      certFile = mkOption {
-        type = types.nullOr types.path;
-        default = null;
-        example = "/var/lib/acme/gretun.example.org/fullchain.pem";
-        description = ''
-          Certificate chain, PEM. It is read when the service starts: have it restarted when the certificate is renewed,
-          for example by `security.acme.certs."gretun.example.org".reloadServices = [ "gretun-coord.service" ]`.
-        '';
-      };
-      keyFile = mkOption {
-        type = types.nullOr types.path;
-        default = null;
-        example = "/var/lib/acme/gretun.example.org/key.pem";
-        description = "Private key of the certificate, PEM. Only systemd reads it; not in the Nix store.";
-      };
-    };
-
-    nginx = {
-      enable = lib.mkEnableOption "a virtual host of nginx in front, with a certificate from ACME";
-      domain = mkOption {
-        type = types.nullOr types.str;
-        default = null;
-        example = "gretun.example.org";
-        description = ''
-          Name of the virtual host. More is set in `services.nginx.virtualHosts` under the same name. Peers then use
-          `https://` and this name; STUN does not pass nginx.
-        '';
-      };
-    };
-
-    metrics = {
-      enable = lib.mkEnableOption "metrics for Prometheus at {file}`/metrics`";
-      address = mkOption {
-        type = types.str;
-        default = "127.0.0.1";
-        example = "192.0.2.1";
-        description = "Address that metrics are served on.";
-      };
-      port = mkOption {
-        type = types.port;
-        default = 9478;
-        example = 9100;
-        description = "Port that metrics are served on. The firewall stays closed for it.";
-      };
+      useACMEHost = helpers.mkSetting types.str "gretun.example.org" ''
+        Name in `security.acme.certs` whose certificate is used: the service starts after it is there, and again when
+        it has been renewed.
+      '';
+      certFile = helpers.mkSetting types.path "/var/lib/secrets/gretun.pem" ''
+        Certificate chain, PEM. It is read when the service starts.
+      '';
+      keyFile = helpers.mkSetting types.path "/var/lib/secrets/gretun.key" ''
+        Private key of the certificate, PEM. Only systemd reads it; not in the Nix store.
+      '';
     };
   };
 
@@ -157,45 +148,68 @@ in
     { services.gretun.enable = mkIf cfg.enable (lib.mkDefault true); }
 
     (mkIf (gretun.enable && cfg.enable) {
-      assertions = helpers.toAssertions checks.problems;
-      warnings = helpers.unbroken checks.warnings;
+      assertions = helpers.toAssertions (
+        helpers.fileProblems option settings {
+          cert = "tls.certFile";
+          key = "tls.keyFile";
+          auth-key-file = "authKeyFiles";
+        }
+        ++ half "certFile" "keyFile" "the certificate's private key"
+        ++ half "keyFile" "certFile" "the certificate chain"
+        ++ lib.optionals (tls.keyFile != null) (
+          helpers.secretProblems "${option}.tls.keyFile" tls.keyFile
+        )
+        ++ lib.concatMap (helpers.secretProblems "${option}.authKeyFiles") cfg.authKeyFiles
+      );
+      warnings = helpers.unbroken (
+        optional settings.open ''
+          ${option}.settings.open lets everybody who reaches the coordinator into the network. Set authKeyFiles or make
+          keys with `gretun-coord keys create`, and remove it.''
+      );
 
       services.gretun = {
-        configFiles."gretun-coord.toml" = configFile;
-        claims.ports = checks.ports;
-        coordinator.settings = {
-          listen = mkIf cfg.nginx.enable (lib.mkDefault [ "127.0.0.1:8443" ]);
-          metrics-addr = mkIf cfg.metrics.enable (
-            let
-              inherit (cfg.metrics) address port;
-              host = if helpers.isIPv6 address then "[${address}]" else address;
-            in
-            "${host}:${toString port}"
-          );
-        };
+        configFiles."gretun-coord.toml" =
+          helpers.checkedToml pkgs "gretun-coord.toml" settings
+            ''${program} --config "$file" --check-config'';
+        udpPorts = map (port: {
+          option = "${option}.settings.stun-listen";
+          inherit port;
+        }) stunPorts;
+        coordinator.tls = mkIf (tls.useACMEHost != null) (
+          let
+            inherit (config.security.acme.certs.${tls.useACMEHost}) directory;
+          in
+          {
+            certFile = "${directory}/fullchain.pem";
+            keyFile = "${directory}/key.pem";
+          }
+        );
+      };
+
+      security.acme.certs = mkIf (tls.useACMEHost != null) {
+        ${toString tls.useACMEHost}.reloadServices = [ "gretun-coord.service" ];
       };
 
       systemd.services.gretun-coord = {
         description = "gretun coordinator";
         documentation = [ "man:gretun-coord(1)" ];
-        wants = [ "network-online.target" ];
-        after = [ "network-online.target" ];
+        wants = [ "network-online.target" ] ++ certificateUnit;
+        after = [ "network-online.target" ] ++ certificateUnit;
         wantedBy = [ "multi-user.target" ];
+        # One step: stopped in the old configuration and started in the new, it would be away while the switch runs.
+        stopIfChanged = false;
         startLimitIntervalSec = 0;
         enableDefaultPath = false;
 
-        serviceConfig = import ./hardening.nix // {
+        serviceConfig = helpers.hardening // {
           Type = "notify";
-          ExecStart = lib.concatStringsSep " " (
+          ExecStart = toString (
             [
               program
               "--config"
               gretun.configFiles."gretun-coord.toml"
             ]
-            ++ lib.concatMap (secret: [
-              secret.flag
-              "%d/${secret.name}"
-            ]) credentials
+            ++ map (secret: "${secret.flag} %d/${secret.name}") credentials
           );
           LoadCredential = map (secret: "${secret.name}:${secret.path}") credentials;
           Restart = "always";
@@ -206,10 +220,10 @@ in
           StateDirectory = "gretun-coord";
           StateDirectoryMode = "0700";
 
-          AmbientCapabilities = orNone capabilities;
-          CapabilityBoundingSet = orNone capabilities;
+          AmbientCapabilities = capabilities;
+          CapabilityBoundingSet = capabilities;
           # A user namespace would take the capability away.
-          PrivateUsers = capabilities == [ ];
+          PrivateUsers = !needsCapability;
           ProcSubset = "pid";
           RestrictAddressFamilies = [
             "AF_INET"
@@ -220,31 +234,8 @@ in
       };
 
       networking.firewall = mkIf cfg.openFirewall {
-        allowedTCPPorts =
-          if cfg.nginx.enable then
-            [
-              80
-              443
-            ]
-          else
-            checks.apiPorts;
-        allowedUDPPorts = checks.stunPorts;
-      };
-
-      services.nginx = mkIf (cfg.nginx.enable && cfg.nginx.domain != null) {
-        enable = true;
-        virtualHosts.${cfg.nginx.domain} = {
-          enableACME = lib.mkDefault true;
-          forceSSL = lib.mkDefault true;
-          locations."/" = {
-            proxyPass = "http://${upstream}";
-            recommendedProxySettings = lib.mkDefault true;
-            # Long polls are answered after 30 seconds at the latest.
-            extraConfig = ''
-              proxy_read_timeout 60s;
-            '';
-          };
-        };
+        allowedTCPPorts = apiPorts;
+        allowedUDPPorts = stunPorts;
       };
     })
   ];

@@ -1,5 +1,6 @@
 # All of services.gretun.
 {
+  _class = "nixos";
   imports = [
     ./coordinator.nix
     ./peer.nix

@@ -16,7 +16,6 @@
 let
   inherit (lib)
     concatMap
-    listToAttrs
     mkIf
     mkMerge
     mkOption
@@ -25,92 +24,225 @@ let
     optionals
     types
     ;
-
   helpers = import ./lib.nix { inherit lib; };
-  checks = import ./peer-checks.nix { inherit lib config helpers; };
-  hardening = import ./hardening.nix;
 
   gretun = config.services.gretun;
   cfg = gretun.peer;
+  inherit (config.networking) firewall nftables;
+  inherit (config.boot.kernel) sysctl;
 
-  # The default instance has the places where the command line looks by itself.
-  namesOf =
-    instance:
-    if instance == null then
-      {
-        unit = "gretun-peer";
-        downUnit = "gretun-down";
-        directory = "gretun";
-        directoryText = "gretun";
-        iface = "gretun%d";
-      }
-    else
-      {
-        unit = "gretun-peer-${instance}";
-        downUnit = "gretun-down-${instance}";
-        directory = "gretun-peer-${instance}";
-        directoryText = "gretun-peer-NAME";
-        iface = "${instance}-%d";
-      };
+  # --- options ------------------------------------------------------------------------------------------------------
+
+  # The default peer (`instance` is null) has the places where the command line looks by itself.
+  unitOf = instance: "gretun-peer" + lib.optionalString (instance != null) "-${instance}";
 
   optionsOf =
     instance:
-    import ./peer-options.nix {
-      inherit lib pkgs;
-      names = namesOf instance;
+    let
+      directory = if instance == null then "gretun" else unitOf instance;
+      shown = if instance == null then "gretun" else "gretun-peer-NAME";
+    in
+    {
+      enable = mkOption {
+        type = types.bool;
+        default = instance != null;
+        example = true;
+        description = "Whether to run `gretun up` as {file}`${unitOf instance}.service`.";
+      };
+
+      settings = mkOption {
+        default = { };
+        example = {
+          coordinator = "https://gretun.example.org:8443";
+          node-name = "attic";
+        };
+        description = ''
+          Configuration of {command}`gretun up`: a TOML file that the program itself checks when the system is built.
+          Every flag of {command}`gretun up --help` is a setting of the same name; below are those that the module
+          reads or sets as well. Secrets do not belong here; see `authKeyFile`.
+        '';
+        type = types.submodule {
+          freeformType = (pkgs.formats.toml { }).type;
+          options = {
+            coordinator = mkOption {
+              type = types.str;
+              example = "https://gretun.example.org:8443";
+              description = "URL of the coordinator.";
+            };
+            fou-port = mkOption {
+              type = types.port;
+              default = 7777;
+              example = 7778;
+              description = ''
+                UDP port of discovery and data. Several peers on one host need different ones.
+              '';
+            };
+            iface = mkOption {
+              type = types.strMatching "[^%]+%d.*";
+              default = if instance == null then "gretun%d" else "${instance}-%d";
+              defaultText = lib.literalExpression ''"gretun%d", or "NAME-%d" in the instance NAME'';
+              example = "site%d";
+              description = ''
+                Name of the tunnel interfaces; `%d` becomes the index of the peer. With an index of four digits it must
+                fit into the kernel's 15 bytes.
+              '';
+            };
+            advertise-routes = mkOption {
+              type = types.listOf types.str;
+              default = [ ];
+              example = [ "10.20.0.0/16" ];
+              description = ''
+                Networks behind this host that peers may reach through it. Turns on IP forwarding.
+              '';
+            };
+            accept-routes = mkOption {
+              type = types.bool;
+              default = false;
+              example = true;
+              description = ''
+                Whether to route to the networks that peers advertise. Sets the firewall's reverse path check to
+                `loose`, because such traffic may leave by one interface and come back by another.
+              '';
+            };
+            snat-routes = mkOption {
+              type = types.bool;
+              default = false;
+              example = true;
+              description = ''
+                Whether to masquerade what peers send to the advertised networks, so that the hosts there need no route
+                back.
+              '';
+            };
+            state-dir = helpers.mkFixed "/var/lib/${directory}" "/var/lib/${shown}" ''
+              Directory of the keys of this peer.'';
+            socket = helpers.mkFixed "/run/${directory}/gretun.sock" "/run/${shown}/gretun.sock" ''
+              Socket on which {command}`gretun peers` and others reach the daemon; root and the members of the group
+              `gretun` may use it.'';
+          };
+        };
+      };
+
+      authKeyFile = mkOption {
+        # Unlike with nullOr, what is not said is not null.
+        type = types.either (types.enum [ null ]) types.path;
+        example = "/run/secrets/gretun-auth-key";
+        description = ''
+          File with the enrolment key that the coordinator gave for this host ({command}`gretun-coord keys create`).
+          Only systemd reads it, so root may own it; it must not be in the Nix store. It is needed once, and may be gone
+          when the host is enrolled. `null` says that none is needed.
+        '';
+      };
+
+      openFirewall = mkOption {
+        type = types.bool;
+        default = false;
+        example = true;
+        description = ''
+          Whether everybody may send to the UDP port. Seldom needed: a punched hole passes the host's firewall because
+          connection tracking knows the flow. A host with a public address is found faster with it.
+        '';
+      };
+
+      trustTunnels = mkOption {
+        type = types.bool;
+        default = false;
+        example = true;
+        description = ''
+          Whether the firewall lets in everything that comes through the tunnels. Tunnels are not encrypted: who can
+          forge packets from a peer's address then reaches every service of this host.
+        '';
+      };
     };
 
-  # All that is known of one peer.
-  peerOf = instance: option: peerCfg: {
-    inherit option;
-    names = namesOf instance;
-    cfg = peerCfg;
-    authKeyFile = if peerCfg.authKeyGiven then peerCfg.authKeyFile else null;
-    interfacePrefix = builtins.head (lib.splitString "%d" peerCfg.settings.iface);
-  };
+  # --- peers --------------------------------------------------------------------------------------------------------
 
-  wanted =
-    optional cfg.enable (peerOf null "services.gretun.peer" cfg)
-    ++ lib.mapAttrsToList (name: peerOf name "services.gretun.peer.instances.${name}") cfg.instances;
+  peerOf =
+    instance: peerCfg:
+    peerCfg
+    // {
+      inherit instance;
+      option = "services.gretun.peer" + lib.optionalString (instance != null) ".instances.${instance}";
+      unit = unitOf instance;
+      downUnit = "gretun-down" + lib.optionalString (instance != null) "-${instance}";
+      directory = baseNameOf peerCfg.settings.state-dir;
+      # Globs such as gretun* stand for the interfaces of one peer, so nothing else may begin like them.
+      prefix = builtins.head (lib.splitString "%d" peerCfg.settings.iface);
+    };
+
+  wanted = builtins.filter (peer: peer.enable) (
+    [ (peerOf null cfg) ] ++ lib.mapAttrsToList peerOf cfg.instances
+  );
   peers = optionals gretun.enable wanted;
 
-  configName = peer: "${peer.names.unit}.toml";
+  routed = lib.unique (concatMap (peer: peer.settings.advertise-routes) peers);
+  routed6 = builtins.filter helpers.isIPv6 routed;
+  routed4 = lib.subtractLists routed6 routed;
+  accepting = builtins.filter (peer: peer.settings.accept-routes) peers;
+  masquerading = builtins.filter (peer: peer.settings.snat-routes) peers;
 
-  configFile =
+  isOneOf = values: key: builtins.elem (sysctl.${key} or null) values;
+  forbidsForwarding = isOneOf [
+    false
+    0
+    "0"
+  ];
+  isStrict = isOneOf [
+    true
+    1
+    "1"
+  ];
+
+  problems =
     peer:
-    helpers.checkedToml {
-      inherit pkgs;
-      inherit (peer.cfg) settings;
-      name = configName peer;
-      command = ''${lib.getExe gretun.package} up --config "$file" --check-config'';
-    };
+    helpers.fileProblems peer.option peer.settings { auth-key-file = "authKeyFile"; }
+    ++ optionals (peer.authKeyFile != null) (
+      helpers.secretProblems "${peer.option}.authKeyFile" peer.authKeyFile
+    )
+    ++ optional (builtins.match "([a-z][a-z0-9-]{0,18})?" (toString peer.instance) == null) ''
+      ${peer.option} is also the name of a unit and of a user. Take one of up to 19 lower-case letters, digits and
+      dashes.''
+    ++ map (other: ''
+      ${other.option} gives names that begin with "${peer.prefix}" like those of ${peer.option}.settings.iface. Choose
+      another name.'') (builtins.filter (other: lib.hasPrefix peer.prefix other.name) (namesBeside peer));
+
+  namesBeside =
+    peer:
+    map (other: {
+      option = "${other.option}.settings.iface";
+      name = other.prefix;
+    }) (builtins.filter (other: other.option != peer.option) peers)
+    ++ map (name: {
+      option = "services.gretun.tunnels.${name}";
+      inherit name;
+    }) (builtins.attrNames (gretun.tunnels or { }));
+
+  # --- units --------------------------------------------------------------------------------------------------------
 
   # The same user, group and state directory for the daemon and for what takes its tunnels down.
   identity =
     peer: capabilities:
-    hardening
+    helpers.hardening
     // {
-      User = peer.names.unit;
+      User = peer.unit;
       Group = "gretun";
-      StateDirectory = peer.names.directory;
+      StateDirectory = peer.directory;
       StateDirectoryMode = "0700";
       AmbientCapabilities = capabilities;
       CapabilityBoundingSet = capabilities;
     };
 
   # `snat-routes` is nft's work, and so is undoing it, also after it was turned off.
-  masquerading = [ pkgs.nftables ];
+  path = [ pkgs.nftables ];
 
   daemon = peer: {
     description = "gretun peer";
     documentation = [ "man:gretun-up(1)" ];
-    wants = [ "network-online.target" ];
-    after = [
-      "network-online.target"
+    wants = helpers.startedAfter;
+    after = helpers.startedAfter ++ [
       "nss-lookup.target"
-      "${peer.names.downUnit}.service"
+      "${peer.downUnit}.service"
     ];
-    requires = [ "${peer.names.downUnit}.service" ];
+    requires = [ "${peer.downUnit}.service" ];
     wantedBy = [ "multi-user.target" ];
 
     # One step: stopped in the old configuration and started in the new, it would be away while the switch runs.
@@ -118,7 +250,7 @@ let
     # A host that nobody can walk up to must not give up.
     startLimitIntervalSec = 0;
     enableDefaultPath = false;
-    path = masquerading;
+    inherit path;
 
     serviceConfig =
       identity peer [
@@ -127,26 +259,19 @@ let
       ]
       // {
         Type = "notify";
-        ExecStart = lib.concatStringsSep " " (
-          [
-            (lib.getExe gretun.package)
-            "up"
-            "--config"
-            gretun.configFiles.${configName peer}
-          ]
-          ++ optionals (peer.authKeyFile != null) [
-            "--auth-key-file"
-            "%d/auth-key"
-          ]
-        );
+        ExecStart =
+          "${lib.getExe gretun.package} up --config ${gretun.configFiles."${peer.unit}.toml"}"
+          + lib.optionalString (peer.authKeyFile != null) " --auth-key-file %d/auth-key";
         LoadCredential = optional (peer.authKeyFile != null) "auth-key:${peer.authKeyFile}";
+        # Stands in for a file that is no longer there: an empty line is no key.
+        SetCredential = optional (peer.authKeyFile != null) "auth-key:\\n";
         Restart = "always";
         RestartSec = 1;
         # Ended by `gretun down`, which means it.
         RestartPreventExitStatus = 10;
         SuccessExitStatus = 10;
         WatchdogSec = 30;
-        RuntimeDirectory = peer.names.directory;
+        RuntimeDirectory = peer.directory;
         RestrictAddressFamilies = [
           "AF_INET"
           "AF_INET6"
@@ -158,26 +283,22 @@ let
   };
 
   down = peer: {
-    description = "Removal of the tunnels of ${peer.names.unit}.service";
+    description = "Removal of the tunnels of ${peer.unit}.service";
     documentation = [ "man:gretun-down(1)" ];
     wantedBy = [ "multi-user.target" ];
     unitConfig.DefaultDependencies = false;
     restartIfChanged = false;
     enableDefaultPath = false;
-    path = masquerading;
+    inherit path;
 
     serviceConfig = identity peer [ "CAP_NET_ADMIN" ] // {
       Type = "oneshot";
       RemainAfterExit = true;
-      ExecStop = lib.concatStringsSep " " [
-        (lib.getExe gretun.package)
-        "down"
-        "--state-dir"
-        peer.cfg.settings.state-dir
-        "--socket"
-        peer.cfg.settings.socket
-        "--fou-port"
-        (toString peer.cfg.settings.fou-port)
+      ExecStop = toString [
+        "${lib.getExe gretun.package} down"
+        "--state-dir ${peer.settings.state-dir}"
+        "--socket ${peer.settings.socket}"
+        "--fou-port ${toString peer.settings.fou-port}"
       ];
       # The router is given its port back.
       RestrictAddressFamilies = [
@@ -188,56 +309,49 @@ let
     };
   };
 
-  routed = lib.unique (concatMap (peer: peer.cfg.advertiseRoutes) peers);
-  accepting = builtins.any (peer: peer.cfg.acceptRoutes) peers;
-
-  # Forwarding is on unless the administrator says otherwise; NixOS itself sets it with mkDefault.
-  forwarding = mkIf (routed != [ ]) (lib.mkOverride 900 true);
-
   forwardRules =
     peer:
     let
-      tunnels = ''"${peer.interfacePrefix}*"'';
-      family = network: if lib.hasInfix ":" network then "ip6" else "ip";
+      tunnels = ''"${peer.prefix}*"'';
+      family = network: if helpers.isIPv6 network then "ip6" else "ip";
     in
-    map (network: "iifname ${tunnels} ${family network} daddr ${network} accept") (
-      peer.cfg.advertiseRoutes
-    )
-    ++ optional peer.cfg.acceptRoutes "oifname ${tunnels} accept";
+    map (
+      network: "iifname ${tunnels} ${family network} daddr ${network} accept"
+    ) peer.settings.advertise-routes
+    ++ optional peer.settings.accept-routes "oifname ${tunnels} accept";
+
+  # nftables has another wildcard than iptables and firewalld.
+  backend = firewall.backend or (if nftables.enable then "nftables" else "iptables");
+  wildcard = if backend == "nftables" then "*" else "+";
 in
 {
+  _class = "nixos";
   imports = [ ./common.nix ];
 
   options.services.gretun.peer = mkOption {
     default = { };
-    example = lib.literalExpression ''
-      {
-        enable = true;
-        settings.coordinator = "https://gretun.example.org";
-        authKeyFile = "/run/secrets/gretun-auth-key";
-      }
-    '';
-    description = "Peers of the overlay: what joins this host with others, also through NATs.";
+    example = {
+      enable = true;
+      settings.coordinator = "https://gretun.example.org:8443";
+      authKeyFile = "/run/secrets/gretun-auth-key";
+    };
+    description = "The peer of the overlay: what joins this host with others, also through NATs.";
     type = types.submodule {
-      imports = [ (optionsOf null) ];
-      options = {
-        enable = lib.mkEnableOption "the peer: `gretun up` as {file}`gretun-peer.service`";
+      options = optionsOf null // {
         instances = mkOption {
           default = { };
-          example = lib.literalExpression ''
-            {
-              lab = {
-                settings.coordinator = "https://gretun.lab.example.org";
-                settings.fou-port = 7778;
-                authKeyFile = "/run/secrets/gretun-lab";
-              };
-            }
-          '';
+          example = {
+            lab = {
+              settings.coordinator = "https://gretun.lab.example.org:8443";
+              settings.fou-port = 7778;
+              authKeyFile = "/run/secrets/gretun-lab";
+            };
+          };
           description = ''
             More peers on this host, each {file}`gretun-peer-NAME.service` with its own keys, UDP port and interfaces.
             Commands find them with {command}`gretun peers --socket /run/gretun-peer-NAME/gretun.sock`.
           '';
-          type = types.attrsOf (types.submodule ({ name, ... }: { imports = [ (optionsOf name) ]; }));
+          type = types.attrsOf (types.submodule ({ name, ... }: { options = optionsOf name; }));
         };
       };
     };
@@ -248,35 +362,64 @@ in
 
     (mkIf (peers != [ ]) (mkMerge [
       {
-        assertions = helpers.toAssertions (checks.problems peers);
-        warnings = helpers.unbroken (checks.warnings peers);
+        assertions = helpers.toAssertions (
+          concatMap problems peers
+          ++ optional
+            (
+              routed4 != [ ] && forbidsForwarding "net.ipv4.conf.all.forwarding"
+              || routed6 != [ ] && forbidsForwarding "net.ipv6.conf.all.forwarding"
+            )
+            ''
+              services.gretun.peer.settings.advertise-routes needs IP forwarding, but boot.kernel.sysctl turns it off.
+              Remove net.ipv4.conf.all.forwarding and net.ipv6.conf.all.forwarding there.''
+        );
+        warnings = helpers.unbroken (
+          map
+            (key: ''
+              boot.kernel.sysctl."${key}" is strict, which drops what comes back through another interface than it left
+              by; ${(builtins.head accepting).option}.settings.accept-routes can cause that. Set it to 2 (loose).'')
+            (
+              builtins.filter (key: accepting != [ ] && isStrict key) [
+                "net.ipv4.conf.all.rp_filter"
+                "net.ipv4.conf.default.rp_filter"
+              ]
+            )
+          ++ optional (masquerading != [ ] && nftables.enable && nftables.flushRuleset) ''
+            networking.nftables.flushRuleset removes the masquerading rules of ${(builtins.head masquerading).option}
+            whenever the firewall is reloaded. Set it to false.''
+        );
 
         services.gretun = {
-          configFiles = listToAttrs (map (peer: nameValuePair (configName peer) (configFile peer)) peers);
-          claims = {
-            ports = concatMap checks.ports peers;
-            prefixes = map (peer: {
-              option = "${peer.option}.settings.iface";
-              value = peer.interfacePrefix;
-            }) peers;
-          };
+          configFiles = lib.listToAttrs (
+            map (
+              peer:
+              nameValuePair "${peer.unit}.toml" (
+                helpers.checkedToml pkgs "${peer.unit}.toml" peer.settings
+                  ''${lib.getExe gretun.package} up --config "$file" --check-config''
+              )
+            ) peers
+          );
+          udpPorts = map (peer: {
+            option = "${peer.option}.settings.fou-port";
+            port = peer.settings.fou-port;
+          }) peers;
         };
 
-        systemd.services = listToAttrs (
+        systemd.services = lib.listToAttrs (
           concatMap (peer: [
-            (nameValuePair peer.names.unit (daemon peer))
-            (nameValuePair peer.names.downUnit (down peer))
+            (nameValuePair peer.unit (daemon peer))
+            (nameValuePair peer.downUnit (down peer))
           ]) peers
         );
 
         networking.firewall = {
-          allowedUDPPorts = map (peer: peer.cfg.settings.fou-port) (
-            builtins.filter (peer: peer.cfg.openFirewall) peers
+          allowedUDPPorts = map (peer: peer.settings.fou-port) (
+            builtins.filter (peer: peer.openFirewall) peers
           );
-          trustedInterfaces = map (peer: helpers.firewallPattern config peer.interfacePrefix) (
-            builtins.filter (peer: peer.cfg.trustTunnels) peers
+          trustedInterfaces = map (peer: peer.prefix + wildcard) (
+            builtins.filter (peer: peer.trustTunnels) peers
           );
-          checkReversePath = mkIf accepting (lib.mkDefault "loose");
+          checkReversePath = mkIf (accepting != [ ]) (lib.mkDefault "loose");
           extraForwardRules = lib.concatLines (concatMap forwardRules peers);
         };
 
@@ -285,14 +428,19 @@ in
           "sch_ingress"
           "cls_u32"
           "act_mirred"
-        ];
+        ]
+        ++ optionals (masquerading != [ ]) helpers.masqueradingModules;
 
+        # Forwarding is on unless the administrator says otherwise; NixOS itself sets it with mkDefault. A host that
+        # forwards IPv6 ignores router advertisements, and may lose its default route, unless accept_ra is 2.
         boot.kernel.sysctl = {
-          "net.ipv4.conf.all.forwarding" = mkIf (builtins.any helpers.isNetwork4 routed) forwarding;
-          "net.ipv6.conf.all.forwarding" = mkIf (builtins.any helpers.isNetwork6 routed) forwarding;
+          "net.ipv4.conf.all.forwarding" = mkIf (routed4 != [ ]) (lib.mkOverride 900 true);
+          "net.ipv6.conf.all.forwarding" = mkIf (routed6 != [ ]) (lib.mkOverride 900 true);
+          "net.ipv6.conf.all.accept_ra" = mkIf (routed6 != [ ]) (lib.mkOverride 900 2);
+          "net.ipv6.conf.default.accept_ra" = mkIf (routed6 != [ ]) (lib.mkOverride 900 2);
         };
       }
-      (helpers.keepOff "peers" (map (peer: "${peer.interfacePrefix}*") peers))
+      (helpers.keepOff "peers" (map (peer: "${peer.prefix}*") peers))
     ]))
   ];
 }

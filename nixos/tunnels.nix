@@ -8,20 +8,39 @@
 let
   inherit (lib)
     filterAttrs
-    mapAttrs
+    mapAttrsToList
     mkIf
     mkMerge
     mkOption
     types
     ;
-
   helpers = import ./lib.nix { inherit lib; };
-  modes = import ./tunnel-modes.nix;
-  checks = import ./tunnel-checks.nix { inherit lib helpers modes; };
+
+  # Outer family, link kind, IP protocol, module.
+  modes =
+    lib.mapAttrs
+      (_: row: {
+        outer = builtins.elemAt row 0;
+        kind = builtins.elemAt row 1;
+        protocol = builtins.elemAt row 2;
+        module = builtins.elemAt row 3;
+      })
+      {
+        gre = [ 4 "gre" 47 "ip_gre" ];
+        gretap = [ 4 "gretap" 47 "ip_gre" ];
+        ipip = [ 4 "ipip" 4 "ipip" ];
+        sit = [ 4 "sit" 41 "sit" ];
+        ip6gre = [ 6 "ip6gre" 47 "ip6_gre" ];
+        ip6gretap = [ 6 "ip6gretap" 47 "ip6_gre" ];
+        ip6ip6 = [ 6 "ip6tnl" 41 "ip6_tunnel" ];
+        ipip6 = [ 6 "ip6tnl" 4 "ip6_tunnel" ];
+      };
+
   networkd = import ./networkd.nix { inherit lib modes; };
 
   gretun = config.services.gretun;
   tunnels = if gretun.enable then gretun.tunnels else { };
+  option = name: "services.gretun.tunnels.${name}";
 
   # What networkd cannot express stays with gretun, also where networkd is in charge.
   byNetworkd = filterAttrs (
@@ -31,17 +50,13 @@ let
 
   file =
     name: content:
-    helpers.checkedToml {
-      inherit pkgs name;
-      settings = {
-        # The set is what `gretun apply` answers for: tunnels made by hand are of another.
-        set = "nixos";
-        tunnels = content;
-      };
-      command = ''${lib.getExe gretun.package} apply "$file" --check'';
-    };
-
-  isSet = value: value != null && value != [ ];
+    helpers.checkedToml pkgs name {
+      # The set is what `gretun apply` answers for: tunnels made by hand are of another.
+      set = "nixos";
+      tunnels = lib.mapAttrs (
+        _: tunnel: helpers.given (removeAttrs tunnel [ "openFirewall" ])
+      ) content;
+    } ''${lib.getExe gretun.package} apply "$file" --check'';
 
   apply = name: "${lib.getExe gretun.package} apply ${gretun.configFiles.${name}}";
 
@@ -49,8 +64,8 @@ let
     description = "gretun tunnels";
     documentation = [ "man:gretun-apply(1)" ];
     # The MTU comes from the route to the far end, so there has to be one.
-    wants = [ "network-online.target" ];
-    after = [ "network-online.target" ];
+    wants = helpers.startedAfter;
+    after = helpers.startedAfter;
     # What is mounted through a tunnel is mounted after, and unmounted before it goes.
     before = [ "remote-fs-pre.target" ];
     wantedBy = [ "multi-user.target" ];
@@ -63,7 +78,7 @@ let
     # For `snat`.
     path = [ pkgs.nftables ];
 
-    serviceConfig = import ./hardening.nix // {
+    serviceConfig = helpers.hardening // {
       Type = "oneshot";
       RemainAfterExit = true;
       ExecStart = apply "gretun-tunnels.toml";
@@ -81,57 +96,202 @@ let
       ];
     };
   };
+
+  # --- firewall -----------------------------------------------------------------------------------------------------
+
+  inherit (config.networking) firewall nftables;
+  backend = firewall.backend or (if nftables.enable then "nftables" else "iptables");
+  opened = builtins.filter (tunnel: tunnel.openFirewall) (builtins.attrValues tunnels);
+  # The UDP port that the far end sends to, or null: `encap-sport`, or the far end's own where that varies.
+  portOf =
+    tunnel:
+    if tunnel.encap == "none" then
+      null
+    else if tunnel.encap-sport != null then
+      tunnel.encap-sport
+    else
+      tunnel.encap-dport;
+
+  # What comes from the far end: to the UDP port, or as the tunnel's own IP protocol.
+  nftRule =
+    tunnel:
+    let
+      inherit (modes.${tunnel.mode}) outer protocol;
+      what =
+        if portOf tunnel != null then
+          "udp dport ${toString (portOf tunnel)}"
+        else
+          "meta l4proto ${toString protocol}";
+    in
+    "${if outer == 4 then "ip" else "ip6"} saddr ${tunnel.remote} ${what} accept";
+
+  iptablesRule =
+    tunnel:
+    let
+      inherit (modes.${tunnel.mode}) outer protocol;
+      what =
+        if portOf tunnel != null then
+          "-p udp --dport ${toString (portOf tunnel)}"
+        else
+          "-p ${toString protocol}";
+    in
+    "${if outer == 4 then "iptables" else "ip6tables"} -A nixos-fw -s ${tunnel.remote} ${what} -j nixos-fw-accept";
+
+  # --- options ------------------------------------------------------------------------------------------------------
+
+  inherit (helpers) mkSetting;
+  key = types.either types.ints.u32 types.str;
+  numberOrInherit = number: types.either number (types.enum [ "inherit" ]);
+  list =
+    example: description:
+    mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      inherit description example;
+    };
+
+  tunnelOptions = {
+    mode = mkOption {
+      type = types.enum (builtins.attrNames modes);
+      default = "gre";
+      example = "gretap";
+      description = ''
+        Kind of tunnel: `gre` and `ip6gre` carry IP over IPv4 and IPv6, `gretap` and `ip6gretap` Ethernet; `ipip` is 4in4,
+        `sit` 6in4, `ip6ip6` 6in6 and `ipip6` 4in6.
+      '';
+    };
+    local = mkSetting types.str "192.0.2.1" ''
+      Own outer address. `null` means the one that the route to `remote` uses.'';
+    remote = mkOption {
+      type = types.str;
+      example = "198.51.100.7";
+      description = "Outer address of the far end.";
+    };
+    dev = mkSetting types.str "ens3" "Parent interface.";
+
+    key = mkSetting key 42 "Key in both directions, a number or a dotted quad.";
+    ikey = mkSetting key 42 "Key of received packets, where it differs.";
+    okey = mkSetting key 43 "Key of sent packets, where it differs.";
+
+    ttl = mkSetting (numberOrInherit (types.ints.between 1 255)) 64 ''
+      Hop limit of outer packets, or `"inherit"` for that of inner ones. `null` means 64.'';
+    tos = mkSetting (numberOrInherit types.ints.u8) "inherit" ''
+      Type of service of outer packets, or `"inherit"` for that of inner ones.'';
+    pmtudisc = mkSetting types.bool false ''
+      Whether outer packets may not be fragmented. `null` means they may not.'';
+    mtu = mkSetting (types.either (types.enum [ 0 ]) (types.ints.between 576 65535)) 1400 ''
+      MTU. `null` and 0 mean that it is worked out from the interface that the route to `remote` uses.'';
+
+    tunnel-ip = list [ "10.9.0.1/30" ] "Inner addresses, with prefix length.";
+    peer-ip = list [ "10.9.0.2" ] ''
+      Inner addresses of the far end, which make the tunnel point to point; one for each version of IP.'';
+    route = list [ "10.20.0.0/16" ] "Networks that are reached through the tunnel.";
+    snat = list [ "10.20.0.0/16" ] ''
+      Networks towards which senders are masqueraded, so that hosts there need no route back.'';
+
+    encap = mkOption {
+      type = types.enum [
+        "none"
+        "fou"
+        "gue"
+      ];
+      default = "none";
+      example = "fou";
+      description = "Encapsulation in UDP.";
+    };
+    encap-sport = mkSetting types.port 5555 ''
+      Own UDP port, to which the far end sends. `null` sends from one for each flow.'';
+    encap-dport = mkSetting types.port 5555 "UDP port of the far end.";
+    encap-csum = mkSetting types.bool false "Whether UDP has checksums. `null` means yes.";
+
+    openFirewall = mkOption {
+      type = types.bool;
+      default = false;
+      example = true;
+      description = ''
+        Whether the firewall lets in the outer packets of `remote`: those to its UDP port, else those of
+        the tunnel's IP protocol. Without it the far end cannot begin, only answer.
+      '';
+    };
+  };
 in
 {
+  _class = "nixos";
   imports = [ ./common.nix ];
 
   options.services.gretun.tunnels = mkOption {
     default = { };
-    example = lib.literalExpression ''
-      {
-        office = {
-          remote = "198.51.100.7";
-          key = 42;
-          tunnel-ip = [ "10.9.0.1/30" ];
-          route = [ "10.20.0.0/16" ];
-        };
-      }
-    '';
+    example = {
+      office = {
+        remote = "198.51.100.7";
+        key = 42;
+        tunnel-ip = [ "10.9.0.1/30" ];
+        route = [ "10.20.0.0/16" ];
+      };
+    };
     description = ''
       Static tunnels by interface name, with the names of the flags of {command}`gretun create`. They are reconciled by
       {command}`gretun apply` in {file}`gretun-tunnels.service`: a switch of the configuration touches only those that
       differ. With `networking.useNetworkd`, systemd-networkd gets those that it can express: without `snat` and `dev`, and
       encapsulated in UDP only with `encap-csum = false`.
     '';
-    type = types.attrsOf (types.submodule (import ./tunnel-options.nix { inherit lib modes; }));
+    type = types.attrsOf (types.submodule { options = tunnelOptions; });
   };
 
   config = mkMerge [
     { services.gretun.enable = mkIf (gretun.tunnels != { }) (lib.mkDefault true); }
 
     (mkIf (tunnels != { }) {
-      assertions = helpers.toAssertions (checks.problems tunnels);
-      services.gretun.claims = checks.claims tunnels;
+      warnings = helpers.unbroken (
+        lib.optional (opened != [ ] && firewall.enable && backend == "firewalld") ''
+          services.gretun.tunnels.*.openFirewall does nothing with firewalld. Let the outer packets in there.''
+      );
+
+      # Tunnels may share a port, so each port is named once.
+      services.gretun.udpPorts = builtins.attrValues (
+        lib.listToAttrs (
+          mapAttrsToList (
+            name: tunnel:
+            lib.nameValuePair (toString (portOf tunnel)) {
+              option = "${option name}.encap-sport";
+              port = portOf tunnel;
+            }
+          ) (filterAttrs (_: tunnel: portOf tunnel != null) tunnels)
+        )
+      );
 
       boot.kernelModules = lib.unique (
-        lib.mapAttrsToList (_: tunnel: modes.${tunnel.mode}.module) tunnels
+        mapAttrsToList (_: tunnel: modes.${tunnel.mode}.module) tunnels
       );
 
       systemd.network = networkd.render byNetworkd;
 
-      # Traffic to a routed network may come back another way.
-      networking.firewall.checkReversePath = mkIf (builtins.any (tunnel: tunnel.route != [ ]) (
-        builtins.attrValues tunnels
-      )) (lib.mkDefault "loose");
+      networking.firewall = {
+        # Traffic to a routed network may come back another way.
+        checkReversePath = mkIf (builtins.any (tunnel: tunnel.route != [ ]) (
+          builtins.attrValues tunnels
+        )) (lib.mkDefault "loose");
+        extraInputRules = mkIf (backend == "nftables") (lib.concatLines (map nftRule opened));
+        extraCommands = mkIf (backend == "iptables") (lib.concatLines (map iptablesRule opened));
+      };
+    })
+
+    (mkIf (byNetworkd != { }) {
+      # The program checks networkd's as well; nothing runs with the file.
+      services.gretun.configFiles."gretun-networkd.toml" = file "gretun-networkd.toml" byNetworkd;
+      system.checks = [ gretun.configFiles."gretun-networkd.toml" ];
     })
 
     (mkIf (byGretun != { }) (mkMerge [
       {
         services.gretun.configFiles = {
-          "gretun-tunnels.toml" = file "gretun-tunnels.toml" (mapAttrs (_: filterAttrs (_: isSet)) byGretun);
+          "gretun-tunnels.toml" = file "gretun-tunnels.toml" byGretun;
           "gretun-no-tunnels.toml" = file "gretun-no-tunnels.toml" { };
         };
         systemd.services.gretun-tunnels = unit;
+        boot.kernelModules = mkIf (builtins.any (tunnel: tunnel.snat != [ ]) (
+          builtins.attrValues byGretun
+        )) helpers.masqueradingModules;
       }
       (helpers.keepOff "tunnels" (builtins.attrNames byGretun))
     ]))

@@ -4,7 +4,7 @@
 
   services.gretun.peer = {
     enable = true;
-    settings.coordinator = "https://gretun.example.org";
+    settings.coordinator = "https://gretun.example.org:8443";
     # Put there by you, sops-nix or agenix; readable by root only.
     authKeyFile = "/var/lib/secrets/gretun-auth-key";
   };

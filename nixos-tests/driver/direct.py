@@ -110,7 +110,10 @@ def _command(unit: Unit, home: Path) -> Iterator[str]:
         yield f"mkdir -p {credentials}"
         for credential in unit.all("LoadCredential"):
             name, _, source = credential.partition(":")
-            yield f"cp {source} {credentials}/{name} || exit {NO_CREDENTIAL}"
+            # A literal with the same name stands in for a file that is not there.
+            literal = [value for value in unit.all("SetCredential") if value.startswith(f"{name}:")]
+            otherwise = f"printf '{literal[0].partition(':')[2]}' >{credentials}/{name}" if literal else f"exit {NO_CREDENTIAL}"
+            yield f"if [ -e {source} ]; then cp {source} {credentials}/{name}; else {otherwise}; fi"
         environment.append(f"CREDENTIALS_DIRECTORY={credentials}")
         program = program.replace("%d", str(credentials))
     yield f"exec env -i {' '.join(environment)} {program}"

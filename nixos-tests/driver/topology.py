@@ -36,7 +36,7 @@ class Network:
     ipv6: ipaddress.IPv6Network | None
     latency_ms: float
     loss_percent: float
-    mtu: int
+    mtu: int  # of the local driver, which carries jumbo frames
 
     @property
     def impaired(self) -> bool:
@@ -233,7 +233,7 @@ def _network(name: str, table: Table) -> Network:
         ipv6=ipv6,
         latency_ms=table.number("latency-ms", 0),
         loss_percent=table.number("loss-percent", 0),
-        mtu=int(table.number("mtu", 1500)),
+        mtu=int(table.number("local-mtu", table.number("mtu", 1500))),
     )
     table.finish()
     return network

@@ -7,6 +7,8 @@
   lib,
   module ? { },
   system ? "x86_64-linux",
+  # Configurations that documents show: a JSON file of their files by place, see run.
+  documents ? null,
 }:
 let
   renderUnit = import ./units.nix { inherit lib; };
@@ -17,6 +19,7 @@ let
       canExecute ? true,
     }:
     lib.evalModules {
+      class = "nixos";
       modules = [
         ./stubs.nix
         { _module.args.pkgs = import ./pkgs.nix { inherit lib system canExecute; }; }
@@ -37,14 +40,18 @@ let
     in
     lib.optionalAttrs (config ? virtualisation) {
       machine = {
-        inherit (config.virtualisation) interfaces;
+        inherit (config.virtualisation) interfaces memorySize;
+        inherit (config.virtualisation.qemu) networkingOptions;
         inherit (networking) defaultGateway defaultGateway6;
         addresses = networking.interfaces;
       };
       # What the machine can be switched to.
       switches = lib.mapAttrs (
         _: special:
-        removeAttrs (resultOf (evaluated.extendModules { modules = [ special.configuration ]; })) [ "switches" ]
+        let
+          switched = evaluated.extendModules { modules = [ special.configuration ]; };
+        in
+        removeAttrs (resultOf switched) [ "switches" ]
       ) config.specialisation;
     }
     // {
@@ -63,6 +70,7 @@ let
       host = {
         kernelModules = config.boot.kernelModules;
         sysctl = config.boot.kernel.sysctl;
+        checks = map (check: check.name) config.system.checks;
         groups = builtins.attrNames config.users.groups;
         packages = map (package: package.name) config.environment.systemPackages;
         firewall = {
@@ -71,13 +79,15 @@ let
             allowedUDPPorts
             trustedInterfaces
             checkReversePath
+            extraCommands
             extraForwardRules
+            extraInputRules
             ;
         };
         networkmanager.unmanaged = networking.networkmanager.unmanaged;
         dhcpcd.denyInterfaces = networking.dhcpcd.denyInterfaces;
         networkd = network;
-        nginx = lib.filterAttrs (_: hosts: hosts != { }) { inherit (config.services.nginx) virtualHosts; };
+        certificates = lib.mapAttrs (_: cert: cert.reloadServices) config.security.acme.certs;
       };
     };
 
@@ -102,6 +112,7 @@ let
             modules = [
               ./test-stubs.nix
               test.defaults
+              test.nodeDefaults
               node
             ];
           })
@@ -130,6 +141,29 @@ in
   # Those that the module system itself refuses: evaluating one must fail.
   throwing = lib.mapAttrs (_: evaluateCase) (import ./throwing.nix);
   throwingSays = lib.mapAttrs (_: case: case.says) (import ./throwing.nix);
+
+  # What the program refuses when it is built.
+  refused = lib.mapAttrs (_: case: {
+    inherit (case) says;
+    result = evaluateCase case;
+  }) (import ./refused.nix);
+
+  # What the documents show, by the name of the place.
+  documents = lib.mapAttrs (
+    _: file:
+    evaluateCase {
+      module.imports = [
+        file
+        ./secrets-stubs.nix
+      ];
+    }
+  ) (lib.importJSON documents);
+
+  # Modules of NixOS are for NixOS alone.
+  elsewhere = (lib.evalModules {
+    class = "homeManager";
+    modules = [ (../../nixos + "/${module}.nix") ];
+  }).options;
 
   host = evaluateCase module;
 

@@ -32,26 +32,39 @@
         stun-server = [ "stun.example.org:3478" ];
         snat-routes = true;
         metrics-addr = "127.0.0.1:9477";
+        advertise-routes = [
+          "10.20.0.0/16"
+          "fd00:20::/32"
+        ];
+        accept-routes = true;
       };
       authKeyFile = "/run/secrets/gretun-auth-key";
       openFirewall = true;
       trustTunnels = true;
-      advertiseRoutes = [
-        "10.20.0.0/16"
-        "fd00:20::/32"
-      ];
-      acceptRoutes = true;
     };
   };
 
   peer-gateway-iptables = {
     services.gretun.peer = {
       enable = true;
-      settings.coordinator = "https://gretun.example.org";
+      settings = {
+        coordinator = "https://gretun.example.org";
+        advertise-routes = [ "10.20.0.0/16" ];
+      };
       authKeyFile = "/run/secrets/gretun-auth-key";
       openFirewall = true;
       trustTunnels = true;
-      advertiseRoutes = [ "10.20.0.0/16" ];
+    };
+  };
+
+  # firewalld has iptables' wildcard. A key's path may begin like the store's.
+  peer-firewalld = {
+    networking.firewall.backend = "firewalld";
+    services.gretun.peer = {
+      enable = true;
+      settings.coordinator = "https://gretun.example.org";
+      authKeyFile = "/nix/storekeeper/key";
+      trustTunnels = true;
     };
   };
 
@@ -92,6 +105,7 @@
     services.gretun.coordinator = {
       enable = true;
       settings = {
+        metrics-addr = "127.0.0.1:9478";
         listen = [
           "0.0.0.0:443"
           "[::]:443"
@@ -110,18 +124,22 @@
       ];
       tls.certFile = "/var/lib/acme/gretun.example.org/fullchain.pem";
       tls.keyFile = "/var/lib/acme/gretun.example.org/key.pem";
-      metrics.enable = true;
     };
   };
 
-  coordinator-nginx = {
+  # A peer's metrics may have the coordinator's port on another address.
+  coordinator-acme = {
+    security.acme = {
+      acceptTerms = true;
+      defaults.email = "admin@example.org";
+      certs."gretun.example.org".listenHTTP = ":80";
+    };
     services.gretun.coordinator = {
       enable = true;
-      openFirewall = true;
-      nginx.enable = true;
-      nginx.domain = "gretun.example.org";
-      metrics.enable = true;
-      metrics.address = "fd00::1";
+      settings.listen = [ "192.0.2.1:8443" ];
+      settings.metrics-addr = "10.0.0.1:8443";
+      settings.stun-listen = [ "none" ];
+      tls.useACMEHost = "gretun.example.org";
     };
   };
 
@@ -151,6 +169,33 @@
         encap-sport = 5555;
         encap-dport = 5555;
         tunnel-ip = [ "fd00:9::1/64" ];
+        openFirewall = true;
+      };
+    };
+  };
+
+  # Two tunnels share a port; the firewall lets in what comes from the far ends.
+  tunnels-nftables = {
+    networking.nftables.enable = true;
+    services.gretun.tunnels = {
+      plain = {
+        mode = "ip6gre";
+        local = "2001:db8::1";
+        remote = "2001:db8::2";
+        openFirewall = true;
+      };
+      one = {
+        remote = "198.51.100.8";
+        encap = "gue";
+        encap-sport = 5555;
+        encap-dport = 5555;
+        openFirewall = true;
+      };
+      two = {
+        remote = "198.51.100.9";
+        encap = "gue";
+        encap-sport = 5555;
+        encap-dport = 5555;
       };
     };
   };

@@ -1,4 +1,4 @@
-# The reference of all options as Markdown, for docs/NIXOS.md.
+# docs/OPTIONS.md: the reference of all options.
 { lib, options }:
 let
   inherit (lib)
@@ -38,13 +38,18 @@ let
 
   undocumented = builtins.filter (option: (option.description or "") == "") visible;
 
+  # Instances have the options of the default peer, which are said once.
   visible = builtins.filter (
-    option: option.visible && !option.internal && hasPrefix "services.gretun" option.name
+    option:
+    option.visible
+    && !option.internal
+    && hasPrefix "services.gretun" option.name
+    && !hasPrefix "services.gretun.peer.instances." option.name
   ) (lib.optionAttrSetToDocList options);
 
   entry =
     option:
-    "### `${removePrefix "services.gretun." option.name}`\n\n"
+    "## `${removePrefix "services.gretun." option.name}`\n\n"
     + "${plain option.description}\n\n"
     + "- Type: ${option.type}${optionalString option.readOnly " (read only)"}\n"
     + optionalString (option ? default) "- Default:${code option.default}\n"
@@ -52,4 +57,11 @@ let
 in
 assert lib.assertMsg (undocumented == [ ])
   "options without description: ${concatMapStringsSep ", " (option: option.name) undocumented}";
-concatMapStringsSep "\n" entry visible
+''
+  # Options of services.gretun
+
+  Written by `nixos-tests/eval/run --update`; [NIXOS.md](NIXOS.md) has those that people set. `peer.instances.<name>.*` are the
+  same as `peer.*`.
+
+''
++ concatMapStringsSep "\n" entry visible

@@ -57,7 +57,7 @@ let
       int
       float
       str
-      path
+      lib.types.path
       (attrsOf atom)
       (listOf atom)
     ]
@@ -85,8 +85,11 @@ lib.genAttrs [
     generate = name: content: package name { text = lib.removePrefix "\n" (table [ ] content); };
   };
 
-  # A test stays what it was described as.
-  testers.runNixOSTest = test: test;
+  # A test stays what it was described as, if NixOS would take the description.
+  testers.runNixOSTest = import ./test-framework.nix {
+    inherit lib;
+    pkgs = null;
+  };
 
   writeText = name: text: package name { inherit text; };
 

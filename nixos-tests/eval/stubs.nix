@@ -141,6 +141,33 @@ in
       );
     };
 
+    system.checks = of (types.listOf types.package) [ ];
+    nixpkgs.hostPlatform = of types.str "x86_64-linux";
+
+    # The two assertions that NixOS makes of certificates.
+    security.acme = {
+      acceptTerms = bool false;
+      defaults.email = of (types.nullOr types.str) null;
+      certs = of (types.attrsOf (
+        types.submodule (
+          { name, ... }:
+          {
+            options = {
+              directory = mkOption {
+                type = types.str;
+                readOnly = true;
+                default = "/var/lib/acme/${name}";
+              };
+              listenHTTP = of (types.nullOr types.str) null;
+              webroot = of (types.nullOr types.str) null;
+              dnsProvider = of (types.nullOr types.str) null;
+              reloadServices = names;
+            };
+          }
+        )
+      )) { };
+    };
+
     environment.systemPackages = of (types.listOf types.package) [ ];
     boot.kernelModules = names;
     boot.isContainer = bool false;
@@ -201,6 +228,32 @@ in
 
   # NixOS's own definitions that the modules have to get along with.
   config = {
+    assertions =
+      let
+        inherit (config.security) acme;
+        withoutWay = lib.filterAttrs (
+          _: cert: cert.listenHTTP == null && cert.webroot == null && cert.dnsProvider == null
+        ) acme.certs;
+      in
+      [
+        {
+          assertion = acme.certs == { } || acme.acceptTerms;
+          message = "You must accept the CA's terms of service before using the ACME module";
+        }
+        {
+          assertion = acme.certs == { } || acme.defaults.email != null;
+          message = "You must define security.acme.defaults.email";
+        }
+        {
+          assertion = withoutWay == { };
+          message = "One of listenHTTP, webroot and dnsProvider must be given: ${toString (builtins.attrNames withoutWay)}";
+        }
+      ];
+    # A virtual host with a certificate of its own has it renewed through nginx.
+    security.acme.certs =
+      lib.mapAttrs (_: _: { webroot = "/var/lib/acme/acme-challenge"; })
+        (lib.filterAttrs (_: host: host.enableACME) config.services.nginx.virtualHosts);
+
     boot.kernel.sysctl."net.ipv4.conf.all.forwarding" = lib.mkDefault false;
     boot.kernel.sysctl."net.ipv6.conf.all.forwarding" = lib.mkDefault false;
   };

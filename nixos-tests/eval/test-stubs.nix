@@ -23,8 +23,14 @@ in
     # Machines of tests are not switched, as a rule.
     system.switch.enable = of types.bool false;
 
+    system.disableInstallerTools = of types.bool false;
+    documentation.enable = of types.bool true;
+    nix.enable = of types.bool true;
+
     virtualisation = {
-      qemu.networkingOptions = of (types.listOf types.str) [ ];
+      memorySize = of types.ints.positive 1024;
+      # NixOS's own eth0.
+      qemu.networkingOptions = of (types.listOf types.str) [ "-net nic,model=virtio" ];
       vlans = of (types.listOf types.ints.unsigned) [ 1 ];
       interfaces = of (types.attrsOf (
         types.submodule {

@@ -1,9 +1,15 @@
 # What all machines of all scenarios have.
-{ lib, pkgs, ... }:
+{ pkgs, ... }:
 {
-  # Only the networks of the topology: NixOS's own eth0 has the same address on every machine.
-  virtualisation.qemu.networkingOptions = lib.mkForce [ ];
+  # The networks of the topology come after NixOS's own eth0, which stays without an address: were it not there, udev could
+  # not name the others, because the kernel has given their names to each other.
   virtualisation.vlans = [ ];
+  virtualisation.memorySize = 512;
+
+  # Nothing that a machine of a test does without.
+  documentation.enable = false;
+  nix.enable = false;
+  system.disableInstallerTools = true;
 
   networking = {
     useDHCP = false;

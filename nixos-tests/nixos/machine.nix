@@ -72,15 +72,8 @@ let
   peerOptions = daemon: {
     enable = true;
     openFirewall = daemon.open-firewall;
-    # What the module has an option of its own for, because the host has to be prepared as well.
     authKeyFile = daemon.settings.auth-key-file or null;
-    advertiseRoutes = lib.toList (daemon.settings.advertise-routes or [ ]);
-    acceptRoutes = daemon.settings.accept-routes or false;
-    settings = removeAttrs daemon.settings [
-      "auth-key-file"
-      "advertise-routes"
-      "accept-routes"
-    ];
+    settings = asList [ "advertise-routes" ] (removeAttrs daemon.settings [ "auth-key-file" ]);
   };
 in
 {
@@ -176,7 +169,9 @@ in
   # Another peer and other tunnels in place of the machine's own.
   specialisation = lib.mapAttrs (_: other: {
     configuration.services.gretun = {
-      peer = lib.mkForce (lib.optionalAttrs (other.gretun.peer != null) (peerOptions other.gretun.peer));
+      peer = lib.mkForce (
+        lib.optionalAttrs (other.gretun.peer != null) (peerOptions other.gretun.peer)
+      );
       tunnels = lib.mkForce other.gretun.tunnels;
     };
   }) machine.switch;

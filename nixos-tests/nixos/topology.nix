@@ -26,7 +26,9 @@ let
     ipv6 = default (types.nullOr types.str) null;
     latency-ms = default number 0;
     loss-percent = default number 0;
-    mtu = default types.ints.positive 1500;
+    # vde_switch drops frames of more than 1504 bytes: larger networks are for the local driver.
+    mtu = default (types.ints.between 68 1500) 1500;
+    local-mtu = default (types.nullOr types.ints.positive) null;
   };
 
   interface = table {

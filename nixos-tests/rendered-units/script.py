@@ -62,8 +62,9 @@ with subtest("peers enrol with a key that only systemd can read, and are joined"
 index = link(alice, "bob")["ifindex"]
 ping = BackgroundPing(bob, tunnel_ip(bob, "alice"), count=100_000)
 
-with subtest("systemctl restart"):
+with subtest("systemctl restart, also when the key that was needed once is gone"):
     pid = daemon_pid(alice)
+    alice.succeed("rm /run/secrets/gretun")
     alice.succeed(f"systemctl restart {UNIT}")
     wait_for_peer(alice, "bob", "direct")
     assert daemon_pid(alice) != pid

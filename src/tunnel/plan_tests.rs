@@ -253,7 +253,19 @@ fn other_sets_and_other_owners_are_left_alone() {
 #[test]
 fn a_port_has_one_use() {
     let text = FILE.replacen("\"fou\"", "\"gue\"", 1);
-    let refused = apply(&states(&text), &Observed::default(), "default").unwrap_err();
+    let refused = TunnelFile::parse(&text).unwrap().specs().unwrap_err();
+    assert!(
+        matches!(refused, FileError::PortShared { .. }),
+        "{refused}"
+    );
+
+    // What another set has is known only when the kernel is looked at.
+    let mut observed = Observed::default();
+    let ops = apply(&states(FILE)[..1], &observed, "default").unwrap();
+    carry_out(&mut observed, &ops);
+    observed.tunnels[0].link.alias = Some("gretun static other".to_owned());
+    let gue = states(&FILE.replace("\"fou\"", "\"gue\""));
+    let refused = apply(&gue[1..], &observed, "default").unwrap_err();
     assert!(matches!(refused, PlanError::PortTaken { .. }), "{refused}");
 }
 

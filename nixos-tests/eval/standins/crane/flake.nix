@@ -36,7 +36,8 @@
           cargoNextest = make "-nextest";
           cargoDoc = make "-doc";
           cargoDeny = make "-deny";
-          devShell = args: builtins.deepSeq (map toString args.packages) (pkgs.derivationOf "shell" { });
+          devShell =
+            args: builtins.deepSeq (map toString args.packages) (pkgs.derivationOf "shell" { });
         };
     };
 }

@@ -14,6 +14,7 @@ let
     // attrs;
 
   tools = lib.genAttrs [
+    "bubblewrap"
     "cargo-deny"
     "cargo-nextest"
     "conntrack-tools"
@@ -23,6 +24,7 @@ let
     "iproute2"
     "iputils"
     "kmod"
+    "makeBinaryWrapper"
     "mypy"
     "nftables"
     "nix"
@@ -56,10 +58,27 @@ tools
   # A test evaluates to its driver; its machines are evaluated by -A scenarios of ../../default.nix.
   testers.runNixOSTest =
     test:
-    builtins.deepSeq test.testScript (
-      derivationOf "vm-test-run-${test.name}" {
-        driver = derivationOf "nixos-test-driver-${test.name}" { meta.mainProgram = "nixos-test-driver"; };
-        driverInteractive = derivationOf "nixos-test-driver-interactive-${test.name}" { };
-      }
-    );
+    let
+      inherit (import ./test-framework.nix {
+        inherit lib;
+        pkgs = null;
+      } test) name testScript globalTimeout meta;
+      driver =
+        suffix:
+        derivationOf "nixos-test-driver${suffix}-${name}" {
+          meta.mainProgram = "nixos-test-driver";
+        };
+    in
+    builtins.deepSeq
+      [
+        testScript
+        globalTimeout
+        meta
+      ]
+      (
+        derivationOf "vm-test-run-${name}" {
+          driver = driver "";
+          driverInteractive = driver "-interactive";
+        }
+      );
 }
