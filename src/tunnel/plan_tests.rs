@@ -1,7 +1,7 @@
 //! Plans: what is done in which order, what is left alone, and that every plan can be undone.
 
 use super::*;
-use crate::tunnel::file::TunnelFile;
+use crate::tunnel::file::{FileError, TunnelFile};
 
 const FILE: &str = r#"
     [tunnels.a]
@@ -254,10 +254,7 @@ fn other_sets_and_other_owners_are_left_alone() {
 fn a_port_has_one_use() {
     let text = FILE.replacen("\"fou\"", "\"gue\"", 1);
     let refused = TunnelFile::parse(&text).unwrap().specs().unwrap_err();
-    assert!(
-        matches!(refused, FileError::PortShared { .. }),
-        "{refused}"
-    );
+    assert!(matches!(refused, FileError::PortShared { .. }), "{refused}");
 
     // What another set has is known only when the kernel is looked at.
     let mut observed = Observed::default();
