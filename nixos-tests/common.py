@@ -123,10 +123,11 @@ def link(machine: Host, name: str) -> Record:
 
 
 def links_left(machine: Host) -> str:
-    """What gretun has made in the kernel and not removed: links that carry its mark, and FOU ports."""
+    """What gretun has made in the kernel and not removed: links that carry its mark, FOU ports, and its nftables tables."""
     marked = [record["ifname"] for record in json.loads(machine.succeed("ip -j link")) if record.get("ifalias", "").startswith("gretun")]
     ports = machine.succeed("ip fou show 2>/dev/null || true").split()
-    return " ".join([*marked, *ports])
+    tables = [line for line in machine.succeed("nft list tables").splitlines() if "gretun" in line]
+    return " ".join([*marked, *ports, *tables])
 
 
 def family(ip: str) -> int:
