@@ -50,7 +50,7 @@ with subtest("doctor finds the rule"):
     assert "inet block input" in wrong[0]["evidence"], wrong
 
 with subtest("its command opens the firewall: direct, and data crosses"):
-    bob.succeed(wrong[0]["mend"])
+    bob.succeed(wrong[0]["fix"])
     join(alice, bob)
     check_pair(alice, bob)
     check_router(gwa, {("192.168.1.2", "203.0.113.20", PORT)})

@@ -8,7 +8,8 @@ use super::{Finding, Level};
 
 const CHECK: &str = "host-firewall";
 
-/// What `nft -j list ruleset` shows to be in the way; iptables' rules are in it where iptables is the nft variant.
+/// Finds rules that drop the data port, in the output of `nft -j list ruleset`. It has the rules of iptables too, if iptables
+/// is the nft variant.
 pub(super) fn check(port: u16) -> Vec<Finding> {
     let listed = Command::new("nft").args(["-j", "list", "ruleset"]).output();
     let unknown = |evidence: String| {
@@ -181,8 +182,8 @@ mod tests {
             let text = ruleset("accept", &[serde_json::json!([dport(ports), drop])]);
             let found = judge(&text, 7777);
             assert_eq!(found[0].level, Level::Problem);
-            let mend = found[0].mend.as_deref();
-            assert_eq!(mend, Some("nft delete rule inet filter input handle 2"));
+            let fix = found[0].fix.as_deref();
+            assert_eq!(fix, Some("nft delete rule inet filter input handle 2"));
             assert_eq!(judge(&text, 9999)[0].level, Level::Ok);
         }
     }

@@ -102,7 +102,7 @@ fn rp_filter(interfaces: &[Interface], read: impl Fn(&str) -> Option<u8>) -> Fin
             "no packet is dropped for coming in by another interface",
         );
     }
-    let mend: Vec<String> = ["all"]
+    let fix: Vec<String> = ["all"]
         .iter()
         .chain(&strict)
         .map(|name| format!("net.ipv4.conf.{name}.rp_filter=2"))
@@ -116,7 +116,7 @@ fn rp_filter(interfaces: &[Interface], read: impl Fn(&str) -> Option<u8>) -> Fin
             strict.join(", "),
             names.len()
         ),
-        format!("sysctl -w {}", mend.join(" ")),
+        format!("sysctl -w {}", fix.join(" ")),
     )
 }
 
@@ -212,7 +212,7 @@ mod tests {
         let two = [interface("a"), interface("b")];
         let found = rp_filter(&two, strict);
         assert_eq!(found.level, Level::Problem);
-        assert!(found.mend.unwrap().contains("net.ipv4.conf.b.rp_filter=2"));
+        assert!(found.fix.unwrap().contains("net.ipv4.conf.b.rp_filter=2"));
         // Loose wins, as the kernel takes the greater.
         let loose_all = |name: &str| Some(if name == "all" { 2 } else { 1 });
         assert_eq!(rp_filter(&two, loose_all).level, Level::Ok);

@@ -1,6 +1,6 @@
-//! What on this host keeps gretun from working: each finding with its evidence and the command that mends it.
+//! Finds faults of this host that keep gretun from working: each finding has its observation and the command that fixes it.
 //!
-//! Nothing is changed. Each check is a function that returns findings; what judges is pure, what reads the host is thin.
+//! Nothing is changed. Each check is a function that returns findings: a thin part reads the host, a pure part judges.
 
 mod coordinator;
 mod firewall;
@@ -17,7 +17,7 @@ use crate::daemon::settings::CoordinatorUrl;
 use crate::kernel::Kernel;
 use crate::netcheck::{self, Udp};
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
@@ -29,19 +29,19 @@ pub enum Level {
     Problem,
 }
 
-/// What one check found. Names are stable.
+/// A finding of one check. The names are stable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which check, such as `modules` or `host-firewall`.
+    /// The name of the check, such as `modules` or `host-firewall`.
     pub check: &'static str,
-    /// How bad.
+    /// The severity.
     pub level: Level,
-    /// What, in one sentence without a full stop.
+    /// The fault, in one sentence without a full stop.
     pub what: String,
-    /// Where it was seen.
+    /// The place and text of the observation.
     pub evidence: String,
-    /// The command that mends it.
-    pub mend: Option<String>,
+    /// The command that fixes it.
+    pub fix: Option<String>,
 }
 
 impl Finding {
@@ -51,7 +51,7 @@ impl Finding {
             level: Level::Ok,
             what: what.into(),
             evidence: String::new(),
-            mend: None,
+            fix: None,
         }
     }
 
@@ -60,26 +60,26 @@ impl Finding {
         level: Level,
         what: impl Into<String>,
         evidence: impl Into<String>,
-        mend: impl Into<String>,
+        fix: impl Into<String>,
     ) -> Finding {
         Finding {
             check,
             level,
             what: what.into(),
             evidence: evidence.into(),
-            mend: Some(mend.into()),
+            fix: Some(fix.into()),
         }
     }
 }
 
-/// What to look at.
+/// The host to check.
 #[derive(Clone, Debug)]
 pub struct Patient {
-    /// What the running daemon knows of the network; `None` where none runs.
+    /// The running daemon's view of the network; `None` if no daemon runs.
     pub daemon: Option<DaemonNetView>,
     /// The data port.
     pub port: u16,
-    /// Where the daemon's keys are.
+    /// The directory of the daemon's keys.
     pub state_dir: PathBuf,
     /// The coordinator, where one is named.
     pub coordinator: Option<CoordinatorUrl>,

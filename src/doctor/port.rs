@@ -57,7 +57,7 @@ fn bound(table: &str, port: u16) -> Option<u64> {
     })
 }
 
-/// Whose socket an inode is: the program's name and number.
+/// Finds the program that has the socket of this inode; returns its name and number.
 fn owner(inode: u64) -> Option<String> {
     let wanted = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
