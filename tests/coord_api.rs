@@ -278,7 +278,7 @@ fn news_of_peers_answers_the_polls_that_wait() {
     assert!(news.generation > generation);
     assert_eq!(news.peers[0].endpoints.len(), 1);
 
-    // The same again is no news.
+    // An unchanged publication is no news.
     let mut poll = alice.start_get(&format!("/v1/peers?since={}&wait=1", news.generation));
     bob.publish("192.0.2.2:2");
     let same: PeerList = poll.read().json();

@@ -170,7 +170,7 @@ fn clients_that_stall_do_not_stop_others() {
         "joined, listed and signalled among {} stalled clients in {took:?}",
         stalled.len()
     );
-    // Far below any deadline of the gate: nobody waited for a stalled client.
+    // Far below any deadline of the front end: nobody waited for a stalled client.
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 

@@ -1,4 +1,4 @@
-//! What survives, what does not, and the program's own commands: kill -9, restarts, damage, keys, settings.
+//! Tests what survives a restart and what does not, and the program's own commands: kill -9, damage, keys, settings.
 
 #![allow(
     clippy::unwrap_used,
@@ -164,7 +164,7 @@ fn keys_are_made_listed_and_revoked_with_and_without_a_coordinator() {
     );
     assert!(!listed.contains(&key));
 
-    // The same store while the coordinator runs.
+    // The commands work on the same store while the coordinator runs.
     let coord = Coord::start_in(dir, &[]);
     let alice = Node::new(coord.api, "alice");
     assert_eq!(alice.register(Some(&key)).status, 200);
@@ -178,7 +178,7 @@ fn keys_are_made_listed_and_revoked_with_and_without_a_coordinator() {
     assert!(coord.cli(&["keys", "revoke", &key]).status.success());
     let (status, text) = Node::new(coord.api, "bob").register(Some(&key)).refusal();
     assert!(status == 403 && text.contains("not known"), "{text}");
-    // Who is in stays in.
+    // Registered nodes stay registered.
     assert_eq!(alice.register(None).status, 200);
     thread::sleep(Duration::from_millis(1100));
     let (status, text) = Node::new(coord.api, "bob")

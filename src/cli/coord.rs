@@ -26,7 +26,7 @@ Examples:
   gretun-coord keys create --reusable --expires 24h --tag ci
   gretun-coord peers list";
 
-/// Coordinator of a gretun network: registry of peers, address allocation, signal relay and STUN.
+/// Coordinator of a gretun network: registry of peers, address allocation, signalling and STUN.
 ///
 /// It holds no private key of any node: its loss stops no tunnel, its theft reveals who is in the network, and no more.
 #[derive(Debug, Parser)]
@@ -57,7 +57,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Enrolment keys: who may join
+    /// Auth keys: who may join
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Registered peers
@@ -238,7 +238,7 @@ fn as_json(answer: &Answer) -> String {
 fn as_text(answer: &Answer) -> String {
     match answer {
         Answer::KeyCreated { key, .. } => format!("{key}\n"),
-        Answer::Keys(keys) if keys.is_empty() => "no enrolment keys\n".to_owned(),
+        Answer::Keys(keys) if keys.is_empty() => "no auth keys\n".to_owned(),
         Answer::Keys(keys) => {
             let head = ["ID", "STATE", "USES", "KIND", "EXPIRES", "TAGS"];
             table(head, keys.iter().map(key_row))

@@ -1,6 +1,5 @@
-//! Administration: making, listing and revoking enrolment keys, listing and removing peers. The same few operations on
-//! the running coordinator, through a Unix socket that only its user (and root) can open, or on the store itself while
-//! no coordinator runs.
+//! Administration: creates, lists and revokes auth keys, lists and removes peers. The operations work on the running coordinator,
+//! through a Unix socket that only its user and root can open, or on the store itself while no coordinator runs.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::IpAddr;
@@ -30,18 +29,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// While a coordinator starts or stops, the store is locked and the socket not there.
 const CHANGEOVER: Duration = Duration::from_secs(5);
 
-/// What can be asked; one line of JSON.
+/// A request; one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
-    /// Make an enrolment key.
+    /// Make an auth key.
     CreateKey {
-        /// What it allows.
+        /// The policy of the key.
         policy: KeyPolicy,
     },
-    /// List the enrolment keys.
+    /// List the auth keys.
     ListKeys,
-    /// Revoke an enrolment key.
+    /// Revoke an auth key.
     RevokeKey {
         /// Its id, or the key itself.
         id: String,
@@ -55,7 +54,7 @@ pub enum Request {
     },
 }
 
-/// What is answered; one line of JSON, in a `Result` with [`AdminError`].
+/// The answer to a request; one line of JSON, in a `Result` with [`AdminError`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
@@ -63,7 +62,7 @@ pub enum Answer {
     KeyCreated {
         /// To be handed to the peer; it cannot be shown again.
         key: String,
-        /// How it is listed.
+        /// The key as listings show it.
         listed: KeyView,
     },
     /// The keys.
@@ -89,12 +88,12 @@ pub struct KeyView {
     pub id: String,
     /// Whether it still admits anybody.
     pub state: KeyState,
-    /// What it allows.
+    /// The policy of the key.
     #[serde(flatten)]
     pub policy: KeyPolicy,
-    /// When it was made, Unix milliseconds.
+    /// Time of creation, Unix milliseconds.
     pub created_ms: u64,
-    /// How many nodes it admitted.
+    /// Number of nodes that the key admitted.
     pub uses: u64,
 }
 
@@ -117,7 +116,7 @@ pub struct PeerView {
     pub enrolled_with: Option<String>,
     /// Its gretun version.
     pub version: String,
-    /// When it enrolled, Unix milliseconds.
+    /// Time of enrolment, Unix milliseconds.
     pub created_ms: u64,
 }
 
@@ -134,7 +133,7 @@ impl KeyView {
 }
 
 impl PeerView {
-    /// How a record is listed.
+    /// Builds the view of a record for listings.
     pub fn new(record: &NodeRecord, online: Option<bool>) -> PeerView {
         PeerView {
             name: record.name.to_string(),
@@ -150,20 +149,20 @@ impl PeerView {
     }
 }
 
-/// Why something was not done. Crosses the socket, so it holds text only.
+/// The reason why an operation was not done. It crosses the socket, so it holds text only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum AdminError {
     /// No such key.
-    #[error("there is no enrolment key `{id}`")]
+    #[error("there is no auth key `{id}`")]
     NoSuchKey {
-        /// As given.
+        /// The text as it was given.
         id: String,
     },
     /// No such peer.
     #[error("there is no peer `{peer}`")]
     NoSuchPeer {
-        /// As given.
+        /// The text as it was given.
         peer: String,
     },
     /// The store refuses.
@@ -183,7 +182,7 @@ pub enum AdminError {
     /// The two sides do not understand each other.
     #[error("the running coordinator does not understand: {reason}")]
     Protocol {
-        /// What was wrong.
+        /// The fault.
         reason: String,
     },
     /// The socket fails.
@@ -228,9 +227,9 @@ impl From<&StoreError> for AdminError {
     }
 }
 
-/// What the operations work on: a running coordinator, or its store.
+/// The target of the operations: a running coordinator, or its store.
 pub trait Ledger {
-    /// All enrolment keys.
+    /// All auth keys.
     fn keys(&self) -> Result<Vec<KeyRecord>, AdminError>;
     /// All peers.
     fn peers(&self) -> Result<Vec<PeerView>, AdminError>;
@@ -275,7 +274,7 @@ pub fn execute(request: Request, ledger: &impl Ledger) -> Result<Answer, AdminEr
             let (key, record) = KeyRecord::create(&entropy, policy, now);
             let listed = KeyView::new(&record, now);
             ledger.change(Change::PutKey(record))?;
-            tracing::info!(id = listed.id, "enrolment key made");
+            tracing::info!(id = listed.id, "auth key made");
             Ok(Answer::KeyCreated { key, listed })
         }
         Request::ListKeys => {
@@ -295,7 +294,7 @@ pub fn execute(request: Request, ledger: &impl Ledger) -> Result<Answer, AdminEr
                 return Err(AdminError::NoSuchKey { id });
             }
             ledger.change(Change::RemoveKey(id.clone()))?;
-            tracing::info!(id, "enrolment key revoked");
+            tracing::info!(id, "auth key revoked");
             Ok(Answer::KeyRevoked { id })
         }
         Request::ListPeers => {

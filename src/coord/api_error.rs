@@ -1,4 +1,4 @@
-//! Why a request is refused: every answer of the API that is not a success, with its status and its hint.
+//! The error responses of the API, with their status and hint (RFC 9110 section 15).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::error::UserError;
 use crate::proto::api::{AuthError, ErrorBody, MAX_BODY, MAX_ENDPOINTS, MAX_ROUTES, MAX_SEALED};
 use crate::proto::keys::NodePublic;
 
-/// A refusal.
+/// An error response (RFC 9110 section 15).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
     /// The signature does not count.
@@ -24,10 +24,10 @@ pub enum ApiError {
     /// The signer is not registered.
     #[error("this node is not registered here")]
     NotRegistered,
-    /// A new node brought no enrolment key.
-    #[error("an enrolment key is needed to join")]
+    /// A new node brought no auth key.
+    #[error("an auth key is needed to join")]
     KeyNeeded,
-    /// The enrolment key admits nobody.
+    /// The auth key admits nobody.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// Another node has this disco key.
@@ -51,13 +51,13 @@ pub enum ApiError {
     /// Too many endpoints.
     #[error("{count} endpoints; at most {MAX_ENDPOINTS} are taken")]
     TooManyEndpoints {
-        /// How many.
+        /// The number in the request.
         count: usize,
     },
     /// Too many networks.
     #[error("{count} routes; at most {MAX_ROUTES} are taken")]
     TooManyRoutes {
-        /// How many.
+        /// The number in the request.
         count: usize,
     },
     /// A text field is too long.
@@ -201,7 +201,7 @@ impl UserError for ApiError {
             }
             ApiError::NotFresh(NotFresh::Repeated) => "every request needs a new random nonce",
             ApiError::NotRegistered => {
-                "register first, with an enrolment key (`gretun up --auth-key-file FILE`)"
+                "register first, with an auth key (`gretun up --auth-key-file FILE`)"
             }
             ApiError::KeyNeeded => {
                 "make one on the coordinator with `gretun-coord keys create`, and pass it to `gretun up --auth-key-file FILE`"

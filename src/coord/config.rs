@@ -12,14 +12,14 @@ use super::pool::{Pool, PoolError};
 use super::state_dir::{self, StateDirError};
 use crate::error::{Kind, UserError};
 
-/// Where the API listens.
+/// The default address and port of the API.
 pub const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8443);
 
 /// STUN's port (RFC 8489 section 18.6), and a second one for telling a NAT's mapping kind.
 pub const DEFAULT_STUN_PORTS: [u16; 2] = [3478, 3479];
 
-/// From the shared address space (RFC 6598), which no LAN should use.
+/// A network of the shared address space (RFC 6598), which no LAN should use.
 const DEFAULT_POOL: &str = "100.64.0.0/24";
 
 /// A unique local prefix (RFC 4193) whose 48 bits after `fd` spell "gretun".
@@ -47,7 +47,7 @@ pub struct Given {
     #[arg(long, value_name = "CIDR", env = "GRETUN_COORD_POOL6")]
     pub pool6: Option<OrNone<Ipv6Net>>,
 
-    /// Let anybody in without an enrolment key. For labs only
+    /// Admit anybody without an auth key. For labs only
     #[arg(long, env = "GRETUN_COORD_OPEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub open: Option<bool>,
 
@@ -132,21 +132,21 @@ where
 /// The settings, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where the API listens; at least one.
+    /// The addresses and ports of the API; at least one.
     pub listen: Vec<SocketAddr>,
     /// The address pools, IPv4 first.
     pub pools: Vec<Pool>,
     /// Whether anybody is let in.
     pub open: bool,
-    /// Where the STUN server listens.
+    /// The addresses and ports of the STUN server.
     pub stun: StunListen,
     /// Certificate chain and private key files.
     pub tls: Option<TlsFiles>,
-    /// Where metrics are served.
+    /// The address and port of the metrics.
     pub metrics: Option<SocketAddr>,
 }
 
-/// Where the STUN server listens.
+/// The addresses and ports of the STUN server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StunListen {
     /// The default ports of all IPv4 addresses, and of all IPv6 addresses where the host has IPv6.
@@ -164,7 +164,7 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// Why settings cannot be used.
+/// The reason why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -203,7 +203,7 @@ pub enum ConfigError {
     /// A store that does not exist.
     #[error("there is no store `{kind}`")]
     UnknownStore {
-        /// What was asked for, without what follows its scheme (there may be a password in it).
+        /// The scheme of the store that was asked for. The rest is left out, because it may hold a password.
         kind: String,
     },
     /// There is no state directory.

@@ -1,5 +1,5 @@
-//! Enrolment keys: who may join, how often, until when, and as what. Only a hash of a key is kept, so that the store,
-//! its backups and a listing let nobody in.
+//! Auth keys: who may join the network, how often, until when, and with which tags. Only a hash of a key is kept, so that the
+//! store, its backups and a listing admit nobody.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::clock::Now;
 
-/// What every key starts with: lets people and secret scanners tell what it is.
+/// The prefix of every key, by which people and secret scanners recognise it.
 const PREFIX: &str = "gretunkey-";
 /// Random bytes that name a key in listings; not secret.
 const ID_LEN: usize = 4;
@@ -19,7 +19,7 @@ const SECRET_LEN: usize = 20;
 /// Random bytes that making a key takes.
 pub const ENTROPY_LEN: usize = ID_LEN + SECRET_LEN;
 
-/// What a key allows.
+/// The policy of a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyPolicy {
     /// Admits any number of nodes, not one.
@@ -39,11 +39,11 @@ pub struct KeyRecord {
     pub id: String,
     /// SHA-256 of the whole key, hexadecimal. The key has 160 random bits: no salt and no slow hash are needed.
     pub hash: String,
-    /// What it allows.
+    /// The policy of the key.
     pub policy: KeyPolicy,
-    /// When it was made, Unix milliseconds.
+    /// Time of creation, Unix milliseconds.
     pub created_ms: u64,
-    /// How many nodes it admitted.
+    /// Number of nodes that the key admitted.
     pub uses: u64,
 }
 
@@ -59,17 +59,17 @@ pub enum KeyState {
     Expired,
 }
 
-/// Why a key admits nobody.
+/// The reason why a key admits nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Mistyped, revoked, or of another coordinator.
-    #[error("the enrolment key is not known here")]
+    #[error("the auth key is not known here")]
     Unknown,
     /// One-time, and used.
-    #[error("the enrolment key was used already")]
+    #[error("the auth key was used already")]
     Used,
     /// Past its time.
-    #[error("the enrolment key expired")]
+    #[error("the auth key expired")]
     Expired,
 }
 

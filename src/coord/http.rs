@@ -1,4 +1,4 @@
-//! The API's routes on tiny_http: reads a request that the gate let through, asks the [`Service`], answers.
+//! The API's routes on tiny_http: reads a request that the front end admitted, asks the [`Service`], answers.
 
 use std::io::{Cursor, Read as _};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::admin::{AdminError, Ledger, PeerView};
 use super::api_error::ApiError;
 use super::clock::Now;
 use super::enrol::KeyRecord;
-use super::http_front_end::{HEADER_CLIENT, HEADER_LISTENER, HEADER_TICKET, Listener};
+use super::http_front_end::{HEADER_CLIENT, HEADER_LISTENER, HEADER_PERMIT, Listener};
 use super::request_permits::RequestPermits;
 use super::rules::Change;
 use super::service::{Answers, News, Poll, Service};
@@ -33,7 +33,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// Registrations that wait for the disk, at most: two pools of the default size.
 const MAX_REGISTRATIONS: usize = 512;
 
-/// What is asked for.
+/// The route of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
     Health,
@@ -42,7 +42,7 @@ enum Route {
     Member(MemberRoute),
 }
 
-/// What only registered nodes may ask for.
+/// A route for registered nodes only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MemberRoute {
     Endpoints,
@@ -100,7 +100,7 @@ impl MemberRoute {
     }
 }
 
-/// What to do with a request.
+/// The outcome of a request.
 enum Outcome {
     /// Answer it.
     Answer(Answer),
@@ -118,7 +118,7 @@ pub struct Registration {
     started: Instant,
 }
 
-/// What a worker works with.
+/// The shared parts of a worker.
 #[derive(Clone)]
 pub struct Worker {
     service: Arc<HttpService>,
@@ -145,9 +145,9 @@ impl Worker {
     pub fn work(&self, server: &Server) {
         while let Ok(request) = server.recv() {
             if let Some(number) =
-                header(&request, HEADER_TICKET).and_then(|number| number.parse().ok())
+                header(&request, HEADER_PERMIT).and_then(|number| number.parse().ok())
             {
-                self.permits.passed(number);
+                self.permits.release(number);
             }
             self.serve(request);
         }
@@ -164,7 +164,7 @@ impl Worker {
         let (path, _) = split_target(request.url());
         let route = Route::of(request.method(), path, listener);
         let label = route.as_ref().map_or("none", |route| route.as_str());
-        // Those who wait, and whom this request brings news: answered after it, whatever becomes of it.
+        // Pending long polls for which this request brings news. They are answered after it, whatever its outcome.
         let mut others = Vec::new();
         let outcome =
             route.and_then(|route| handle(service, &mut request, route, now, &mut others));
@@ -212,7 +212,7 @@ pub fn register_all(service: &HttpService, registrations: &Receiver<Registration
     }
 }
 
-/// Answers parked requests.
+/// Answers pending long polls.
 pub fn answer_all(service: &HttpService, answers: Answers<Request>) {
     for (request, news) in answers {
         let route = match news {
@@ -375,7 +375,7 @@ fn json(status: u16, body: &impl Serialize) -> Answer {
 fn plain(status: u16, content_type: &str, body: Vec<u8>) -> Answer {
     let answer = Response::from_data(body)
         .with_status_code(status)
-        // The gate reads to the end of the connection: chunks would only be in the way.
+        // The front end reads to the end of the connection, so chunks would be of no use.
         .with_chunked_threshold(usize::MAX);
     with_header(answer, "Content-Type", content_type)
 }
@@ -435,7 +435,7 @@ fn send(service: &HttpService, request: Request, route: &str, answer: Answer) {
         client = header(&request, HEADER_CLIENT), method = %request.method(), route, status, "answered"
     );
     if let Err(error) = request.respond(answer) {
-        tracing::debug!(%error, "an answer could not be passed to the gate");
+        tracing::debug!(%error, "an answer could not be passed to the front end");
     }
 }
 

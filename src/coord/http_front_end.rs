@@ -1,9 +1,10 @@
-//! What stands between the network and tiny_http, which has no deadline, no size limit and no current TLS.
+//! The HTTP front end (a reverse proxy, RFC 9110 section 3.7) between the network and tiny_http, which has no deadline, no size
+//! limit and no current TLS.
 //!
 //! A connection is served here, in one cheap task: TLS, deadlines for head, body and answer, size limits, limits per
 //! source. Only whole requests, rewritten, go on to tiny_http over a private Unix socket, one a connection; it answers
-//! into the gate's memory. So a client that stalls, drips, floods or never reads its answer holds a task and nothing
-//! else, and a request that waits for news holds no thread.
+//! into the front end's memory. So a client that stalls, drips, floods or never reads its answer holds a task and nothing
+//! else, and a pending long poll holds no thread.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,19 +29,19 @@ use super::service::lock;
 use super::token_bucket::{Bucket, Rate};
 use crate::proto::api::{ErrorBody, MAX_WAIT};
 
-/// From accept, or from a request's first byte, to the end of its head. A client behind a bad link needs a second.
+/// Time from accept, or from a request's first byte, to the end of its head. A client behind a bad link needs a second.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// From the end of the head to the end of the body (16 KiB at most).
+/// Time from the end of the head to the end of the body (16 KiB at most).
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// Between two requests on a connection. Longer than the pause between a node's requests while it punches.
+/// Time between two requests on a connection. Longer than the pause between a node's requests during a path search.
 const IDLE_DEADLINE: Duration = Duration::from_secs(60);
-/// From the request to its answer: the longest poll, and room.
+/// Time from the request to its answer: the longest long poll, and room.
 const ANSWER_DEADLINE: Duration = MAX_WAIT.saturating_add(Duration::from_secs(10));
-/// For the client to take the answer.
+/// Time for the client to take the answer.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
-/// For the client to close after it was refused; a close before it has read would discard the refusal.
+/// Time for the client to close after it was refused. Closing before the client has read would discard the refusal.
 const LINGER: Duration = Duration::from_secs(1);
-/// For running requests when the coordinator stops.
+/// Time for running requests when the coordinator stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The largest answer, bytes: a list of some ten thousand peers.
@@ -56,15 +57,15 @@ const SOURCE_RATE: Rate = Rate {
     burst: 2000.0,
 };
 
-/// Tells the server behind the gate which listener a request came in by.
+/// Names the listener of the request to the server behind the front end.
 pub const HEADER_LISTENER: &str = "x-gretun-listener";
-/// Tells the server behind the gate who the client is, for the log.
+/// Names the client to the server behind the front end, for the log.
 pub const HEADER_CLIENT: &str = "x-gretun-client";
 
-/// Tells the server behind the gate which place at the [`RequestPermits`] the request has.
-pub const HEADER_TICKET: &str = "x-gretun-ticket";
+/// Names the request's permit of the [`RequestPermits`] to the server behind the front end.
+pub const HEADER_PERMIT: &str = "x-gretun-permit";
 
-/// Which listener a connection came in by.
+/// The listener of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listener {
     /// `--listen`.
@@ -83,7 +84,7 @@ impl Listener {
     }
 }
 
-/// The gate; one for all listeners.
+/// The front end; one for all listeners.
 #[derive(Debug)]
 pub struct FrontEnd {
     /// tiny_http's socket.
@@ -101,7 +102,7 @@ struct Source {
     requests: Bucket,
 }
 
-/// Why a client is turned away.
+/// The reason why a client is refused.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error(transparent)]
@@ -116,7 +117,7 @@ enum Refused {
     NoAnswer,
 }
 
-/// How a connection ended, when not by a whole request and its answer.
+/// The end of a connection without a whole request and its answer.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
     #[error(transparent)]
@@ -181,7 +182,7 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl FrontEnd {
-    /// A gate in front of the server that listens on `behind`, and tells `permits` what it takes.
+    /// Creates a front end for the server that listens on `behind`; each request takes one of `permits`.
     pub fn new(
         behind: PathBuf,
         permits: Arc<RequestPermits>,
@@ -283,15 +284,15 @@ impl FrontEnd {
 
 /// A connection that counts, for as long as this lives.
 struct Admitted {
-    gate: Arc<FrontEnd>,
+    front_end: Arc<FrontEnd>,
     from: SocketAddr,
 }
 
 impl Admitted {
-    fn new(gate: &Arc<FrontEnd>, from: SocketAddr) -> Result<Admitted, Refused> {
-        let uptime = gate.clock.now().uptime;
-        let open = usize::try_from(gate.metrics.connections.get()).unwrap_or(0);
-        let mut sources = lock(&gate.sources);
+    fn new(front_end: &Arc<FrontEnd>, from: SocketAddr) -> Result<Admitted, Refused> {
+        let uptime = front_end.clock.now().uptime;
+        let open = usize::try_from(front_end.metrics.connections.get()).unwrap_or(0);
+        let mut sources = lock(&front_end.sources);
         let source = sources
             .entry(source_of(from.ip()))
             .or_insert_with(|| Source {
@@ -299,26 +300,26 @@ impl Admitted {
                 requests: Bucket::new(SOURCE_RATE, uptime),
             });
         let crowded = !from.ip().is_loopback() && source.connections >= CONNECTIONS_PER_SOURCE;
-        if open >= gate.max_connections || crowded {
+        if open >= front_end.max_connections || crowded {
             return Err(Refused::TooMany);
         }
         source.connections += 1;
-        gate.metrics.connections.inc();
+        front_end.metrics.connections.inc();
         drop(sources);
         let admitted = Admitted {
-            gate: gate.clone(),
+            front_end: front_end.clone(),
             from,
         };
-        gate.spend(from.ip())?;
+        front_end.spend(from.ip())?;
         Ok(admitted)
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.gate.metrics.connections.dec();
+        self.front_end.metrics.connections.dec();
         if let Entry::Occupied(mut source) =
-            lock(&self.gate.sources).entry(source_of(self.from.ip()))
+            lock(&self.front_end.sources).entry(source_of(self.from.ip()))
         {
             source.get_mut().connections = source.get().connections.saturating_sub(1);
         }
@@ -352,7 +353,7 @@ impl Connection {
                     tracing::debug!(client = %self.admitted.from, "TLS handshake failed: {error}");
                     return;
                 }
-                Err(_) => return self.admitted.gate.count(&Refused::TooSlow),
+                Err(_) => return self.admitted.front_end.count(&Refused::TooSlow),
             },
         };
         match self.requests(&mut *stream, head_by).await {
@@ -360,7 +361,7 @@ impl Connection {
                 let _ = stream.shutdown().await;
             }
             Err(Ended::Refused(refused)) => {
-                self.admitted.gate.count(&refused);
+                self.admitted.front_end.count(&refused);
                 tracing::debug!(client = %self.admitted.from, "request refused: {refused}");
                 self.refuse(&mut *stream, &refused).await;
             }
@@ -381,7 +382,7 @@ impl Connection {
             let Some((head, length)) = self.read_head(stream, &mut buffer, head_by).await? else {
                 return Ok(());
             };
-            self.admitted.gate.spend(self.admitted.from.ip())?;
+            self.admitted.front_end.spend(self.admitted.from.ip())?;
             if head.expects_continue && buffer.len() < length + head.content_length {
                 write(stream, b"HTTP/1.1 100 Continue\r\n\r\n").await?;
             }
@@ -444,24 +445,24 @@ impl Connection {
 
     /// Passes one request on and brings the answer.
     async fn ask(&self, head: &Head, body: &[u8]) -> Result<Vec<u8>, Ended> {
-        let gate = &self.admitted.gate;
+        let front_end = &self.admitted.front_end;
         let exchanged = async {
-            let ticket = gate.permits.enter().await;
-            let (client, number) = (self.admitted.from.to_string(), ticket.number.to_string());
+            let permit = front_end.permits.enter().await;
+            let (client, number) = (self.admitted.from.to_string(), permit.number.to_string());
             let more = [
                 (HEADER_LISTENER, self.listener.as_str()),
                 (HEADER_CLIENT, client.as_str()),
-                (HEADER_TICKET, number.as_str()),
+                (HEADER_PERMIT, number.as_str()),
             ];
             let mut request = head.rewritten(&more).into_bytes();
             request.extend_from_slice(body);
-            exchange(&gate.behind, &request).await
+            exchange(&front_end.behind, &request).await
         };
         match timeout(ANSWER_DEADLINE, exchanged).await {
             Ok(Ok(answer)) if !answer.is_empty() => Ok(answer),
             Ok(Ok(_)) | Err(_) => Err(Refused::NoAnswer.into()),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the API cannot be reached behind the gate");
+                tracing::warn!(%error, "the API cannot be reached behind the front end");
                 Err(Refused::NoAnswer.into())
             }
         }
@@ -477,7 +478,7 @@ impl Connection {
     }
 }
 
-/// Whether the server behind a gate answers.
+/// Returns whether the server behind the front end answers.
 pub async fn is_alive(behind: &Path) -> bool {
     let request = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n";
     exchange(behind, request)

@@ -1,5 +1,5 @@
-//! Deadlines and limits, in virtual time and from addresses that a test has not got. That the gate holds against real
-//! clients is tested with the real program, in `tests/coord_hostile.rs`.
+//! Deadlines and limits, in virtual time and from addresses that a test does not have. `tests/coord_hostile.rs` tests the front
+//! end of the real program against real clients.
 
 use std::future::Future;
 
@@ -8,7 +8,7 @@ use tokio::io::{DuplexStream, duplex};
 use super::*;
 use crate::proto::api::MAX_BODY;
 
-fn gate(max_connections: usize) -> Arc<FrontEnd> {
+fn front_end(max_connections: usize) -> Arc<FrontEnd> {
     let nobody = PathBuf::from("/nonexistent/http.sock");
     FrontEnd::new(
         nobody,
@@ -28,7 +28,7 @@ fn client(buffer: usize) -> (DuplexStream, impl Future<Output = Result<(), Ended
     let (client, mut server) = duplex(buffer);
     let (_keep, stop) = watch::channel(false);
     let mut connection = Connection {
-        admitted: Admitted::new(&gate(10), from("192.0.2.1")).unwrap(),
+        admitted: Admitted::new(&front_end(10), from("192.0.2.1")).unwrap(),
         listener: Listener::Api,
         stop,
     };
@@ -117,20 +117,20 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
 
 #[test]
 fn connections_are_limited_per_source_and_in_all() {
-    let gate = gate(CONNECTIONS_PER_SOURCE + 2);
+    let front_end = front_end(CONNECTIONS_PER_SOURCE + 2);
     let flood: Vec<Admitted> = (0..CONNECTIONS_PER_SOURCE)
-        .map(|_| Admitted::new(&gate, from("192.0.2.1")).unwrap())
+        .map(|_| Admitted::new(&front_end, from("192.0.2.1")).unwrap())
         .collect();
-    let refused = Admitted::new(&gate, from("192.0.2.1"));
+    let refused = Admitted::new(&front_end, from("192.0.2.1"));
     assert!(matches!(refused, Err(Refused::TooMany)));
     let _two = [
-        Admitted::new(&gate, from("192.0.2.2")).unwrap(),
-        Admitted::new(&gate, from("[2001:db8::1]")).unwrap(),
+        Admitted::new(&front_end, from("192.0.2.2")).unwrap(),
+        Admitted::new(&front_end, from("[2001:db8::1]")).unwrap(),
     ];
-    assert!(Admitted::new(&gate, from("192.0.2.3")).is_err());
+    assert!(Admitted::new(&front_end, from("192.0.2.3")).is_err());
     drop(flood);
-    assert!(Admitted::new(&gate, from("192.0.2.1")).is_ok());
-    assert_eq!(gate.metrics.connections.get(), 2);
+    assert!(Admitted::new(&front_end, from("192.0.2.1")).is_ok());
+    assert_eq!(front_end.metrics.connections.get(), 2);
 }
 
 #[test]
@@ -147,27 +147,27 @@ fn a_64_counts_as_one_source() {
 
 #[test]
 fn requests_are_limited_per_source_but_for_loopback() {
-    let gate = gate(10);
-    let _connection = Admitted::new(&gate, from("192.0.2.1")).unwrap();
-    let _other = Admitted::new(&gate, from("192.0.2.2")).unwrap();
-    let _local = Admitted::new(&gate, from("127.0.0.1")).unwrap();
-    let slowed = (0..100_000).find(|_| gate.spend(from("192.0.2.1").ip()).is_err());
+    let front_end = front_end(10);
+    let _connection = Admitted::new(&front_end, from("192.0.2.1")).unwrap();
+    let _other = Admitted::new(&front_end, from("192.0.2.2")).unwrap();
+    let _local = Admitted::new(&front_end, from("127.0.0.1")).unwrap();
+    let slowed = (0..100_000).find(|_| front_end.spend(from("192.0.2.1").ip()).is_err());
     assert!(
         slowed.is_some_and(|count| f64::from(count) >= SOURCE_RATE.burst - 2.0),
         "{slowed:?}"
     );
-    assert!(gate.spend(from("192.0.2.2").ip()).is_ok());
-    assert!((0..10_000).all(|_| gate.spend(from("127.0.0.1").ip()).is_ok()));
+    assert!(front_end.spend(from("192.0.2.2").ip()).is_ok());
+    assert!((0..10_000).all(|_| front_end.spend(from("127.0.0.1").ip()).is_ok()));
 }
 
 #[test]
 fn quiet_sources_are_forgotten() {
-    let gate = gate(10);
-    let connection = Admitted::new(&gate, from("192.0.2.1")).unwrap();
-    gate.forget_quiet_sources();
-    assert_eq!(lock(&gate.sources).len(), 1);
+    let front_end = front_end(10);
+    let connection = Admitted::new(&front_end, from("192.0.2.1")).unwrap();
+    front_end.forget_quiet_sources();
+    assert_eq!(lock(&front_end.sources).len(), 1);
     drop(connection);
     std::thread::sleep(Duration::from_millis(10));
-    gate.forget_quiet_sources();
-    assert_eq!(lock(&gate.sources).len(), 0);
+    front_end.forget_quiet_sources();
+    assert_eq!(lock(&front_end.sources).len(), 0);
 }

@@ -1,5 +1,5 @@
-//! Requests that wait for news. A parked request costs a map entry and a socket, no thread. Generic over what is
-//! parked, so that the rules are tested without HTTP.
+//! Long polls (RFC 6202 section 2): requests that wait for news. A pending request costs a map entry and a socket, no thread.
+//! Generic over the request, so that the rules are tested without HTTP.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::clock::Now;
 use crate::proto::keys::NodePublic;
 
-/// A parked request and until when it waits.
+/// A pending request and the end of its wait.
 #[derive(Debug)]
-struct Parked<R> {
+struct Pending<R> {
     request: R,
     until: Duration,
 }
@@ -17,51 +17,51 @@ struct Parked<R> {
 /// The requests of one kind that wait, at most one a node.
 #[derive(Debug)]
 pub struct Polls<R> {
-    parked: HashMap<NodePublic, Parked<R>>,
+    pending: HashMap<NodePublic, Pending<R>>,
 }
 
 impl<R> Default for Polls<R> {
     fn default() -> Polls<R> {
         Polls {
-            parked: HashMap::new(),
+            pending: HashMap::new(),
         }
     }
 }
 
 impl<R> Polls<R> {
-    /// Parks `node`'s request for `wait`. Gives back the one that it replaces, to be answered at once: a node that asks
+    /// Keeps the request of `node` pending for `wait`. Returns the request that it replaces, to be answered at once: a node that asks
     /// again has given up on the first connection, and news must not go there.
-    pub fn park(&mut self, node: NodePublic, request: R, wait: Duration, now: Now) -> Option<R> {
+    pub fn hold(&mut self, node: NodePublic, request: R, wait: Duration, now: Now) -> Option<R> {
         let until = now.uptime + wait;
-        self.parked
-            .insert(node, Parked { request, until })
+        self.pending
+            .insert(node, Pending { request, until })
             .map(|replaced| replaced.request)
     }
 
-    /// The parked request of `node`.
+    /// Takes the pending request of `node`.
     pub fn take(&mut self, node: &NodePublic) -> Option<R> {
-        self.parked.remove(node).map(|it| it.request)
+        self.pending.remove(node).map(|it| it.request)
     }
 
     /// All of them.
     pub fn take_all(&mut self) -> Vec<(NodePublic, R)> {
-        self.parked
+        self.pending
             .drain()
             .map(|(node, it)| (node, it.request))
             .collect()
     }
 
-    /// Those whose wait is over.
+    /// Takes the requests whose wait is over.
     pub fn take_due(&mut self, now: Now) -> Vec<(NodePublic, R)> {
-        self.parked
+        self.pending
             .extract_if(|_, it| it.until <= now.uptime)
             .map(|(node, it)| (node, it.request))
             .collect()
     }
 
-    /// How many wait.
+    /// Returns the number of pending requests.
     pub fn count(&self) -> usize {
-        self.parked.len()
+        self.pending.len()
     }
 }
 
@@ -83,11 +83,11 @@ mod tests {
     fn a_second_request_replaces_the_first() {
         let mut polls = Polls::default();
         assert_eq!(
-            polls.park(ALICE, "first", Duration::from_secs(30), at(0)),
+            polls.hold(ALICE, "first", Duration::from_secs(30), at(0)),
             None
         );
         assert_eq!(
-            polls.park(ALICE, "second", Duration::from_secs(30), at(1)),
+            polls.hold(ALICE, "second", Duration::from_secs(30), at(1)),
             Some("first")
         );
         assert_eq!(polls.take(&ALICE), Some("second"));
@@ -97,8 +97,8 @@ mod tests {
     #[test]
     fn requests_come_back_when_their_wait_is_over() {
         let mut polls = Polls::default();
-        polls.park(ALICE, "alice", Duration::from_secs(5), at(0));
-        polls.park(BOB, "bob", Duration::from_secs(30), at(0));
+        polls.hold(ALICE, "alice", Duration::from_secs(5), at(0));
+        polls.hold(BOB, "bob", Duration::from_secs(30), at(0));
         assert!(polls.take_due(at(4)).is_empty());
         assert_eq!(polls.take_due(at(5)), [(ALICE, "alice")]);
         assert_eq!(polls.count(), 1);

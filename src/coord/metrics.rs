@@ -1,4 +1,4 @@
-//! What an operator watches, for Prometheus.
+//! Metrics of the coordinator, for Prometheus.
 
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -23,10 +23,10 @@ pub struct Metrics {
     /// Signals by `outcome`: `queued`, `delivered`, `dropped_full`, `dropped_old`.
     pub signals: IntCounterVec,
     /// Requests that wait for news, by `kind`.
-    pub parked: IntGaugeVec,
+    pub pending: IntGaugeVec,
     /// Open connections.
     pub connections: IntGauge,
-    /// Connections and requests that the gate turned away, by `reason`.
+    /// Connections and requests that the front end refused, by `reason`.
     pub gate_refusals: IntCounterVec,
     /// Time that a commit takes.
     pub commit_seconds: Histogram,
@@ -73,7 +73,7 @@ impl Metrics {
                 ),
                 &["outcome"],
             )?,
-            parked: IntGaugeVec::new(
+            pending: IntGaugeVec::new(
                 Opts::new(
                     "gretun_coord_parked_requests",
                     "Requests that wait for news.",
@@ -130,7 +130,7 @@ impl Metrics {
             Box::new(self.request_seconds.clone()),
             Box::new(self.refusals.clone()),
             Box::new(self.signals.clone()),
-            Box::new(self.parked.clone()),
+            Box::new(self.pending.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.gate_refusals.clone()),
             Box::new(self.commit_seconds.clone()),

@@ -1,7 +1,7 @@
-//! The coordinator: registry of peers, enrolment, address allocation and blind signal relay over signed HTTP.
+//! The coordinator: registry of peers, enrolment, address allocation and signalling over signed HTTP.
 //!
-//! What decides is pure and takes the time as an argument: [`registry`], [`pool`], [`name`], [`enrol`], [`signals`],
-//! [`replay`], [`token_bucket`], joined in [`rules`]. What acts surrounds it: [`http_front_end`] (TCP, TLS, deadlines, caps) and
+//! The deciding modules are pure and take the time as an argument: [`registry`], [`pool`], [`name`], [`enrol`], [`signals`],
+//! [`replay`], [`token_bucket`], joined in [`rules`]. The acting modules surround them: [`http_front_end`] (TCP, TLS, deadlines, caps) and
 //! [`request_permits`] in front of [`http`] (tiny_http and the API's routes), [`long_polls`] (requests that wait), [`store`] (redb), [`stun`], [`admin`]
 //! (the local socket behind `keys` and `peers`), [`metrics`], put together by [`server`]. `cli/coord.rs` and [`config`] are
 //! the `gretun-coord` program.

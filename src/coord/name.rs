@@ -16,7 +16,7 @@ pub struct PeerName(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a DNS label")]
 pub struct NameError {
-    /// What was asked for, cut to a length that fits a message.
+    /// The name that was asked for, cut to a length that fits a message.
     pub text: String,
     /// The nearest name that would do, if any letter of it is usable.
     pub suggestion: Option<String>,

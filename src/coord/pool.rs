@@ -15,25 +15,25 @@ pub struct Pool {
     network: IpNet,
 }
 
-/// Why a network is no pool.
+/// The reason why a network is no pool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
     /// Bits right of the prefix are set.
     #[error("{given} is an address in a network, not a network")]
     HostBits {
-        /// As given.
+        /// The network as it was given.
         given: IpNet,
     },
     /// No address is left when network, gateway and broadcast address are taken off.
     #[error("{given} has no address to give")]
     TooSmall {
-        /// As given.
+        /// The network as it was given.
         given: IpNet,
     },
     /// Loopback, multicast, reserved or unspecified addresses.
     #[error("{given} is not made of unicast host addresses")]
     NotUnicast {
-        /// As given.
+        /// The network as it was given.
         given: IpNet,
     },
 }
@@ -111,12 +111,12 @@ impl Pool {
             && (FIRST_OFFSET..=self.last_offset()).contains(&self.offset(address))
     }
 
-    /// How many addresses it has to give.
+    /// Returns the number of addresses that the pool can assign.
     pub fn capacity(&self) -> u128 {
         self.last_offset() - FIRST_OFFSET + 1
     }
 
-    /// Where in the network `address` is, counted from the network's own address.
+    /// Returns the position of `address` in the network, counted from the network's own address.
     pub fn offset(&self, address: IpAddr) -> u128 {
         number(address).saturating_sub(number(self.network.network()))
     }

@@ -1,6 +1,6 @@
-//! Who is in the network: names, addresses, endpoints, who is online; and the list of peers that each node gets.
+//! The nodes of the network: names, addresses, endpoints, online or not; and the list of peers that each node gets.
 //!
-//! Pure. What must survive a restart is in [`NodeRecord`]; the caller stores a record before it puts it here.
+//! Pure. [`NodeRecord`] holds the data that must survive a restart; the caller stores a record before it puts it here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ pub const ONLINE_FOR: Duration = Duration::from_secs(60);
 /// An ephemeral node is removed after this long offline: a reboot or a coordinator's update is no goodbye.
 pub const EPHEMERAL_FOR: Duration = Duration::from_secs(10 * 60);
 
-/// What is kept of a node.
+/// The stored record of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
     /// Unique.
@@ -34,9 +34,9 @@ pub struct NodeRecord {
     pub disco_key: DiscoPublic,
     /// One address of each pool.
     pub tunnel_ips: Vec<IpAddr>,
-    /// Where it can perhaps be reached.
+    /// The node's candidates (RFC 8445 section 4).
     pub endpoints: Vec<Endpoint>,
-    /// How its NAT maps.
+    /// The mapping behaviour of the node's NAT.
     #[serde(default)]
     pub nat_mapping: NatMapping,
     /// Networks behind it that it offers.
@@ -50,11 +50,11 @@ pub struct NodeRecord {
     pub ephemeral: bool,
     /// The labels of its key.
     pub tags: Vec<String>,
-    /// When it enrolled, Unix milliseconds.
+    /// Time of enrolment, Unix milliseconds.
     pub created_ms: u64,
 }
 
-/// What a node asks for when it registers.
+/// The data of a registration.
 #[derive(Clone, Debug)]
 pub struct RegistrationData {
     /// The name that it would like.
@@ -63,7 +63,7 @@ pub struct RegistrationData {
     pub disco_key: DiscoPublic,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
-    /// How its NAT maps.
+    /// The mapping behaviour of the node's NAT.
     pub nat_mapping: NatMapping,
     /// The networks that it offers.
     pub routes: Vec<IpNet>,
@@ -309,7 +309,7 @@ impl Registry {
         }
     }
 
-    /// How many nodes are online, and how many there are.
+    /// Returns the number of nodes that are online, and the number of all nodes.
     pub fn count(&self) -> (usize, usize) {
         (
             self.nodes.values().filter(|it| it.online).count(),

@@ -208,7 +208,7 @@ fn endpoints_are_to_be_stored_once_per_change() {
     registry.put(current.clone(), at(1));
     assert_eq!(registry.take_unsaved(), [current]);
     assert!(registry.take_unsaved().is_empty());
-    // One that was stored does.
+    // An endpoint that was stored does.
     registry.set_endpoints(&key(1), published("192.0.2.1:8"));
     registry.put(record, at(1));
     assert!(registry.take_unsaved().is_empty());

@@ -1,4 +1,4 @@
-//! Whether a signed request is fresh: its time is near ours and its nonce was not seen before.
+//! Checks that a signed request is fresh: its time is near the coordinator's, and its nonce was not seen before.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -7,13 +7,13 @@ use super::clock::Now;
 use crate::proto::api::{MAX_CLOCK_SKEW, REQUEST_NONCE_LEN};
 use crate::proto::keys::NodePublic;
 
-/// How long a nonce is remembered. A request is accepted from [`MAX_CLOCK_SKEW`] before its own time until as long
+/// Time for which a nonce is remembered. A request is accepted from [`MAX_CLOCK_SKEW`] before its own time until as long
 /// after it, so a copy of it can be acceptable for twice that.
 const REMEMBERED: Duration = Duration::from_secs(2 * MAX_CLOCK_SKEW.as_secs());
 
 type Seen = (NodePublic, [u8; REQUEST_NONCE_LEN]);
 
-/// Why a request is not fresh.
+/// The reason why a request is not fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotFresh {
     /// The signer's clock and ours are too far apart, or the request was held back.

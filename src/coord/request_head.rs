@@ -1,4 +1,4 @@
-//! The head of an HTTP/1 request: read strictly, and written anew for the server behind the gate, so that the two can
+//! The head of an HTTP/1 request: read strictly, and written anew for the server behind the front end, so that the two can
 //! never disagree on where a request ends.
 
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ const MAX_FIELDS: usize = 64;
 /// The longest request target, bytes; the API's are under 100.
 const MAX_TARGET: usize = 1024;
 
-/// The header fields that the API reads. All others stop at the gate.
+/// The header fields that the API reads. All others stop at the front end.
 const FORWARDED: [&str; 4] = [HEADER_NODE, HEADER_TIME, HEADER_NONCE, HEADER_SIGNATURE];
 
 /// A request's head, as far as it matters.
@@ -34,7 +34,7 @@ pub struct Head {
     pub forwarded: Vec<(&'static str, String)>,
 }
 
-/// Why a head is refused.
+/// The reason why a head is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
     /// No HTTP/1 request.
@@ -85,8 +85,8 @@ impl HeadError {
     }
 }
 
-/// Where the head in `bytes` ends, its empty line included. `searched` bytes were looked at before in vain. Linear in
-/// what is new, however slowly it drips.
+/// Finds the end of the head in `bytes`, after its empty line. An earlier call has searched the first `searched` bytes, so
+/// that the work is linear in the new bytes, however slowly they arrive.
 pub fn find_end(bytes: &[u8], searched: usize) -> Option<usize> {
     let from = searched.saturating_sub(3);
     bytes[from..]
@@ -184,7 +184,7 @@ impl Head {
         Ok(())
     }
 
-    /// The head for the server behind the gate: one request a connection, the known fields, and `more`.
+    /// Writes the head for the server behind the front end: one request for each connection, the known fields, and `more`.
     pub fn rewritten(&self, more: &[(&str, &str)]) -> String {
         let mut out = format!(
             "{} {} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",

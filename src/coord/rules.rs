@@ -19,7 +19,7 @@ use crate::proto::api::{
 };
 use crate::proto::keys::NodePublic;
 
-/// How fast one node may make requests. A node that joins signals every peer at once: 500 is room for a full /24 twice.
+/// Rate of requests of one node. A node that joins signals every peer at once: 500 is room for a full /24 twice.
 const NODE_RATE: Rate = Rate {
     per_second: 50.0,
     burst: 500.0,
@@ -28,31 +28,31 @@ const NODE_RATE: Rate = Rate {
 /// The longest version text, bytes.
 const MAX_VERSION: usize = 64;
 
-/// What must survive a restart.
+/// A change that must survive a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Add or replace a node.
     PutNode(NodeRecord),
     /// Remove a node.
     RemoveNode(NodePublic),
-    /// Add or replace an enrolment key.
+    /// Add or replace an auth key.
     PutKey(KeyRecord),
-    /// Remove an enrolment key.
+    /// Remove an auth key.
     RemoveKey(String),
 }
 
-/// What was stored.
+/// The stored data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// All nodes.
     pub nodes: Vec<NodeRecord>,
-    /// All enrolment keys.
+    /// All auth keys.
     pub keys: Vec<KeyRecord>,
 }
 
-/// What time alone changed.
+/// The changes that time alone made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Passed {
+pub struct Ticked {
     /// Peers see a difference.
     pub peers_changed: bool,
     /// Signals that became too old.
@@ -100,7 +100,7 @@ impl Core {
         &self.registry
     }
 
-    /// The enrolment keys.
+    /// The auth keys.
     pub fn keys(&self) -> &KeyRing {
         &self.keys
     }
@@ -110,14 +110,14 @@ impl Core {
         self.open
     }
 
-    /// Whether a request whose signature holds was neither seen before nor made at another time. Remembers nothing.
+    /// Checks that a request with a valid signature was not seen before, and that its time is near the coordinator's. Records nothing.
     pub fn check_unseen(&self, headers: &SignedHeaders, now: Now) -> Result<(), ApiError> {
         Ok(self
             .replay
             .check(headers.node, headers.time_ms, headers.nonce, now)?)
     }
 
-    /// [`Core::check_unseen`], and whether a registered node keeps to its rate.
+    /// Does [`Core::check_unseen`], and checks that a registered node keeps to its rate.
     pub fn check_fresh(&mut self, headers: &SignedHeaders, now: Now) -> Result<(), ApiError> {
         self.check_unseen(headers, now)?;
         if self.registry.get(&headers.node).is_none() {
@@ -129,8 +129,8 @@ impl Core {
         taken.map_err(|retry_after| ApiError::TooFast { retry_after })
     }
 
-    /// Whether a request of anything but to register is accepted; if so it is remembered. Strangers' requests never
-    /// are, for there are any number of strangers. Says whether the request brought its node online.
+    /// Checks a request other than a registration and records its nonce. Returns whether the request brought the node online.
+    /// Refuses unregistered nodes without recording anything, because there can be any number of them.
     pub fn admit(&mut self, headers: &SignedHeaders, now: Now) -> Result<bool, ApiError> {
         self.check_fresh(headers, now)?;
         if self.registry.get(&headers.node).is_none() {
@@ -140,13 +140,13 @@ impl Core {
         Ok(self.registry.touch(&headers.node, now))
     }
 
-    /// Remembers that a request was accepted.
+    /// Records the nonce of an accepted request.
     pub fn remember(&mut self, headers: &SignedHeaders, now: Now) {
         self.replay.remember(headers.node, headers.nonce, now);
     }
 
-    /// What registering `node` would change. The first change is its record; when that is all there is and it equals
-    /// the one that is stored, nothing needs to be stored.
+    /// Plans the registration of `node`. The first change is the node's record; if it is the only change and equals the stored
+    /// record, nothing needs to be stored.
     pub fn plan_registration(
         &self,
         node: NodePublic,
@@ -265,12 +265,13 @@ impl Core {
         self.signals.take(node, now)
     }
 
-    /// Lets time pass: to be called about every second or more often.
-    pub fn pass(&mut self, now: Now) -> Passed {
+    /// Expires nonces, rate buckets and signals, marks silent nodes offline and returns the lapsed ephemeral nodes. Call at least
+    /// once per second.
+    pub fn tick(&mut self, now: Now) -> Ticked {
         self.replay.expire(now);
         self.rates
             .retain(|_, bucket| !bucket.is_full(NODE_RATE, now.uptime));
-        Passed {
+        Ticked {
             peers_changed: self.registry.mark_offline(now),
             signals_dropped: self.signals.expire(now),
             lapsed: self

@@ -210,7 +210,7 @@ fn a_node_that_floods_is_slowed_down_and_others_are_not() {
     assert!(matches!(refusal, ApiError::TooFast { .. }));
     assert_eq!(core.check_fresh(&headers(2, 1, at(1)), at(1)), Ok(()));
     assert_eq!(core.check_fresh(&headers(1, 255, at(2)), at(2)), Ok(()));
-    core.pass(at(60));
+    core.tick(at(60));
     assert!(core.rates.is_empty());
 }
 
@@ -274,9 +274,9 @@ fn time_takes_nodes_offline_and_ephemeral_ones_away() {
         .plan_registration(node(1), request(1, Some(&key)), at(0))
         .unwrap();
     core.apply(changes, at(0));
-    assert_eq!(core.pass(at(60)), Passed::default());
-    assert!(core.pass(at(61)).peers_changed);
+    assert_eq!(core.tick(at(60)), Ticked::default());
+    assert!(core.tick(at(61)).peers_changed);
     assert_eq!(core.admit(&headers(1, 1, at(62)), at(62)), Ok(true));
-    assert!(core.pass(at(200)).peers_changed);
-    assert_eq!(core.pass(at(663)).lapsed, [Change::RemoveNode(node(1))]);
+    assert!(core.tick(at(200)).peers_changed);
+    assert_eq!(core.tick(at(663)).lapsed, [Change::RemoveNode(node(1))]);
 }

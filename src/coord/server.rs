@@ -1,8 +1,8 @@
 //! Puts the coordinator together and runs it until it is told to stop.
 //!
-//! Threads: one tokio runtime thread for everything that faces the network (the gate, the STUN server), a few workers
-//! that take requests from tiny_http, one that makes registrations durable, one that answers administration, one that
-//! lets time pass.
+//! Threads: one tokio runtime thread for everything that faces the network (the front end, the STUN server), a few workers
+//! that take requests from tiny_http, one that makes registrations durable, one that answers administration, one that calls
+//! the tick.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -41,16 +41,16 @@ type HttpService = Service<Request>;
 /// Threads that take requests. None ever waits for the network or the disk.
 const WORKERS: usize = 4;
 
-/// How often time is let pass: the most by which a poll that waits for nothing ends late.
+/// Interval of the tick: the longest time by which a long poll without news ends late.
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks between two stores of changed endpoints.
 const TICKS_PER_SAVE: u32 = 4;
-/// How often quiet sources are forgotten.
+/// Interval at which quiet sources are forgotten.
 const SWEEP: Duration = Duration::from_secs(10);
 
 /// The most client connections, unless the system allows fewer files.
 const MAX_CONNECTIONS: usize = 4096;
-/// Files per connection: the client's, both ends of the one behind the gate, and tiny_http's copy of its own.
+/// Files per connection: the client's, both ends of the one behind the front end, and tiny_http's copy of its own.
 const FILES_PER_CONNECTION: usize = 4;
 /// Files for everything else.
 const OTHER_FILES: usize = 64;
@@ -79,7 +79,7 @@ pub fn run(settings: &Settings, state_dir: &Path) -> Result<(), ServerError> {
     )?);
     let permits = RequestPermits::new();
     let behind = Behind::start(&service, &permits, state_dir)?;
-    let gate = FrontEnd::new(
+    let front_end = FrontEnd::new(
         behind.http_socket.clone(),
         permits,
         max_connections(),
@@ -88,7 +88,7 @@ pub fn run(settings: &Settings, state_dir: &Path) -> Result<(), ServerError> {
     );
     ports.log();
     log_how_to_enrol(&service, &ports, settings.open, state_dir);
-    let ended = runtime.block_on(face_network(&service, &gate, ports, &behind));
+    let ended = runtime.block_on(face_network(&service, &front_end, ports, &behind));
     behind.stop(&service);
     ended
 }
@@ -220,7 +220,7 @@ fn load(
     Ok(Service::new(core, store, stun_ports, clock, metrics))
 }
 
-/// The threads behind the gate.
+/// The threads behind the front end.
 struct Behind {
     http: Arc<Server>,
     http_socket: PathBuf,
@@ -316,7 +316,7 @@ fn let_time_pass(service: &HttpService, stopped: &mpsc::Receiver<()>) {
     let mut ticks = 0_u32;
     while stopped.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
         ticks = ticks.wrapping_add(1);
-        answer_all(service, service.pass(service.clock.now()));
+        answer_all(service, service.tick(service.clock.now()));
         if ticks.is_multiple_of(TICKS_PER_SAVE) {
             service.save_endpoints();
         }
@@ -326,7 +326,7 @@ fn let_time_pass(service: &HttpService, stopped: &mpsc::Receiver<()>) {
 /// Serves until a signal or a failure, then lets what runs end.
 async fn face_network(
     service: &Arc<HttpService>,
-    gate: &Arc<FrontEnd>,
+    front_end: &Arc<FrontEnd>,
     ports: Ports,
     behind: &Behind,
 ) -> Result<(), ServerError> {
@@ -334,9 +334,9 @@ async fn face_network(
     let mut terminate = signal(SignalKind::terminate()).map_err(signals_error)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals_error)?;
     let (stop, stopped) = watch::channel(false);
-    let mut gates = JoinSet::new();
+    let mut listeners = JoinSet::new();
     for (listener, _) in ports.api {
-        gates.spawn(gate.clone().serve(
+        listeners.spawn(front_end.clone().serve(
             listener,
             ports.tls.clone(),
             Listener::Api,
@@ -344,17 +344,19 @@ async fn face_network(
         ));
     }
     if let Some((listener, _)) = ports.metrics {
-        gates.spawn(
-            gate.clone()
-                .serve(listener, None, Listener::Metrics, stopped.clone()),
-        );
+        listeners.spawn(front_end.clone().serve(
+            listener,
+            None,
+            Listener::Metrics,
+            stopped.clone(),
+        ));
     }
     // Aborted when it is dropped.
     let mut background = JoinSet::new();
     for (server, _) in ports.stun {
         background.spawn(server.serve());
     }
-    background.spawn(sweep(gate.clone()));
+    background.spawn(sweep(front_end.clone()));
     if let Some(period) = sd_notify::watchdog_enabled() {
         background.spawn(feed_watchdog(behind.http_socket.clone(), period / 3));
     }
@@ -374,14 +376,14 @@ async fn face_network(
     }
     stop.send_replace(true);
     answer_all(service, service.stop_waiting());
-    while gates.join_next().await.is_some() {}
+    while listeners.join_next().await.is_some() {}
     ended.map(drop)
 }
 
-async fn sweep(gate: Arc<FrontEnd>) {
+async fn sweep(front_end: Arc<FrontEnd>) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        gate.forget_quiet_sources();
+        front_end.forget_quiet_sources();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Why the coordinator cannot start, or had to stop, and what to do about it.
+//! The reasons why the coordinator cannot start, or had to stop, with their hints.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use super::state_dir::StateDirError;
 use super::store::StoreError;
 use crate::error::{Kind, UserError};
 
-/// Why the coordinator cannot start, or had to stop.
+/// The reason why the coordinator cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The state directory.
@@ -34,15 +34,15 @@ pub enum ServerError {
     /// The certificate or its key.
     #[error("cannot use {path} for TLS: {reason}")]
     Tls {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
     /// The system refuses threads, signals or the like.
     #[error("the system refuses {what}")]
     System {
-        /// What was asked for.
+        /// The resource that was asked for.
         what: &'static str,
         /// Its words.
         source: io::Error,
@@ -50,7 +50,7 @@ pub enum ServerError {
     /// A library failed where it cannot.
     #[error("{what} failed: {reason}")]
     Internal {
-        /// Which.
+        /// The part that failed.
         what: &'static str,
         /// Its words.
         reason: String,

@@ -1,9 +1,8 @@
-//! The coordinator at work: the pure [`Core`], the store behind it, and the requests that wait for news, under locks
-//! that are never held while anything slow happens.
+//! The coordinator's service: the pure [`Core`], the store behind it, and the pending long polls.
 //!
-//! Two locks. `state` guards the core and the parked requests, for microseconds. `turn` orders what is durable: plan,
-//! commit (the disk), apply. So a slow disk delays registrations and nothing else, and what is in the core of nodes and
-//! keys is in the store, endpoints excepted, which follow within a second.
+//! Two locks. `state` guards the core and the pending requests, for microseconds. `commit_lock` orders durable changes: plan,
+//! commit (the disk), apply. So a slow disk delays registrations and nothing else. Nodes and keys in the core are also in the
+//! store; their endpoints follow within a second.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +21,7 @@ use crate::proto::api::{
 };
 use crate::proto::keys::NodePublic;
 
-/// What a request waits for.
+/// The news that a long poll waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poll {
     /// A list of peers of another generation.
@@ -34,29 +33,29 @@ pub enum Poll {
     Signals,
 }
 
-/// What it gets.
+/// The answer to a long poll.
 #[derive(Clone, Debug)]
 pub enum News {
     /// Everybody else.
     Peers(PeerList),
-    /// What waited for the node.
+    /// The signals that waited for the node.
     Signals(Vec<Signal>),
 }
 
-/// Parked requests with the news to answer them with.
+/// Pending requests with the news to answer them with.
 pub type Answers<R> = Vec<(R, News)>;
 
-/// The coordinator, shared by all threads. `R` is a request that can be parked.
+/// The coordinator, shared by all threads. `R` is a request that can be pending.
 #[derive(Debug)]
 pub struct Service<R> {
     /// Both clocks.
     pub clock: Clock,
-    /// What is counted.
+    /// The counters.
     pub metrics: Metrics,
     stun_ports: Vec<u16>,
     store: Store,
     store_failed: AtomicBool,
-    turn: Mutex<()>,
+    commit_lock: Mutex<()>,
     state: Mutex<State<R>>,
 }
 
@@ -84,7 +83,7 @@ impl<R> Service<R> {
             stun_ports,
             store,
             store_failed: AtomicBool::new(false),
-            turn: Mutex::new(()),
+            commit_lock: Mutex::new(()),
             state: Mutex::new(State {
                 core,
                 peers: Polls::default(),
@@ -119,10 +118,10 @@ impl<R> Service<R> {
         now: Now,
     ) -> Result<(RegisterResponse, Answers<R>), ApiError> {
         let node = headers.node;
-        let _turn = lock(&self.turn);
+        let _commit = lock(&self.commit_lock);
         let (changes, is_new, stored) = {
             let state = self.state();
-            // The same request may have come twice before the first was remembered.
+            // A second copy of the request may have arrived before the nonce of the first was remembered.
             state.core.check_unseen(headers, now)?;
             let changes = state.core.plan_registration(node, request, now)?;
             let stored = matches!(&changes[..], [only] if state.core.is_stored(only));
@@ -192,8 +191,8 @@ impl<R> Service<R> {
         Ok(vec![(waiting, News::Signals(signals))])
     }
 
-    /// Answers a poll when there is news or nothing to wait for, else parks it. The request that it replaces, if any, is
-    /// answered too.
+    /// Answers a long poll if there is news or nothing to wait for; else keeps it pending. Also answers the request that it
+    /// replaces, if any.
     pub fn poll(
         &self,
         node: NodePublic,
@@ -215,35 +214,35 @@ impl<R> Service<R> {
             return older.into_iter().chain([(request, news)]).collect();
         }
         let empty = news.clone_empty();
-        let replaced = polls.park(node, request, wait, now);
+        let replaced = polls.hold(node, request, wait, now);
         replaced
             .into_iter()
             .map(|older| (older, empty.clone()))
             .collect()
     }
 
-    /// Lets time pass: answers polls whose wait is over, notices who is gone. To be called a few times a second.
-    pub fn pass(&self, now: Now) -> Answers<R> {
+    /// Runs [`Core::tick`]; answers the long polls whose wait is over or that have news. Call a few times per second.
+    pub fn tick(&self, now: Now) -> Answers<R> {
         let mut answers = Vec::new();
         let lapsed = {
             let mut state = self.state();
-            let passed = state.core.pass(now);
-            self.count_signals("dropped_old", passed.signals_dropped);
-            answers.append(&mut state.peers_news(passed.peers_changed));
+            let ticked = state.core.tick(now);
+            self.count_signals("dropped_old", ticked.signals_dropped);
+            answers.append(&mut state.peers_news(ticked.peers_changed));
             for (node, request) in state.peers.take_due(now) {
                 answers.push((request, News::Peers(state.core.registry().peers_of(&node))));
             }
             for (_, request) in state.signals.take_due(now) {
                 answers.push((request, News::Signals(Vec::new())));
             }
-            passed.lapsed
+            ticked.lapsed
         };
         if !lapsed.is_empty() {
             tracing::info!(
                 count = lapsed.len(),
                 "ephemeral peers stayed away and are removed"
             );
-            // What cannot be stored now is tried again at the next call.
+            // A change that cannot be stored now is tried again at the next tick.
             answers.append(&mut self.change(lapsed).unwrap_or_default());
         }
         answers
@@ -251,7 +250,7 @@ impl<R> Service<R> {
 
     /// Stores endpoints that changed since they were stored. To be called about every second.
     pub fn save_endpoints(&self) {
-        let _turn = lock(&self.turn);
+        let _commit = lock(&self.commit_lock);
         let unsaved = self.state().core.take_unsaved();
         if !unsaved.is_empty() {
             // The error is logged and counted. The endpoints are stored with their next change.
@@ -259,7 +258,7 @@ impl<R> Service<R> {
         }
     }
 
-    /// From now on no request waits. Gives those that do, to be answered.
+    /// Ends all long polls, now and from now on. Returns the pending requests with their answers.
     pub fn stop_waiting(&self) -> Answers<R> {
         let mut state = self.state();
         state.stopping = true;
@@ -280,14 +279,14 @@ impl<R> Service<R> {
 
     /// Stores changes, then applies them.
     pub fn change(&self, changes: Vec<Change>) -> Result<Answers<R>, StoreError> {
-        let _turn = lock(&self.turn);
+        let _commit = lock(&self.commit_lock);
         self.commit(&changes)?;
         let mut state = self.state();
         let peers_changed = state.core.apply(changes, self.clock.now());
         Ok(state.peers_news(peers_changed))
     }
 
-    /// What Prometheus scrapes.
+    /// Renders the metrics for Prometheus.
     pub fn render_metrics(&self) -> Vec<u8> {
         {
             let state = self.state();
@@ -302,11 +301,11 @@ impl<R> Service<R> {
                 .with_label_values(&["false"])
                 .set(gauge(all - online));
             self.metrics
-                .parked
+                .pending
                 .with_label_values(&["peers"])
                 .set(gauge(state.peers.count()));
             self.metrics
-                .parked
+                .pending
                 .with_label_values(&["signal"])
                 .set(gauge(state.signals.count()));
         }
@@ -373,7 +372,7 @@ impl<R> State<R> {
 }
 
 impl News {
-    /// What a request gets that was given up: the same list of peers, but no signals, which are handed out once.
+    /// Returns the answer for a replaced request: the same list of peers, but no signals, because signals are handed out once.
     fn clone_empty(&self) -> News {
         match self {
             News::Peers(peers) => News::Peers(peers.clone()),

@@ -13,10 +13,10 @@ use crate::error::{Kind, UserError};
 /// The longest path of a Unix socket, bytes (`sun_path` with its closing zero).
 const MAX_SOCKET_PATH: usize = 107;
 
-/// Connections that wait to be accepted: more than the gate lets in, so that connecting never has to wait.
+/// Connections that wait to be accepted: more than the front end admits, so that connecting never has to wait.
 const BACKLOG: i32 = 2048;
 
-/// Why the state directory cannot be used.
+/// The reason why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirError {
     /// No flag, no root, no service manager, no home directory.
@@ -35,7 +35,7 @@ pub enum StateDirError {
     TooLong {
         /// The socket.
         path: PathBuf,
-        /// How many bytes too long.
+        /// Bytes beyond the limit.
         excess: usize,
     },
     /// A Unix socket cannot be made.

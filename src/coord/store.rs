@@ -1,5 +1,5 @@
-//! What survives a restart, in one redb file in the state directory. Every commit is on the disk before it returns, so
-//! that a change that was acknowledged is there after `kill -9` or a power cut at any instant.
+//! The store: all data that survive a restart, in one redb file in the state directory. Every commit is on the disk before it
+//! returns, so that an acknowledged change is there after `kill -9` or a power cut at any instant.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -41,7 +41,7 @@ pub struct Store {
     path: PathBuf,
 }
 
-/// Why the store cannot be used.
+/// The reason why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it open.
@@ -50,12 +50,12 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// What is in the file makes no sense.
+    /// The contents of the file make no sense.
     #[error("{path} is damaged: {reason}")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// The contradiction that was found.
         reason: String,
     },
     /// Written by a later version.
@@ -319,7 +319,7 @@ fn open_error(path: &Path, error: DatabaseError) -> StoreError {
 
 fn store_error(path: &Path, error: redb::Error) -> StoreError {
     match error {
-        // What redb says of a file that it did not write, or whose header is gone.
+        // redb's error for a file that it did not write, or whose header is gone.
         redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
             StoreError::Damaged {
                 path: path.to_owned(),

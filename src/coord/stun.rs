@@ -18,7 +18,7 @@ use crate::proto::stun::{CHANGE_REQUEST, StunMessage, binding_success, binding_u
 /// Room for what the kernel hands over at once, bytes: several datagrams of one sender may come joined (UDP GRO).
 const MAX_RECEIVE: usize = 64 * 1024;
 
-/// How often a port answers through the other one: only `gretun netcheck` asks for that. An answer is hardly longer than
+/// Rate at which a port answers through the other one; only `gretun netcheck` asks for that. An answer is hardly longer than
 /// its request (32 bytes to 28, in IPv6 44), but it comes from where nobody asked.
 const CHANGED_RATE: Rate = Rate {
     per_second: 50.0,
@@ -91,7 +91,7 @@ impl StunServer {
                     .chunks(meta.stride.max(1))
                     .for_each(|datagram| self.answer(datagram, &meta)),
                 Err(error) => {
-                    // What an ICMP message about an earlier answer leaves behind.
+                    // The error that an ICMP message about an earlier answer leaves behind.
                     self.drop_for("socket_error");
                     tracing::debug!(%error, "STUN receive failed");
                 }
@@ -150,7 +150,7 @@ impl StunServer {
             ecn: None,
             contents: &answer,
             segment_size: None,
-            // From the address that was asked, whichever of the host's it was: a NAT lets no other in.
+            // Answer from the host's address that was asked, because a NAT admits no other.
             src_ip: meta.dst_ip,
         };
         // A full send buffer loses the answer, as the network might; the client asks again.

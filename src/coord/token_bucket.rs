@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How often.
+/// A rate, with room for a burst.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     /// Events per second in the long run.

@@ -84,7 +84,7 @@ impl Coord {
         cli(self.dir.path(), args)
     }
 
-    /// A new enrolment key.
+    /// A new auth key.
     pub fn key(&self, args: &[&str]) -> String {
         let made = self.cli(&[&["keys", "create"], args].concat());
         assert!(made.status.success(), "{made:?}");
