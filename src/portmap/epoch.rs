@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// What the router said, and when.
+/// An epoch that the router reported, and the time of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch {
     at: Instant,
@@ -10,14 +10,14 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// An answer that came at `at` said `seconds`.
+    /// Creates the epoch of an answer that arrived at `at` and reported `seconds`.
     pub fn new(at: Instant, seconds: u32) -> Self {
         Epoch { at, seconds }
     }
 
-    /// Whether a later answer can be of a router that lost nothing in between: RFC 6887 section 8.5. RFC 6886 section 3.6
+    /// Returns whether a later answer can be of a router that lost nothing in between: RFC 6887 section 8.5. RFC 6886 section 3.6
     /// asks for less (a clock that may be slower by an eighth), so this serves both.
-    pub fn goes_on_to(self, later: Epoch) -> bool {
+    pub fn is_consistent_with(self, later: Epoch) -> bool {
         let (before, after) = (u64::from(self.seconds), u64::from(later.seconds));
         // An answer may be overtaken by the one before.
         if after + 1 < before {
@@ -38,7 +38,7 @@ mod tests {
     fn goes_on(before: u32, after: u32, seconds: u64) -> bool {
         let start = Instant::now();
         let later = Epoch::new(start + Duration::from_secs(seconds), after);
-        Epoch::new(start, before).goes_on_to(later)
+        Epoch::new(start, before).is_consistent_with(later)
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The talk with a UPnP gateway, one request after the other: its description, whether the port is free, the mapping, the
+//! The session with a UPnP gateway, one request after the other: its description, whether the port is free, the mapping, the
 //! external address.
 
 use std::net::SocketAddrV4;
@@ -15,13 +15,13 @@ const PORT_TRIES: u32 = 4;
 pub struct HttpRequest {
     /// To be handed back with the answer.
     pub id: u64,
-    /// Where to; always at the gateway.
+    /// The URL of the request; always at the gateway.
     pub url: String,
     /// For a POST: the header `SOAPAction` and the body. Without it, a GET.
     pub action: Option<(String, String)>,
 }
 
-/// Where the talk stands.
+/// The step of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Entry,
@@ -29,9 +29,9 @@ enum Step {
     Address,
 }
 
-/// A talk under way.
+/// A session under way.
 #[derive(Debug)]
-pub(super) struct Talk {
+pub(super) struct Session {
     network: Network,
     port: u16,
     location: String,
@@ -43,7 +43,7 @@ pub(super) struct Talk {
     tries: u32,
 }
 
-/// What comes next.
+/// The next thing to do.
 #[derive(Debug)]
 pub(super) enum Next {
     /// This request.
@@ -54,21 +54,26 @@ pub(super) enum Next {
     Failed(String),
 }
 
-impl Talk {
+impl Session {
     /// With a gateway whose description is at `location`, about `port` of this host.
-    pub(super) fn begin(network: Network, port: u16, wish: u16, location: String) -> (Self, Next) {
-        let talk = Talk {
+    pub(super) fn begin(
+        network: Network,
+        port: u16,
+        suggested: u16,
+        location: String,
+    ) -> (Self, Next) {
+        let session = Session {
             network,
             port,
             location,
             control: None,
             step: Step::Entry,
-            external_port: wish,
+            external_port: suggested,
             lifetime: IGD_LIFETIME,
             tries: 0,
         };
-        let first = Next::Ask(talk.location.clone(), None);
-        (talk, first)
+        let first = Next::Ask(session.location.clone(), None);
+        (session, first)
     }
 
     /// With a gateway that is known, about a mapping that it granted for `lifetime` seconds.
@@ -79,7 +84,7 @@ impl Talk {
         lifetime: u32,
         control: Control,
     ) -> (Self, Next) {
-        let talk = Talk {
+        let session = Session {
             network,
             port,
             location: String::new(),
@@ -89,8 +94,8 @@ impl Talk {
             lifetime,
             tries: PORT_TRIES,
         };
-        let first = request(&control, talk.action());
-        (talk, first)
+        let first = request(&control, session.action());
+        (session, first)
     }
 
     /// The answer to the latest request. `random` chooses another port where one is needed.

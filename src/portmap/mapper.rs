@@ -1,4 +1,4 @@
-//! The state machine: searches for a router that grants a port, keeps the lease, gives it back.
+//! The state machine: searches for a router that grants a port mapping, keeps the lease, deletes the mapping.
 //!
 //! ```text
 //!            network              granted            not renewed, lost, refused
@@ -9,7 +9,7 @@
 //!     +---------------- resting            returning ----> idle
 //! ```
 //!
-//! The driver hands in what came and the time, takes [`PortMapper::poll_output`] until it is empty, and sleeps until
+//! The driver hands in received messages and the time, takes [`PortMapper::poll_output`] until it is empty, and sleeps until
 //! [`PortMapper::poll_timeout`].
 
 mod answers;
@@ -25,11 +25,11 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use tracing::debug;
 
 use super::epoch::Epoch;
-use super::igd::{HttpRequest, Next, Talk};
+use super::igd::{HttpRequest, Next, Session};
 use super::schedule::{DOUBT_GAPS, IGD_DELAY, RENEW_MIN_GAP, Repeat};
 use super::{Finding, Lease, Network, Protocol, Status, nat_pmp, pcp, upnp};
 
-/// What the driver has to send.
+/// A message that the driver has to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// A datagram to [`pcp::PORT`] of the gateway.
@@ -48,13 +48,13 @@ pub struct PortMapper {
     rng: ChaCha20Rng,
     network: Option<Network>,
     findings: [Finding; 3],
-    /// What PCP knows the mapping by; kept as long as the router is the same.
+    /// The nonce that identifies the mapping in PCP; kept as long as the router is the same.
     nonce: pcp::Nonce,
-    /// What to ask for: what there was before.
-    wish: SocketAddrV4,
+    /// The suggested external address and port (RFC 6887 section 11.1): those of the previous mapping.
+    suggested: SocketAddrV4,
     phase: Phase,
-    /// The talk with a UPnP gateway, and the number of the request that it waits for.
-    talk: Option<(u64, Talk)>,
+    /// The session with a UPnP gateway, and the number of the request that it waits for.
+    session: Option<(u64, Session)>,
     requests: u64,
     /// Searches in a row that found nothing.
     failures: usize,
@@ -76,7 +76,7 @@ struct Search {
     pcp: Repeat,
     nat_pmp: Repeat,
     ssdp: Repeat,
-    /// Where a UPnP gateway's description is.
+    /// The URL of a UPnP gateway's description.
     location: Option<String>,
     nat_pmp_port: Option<(u16, u32, Epoch)>,
     nat_pmp_address: Option<Ipv4Addr>,
@@ -92,7 +92,7 @@ struct Held {
     attempt: u32,
     renew: Instant,
     epoch: Option<Epoch>,
-    /// When to look at the epoch; with UPnP there is none.
+    /// Time of the next epoch check; UPnP has no epoch.
     check: Option<Instant>,
     /// Looks that are still to come quickly.
     doubt: usize,
@@ -114,9 +114,9 @@ impl PortMapper {
             network: None,
             findings: Default::default(),
             nonce: pcp::Nonce::default(),
-            wish: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
+            suggested: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
             phase: Phase::Idle,
-            talk: None,
+            session: None,
             requests: 0,
             failures: 0,
             out: VecDeque::new(),
@@ -125,14 +125,14 @@ impl PortMapper {
             Some(lease) => {
                 mapper.network = Some(lease.network);
                 mapper.nonce = lease.nonce;
-                mapper.wish = lease.external;
+                mapper.suggested = lease.external;
             }
             None => mapper.rng.fill_bytes(&mut mapper.nonce),
         }
         mapper
     }
 
-    /// One that has nothing to do but to give this lease back.
+    /// Creates a mapper whose only task is to delete this mapping (RFC 6887 section 15).
     pub fn returning(now: Instant, lease: Lease, seed: [u8; 32]) -> Self {
         let mut mapper = PortMapper::new(lease.port, Some(lease.clone()), seed);
         mapper.begin_return(now, lease);
@@ -149,7 +149,7 @@ impl PortMapper {
             && before.gateway != network.gateway
         {
             self.rng.fill_bytes(&mut self.nonce);
-            self.wish = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.port);
+            self.suggested = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, self.port);
         }
         self.failures = 0;
         match network {
@@ -195,13 +195,13 @@ impl PortMapper {
         if is_gateway && upnp::is_at(&location, network.gateway) && search.location.is_none() {
             search.location = Some(location);
             search.ssdp.due = None;
-            self.begin_talk(now);
+            self.begin_session(now);
         }
     }
 
     /// The answer to an [`Output::Http`]: its status and body, or why there is none.
     pub fn handle_http(&mut self, now: Instant, id: u64, answer: Result<(u16, String), String>) {
-        let Some((_, mut talk)) = self.talk.take_if(|(waited, _)| *waited == id) else {
+        let Some((_, mut session)) = self.session.take_if(|(waited, _)| *waited == id) else {
             if let Phase::Returning(..) = self.phase
                 && self.requests == id
             {
@@ -210,13 +210,13 @@ impl PortMapper {
             return;
         };
         let next = match answer {
-            Ok((status, body)) => talk.answer(status, &body, self.rng.next_u32()),
+            Ok((status, body)) => session.answer(status, &body, self.rng.next_u32()),
             Err(error) => Next::Failed(error),
         };
         match next {
             Next::Ask(url, action) => {
                 let id = self.request(url, action);
-                self.talk = Some((id, talk));
+                self.session = Some((id, session));
             }
             Next::Granted(external, control, lifetime) => {
                 let lifetime = (lifetime > 0).then(|| Duration::from_secs(lifetime.into()));
@@ -256,7 +256,7 @@ impl PortMapper {
         }
     }
 
-    /// Gives the port back, if there is one; [`PortMapper::is_idle`] when that is done.
+    /// Deletes the mapping, if there is one (RFC 6887 section 15). [`PortMapper::is_idle`] tells when that is done.
     pub fn give_back(&mut self, now: Instant) {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Leased(held) => self.begin_return(now, held.lease),
@@ -286,9 +286,9 @@ impl PortMapper {
         match &self.phase {
             Phase::Idle => None,
             Phase::Searching(search) => {
-                let talk = search.location.is_some() && !self.is_settled(Protocol::UpnpIgd);
-                let talk = (talk && self.talk.is_none()).then(|| search.begun + IGD_DELAY);
-                let dues = [search.pcp.due, search.nat_pmp.due, search.ssdp.due, talk];
+                let session = search.location.is_some() && !self.is_settled(Protocol::UpnpIgd);
+                let session = (session && self.session.is_none()).then(|| search.begun + IGD_DELAY);
+                let dues = [search.pcp.due, search.nat_pmp.due, search.ssdp.due, session];
                 dues.into_iter().flatten().min()
             }
             Phase::Leased(held) => [Some(held.renew), held.check, held.expires()]
@@ -313,7 +313,7 @@ impl PortMapper {
         matches!(self.phase, Phase::Idle)
     }
 
-    /// What is known.
+    /// Returns the state of the mapper.
     pub fn status(&self) -> Status {
         let is_idle = self.is_idle();
         Status {

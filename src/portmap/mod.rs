@@ -1,8 +1,8 @@
-//! A public port from the router: PCP (RFC 6887), NAT-PMP (RFC 6886) or UPnP IGD, whichever it speaks.
+//! A port mapping from the router: PCP (RFC 6887), NAT-PMP (RFC 6886) or UPnP IGD, whichever the router knows.
 //!
-//! With a mapping anybody can send to the data port, as if the NAT were a full cone, so that even two symmetric NATs are joined
-//! when one router grants one. [`PortMapper`] asks, renews, notices a router that lost its state, and gives back. It is pure:
-//! `crate::daemon::port_mapping` has the sockets. The kernel's FOU socket owns the data port, so requests leave from another
+//! With a mapping anybody can send to the data port, as if the NAT were a full cone. So one router that grants a mapping connects
+//! even two symmetric NATs. [`PortMapper`] asks, renews, notices a router that lost its state, and deletes the mapping. It is
+//! pure: `crate::daemon::port_mapping` has the sockets. The kernel's FOU socket owns the data port, so requests leave from another
 //! port and name the data port.
 
 mod epoch;
@@ -24,7 +24,7 @@ use crate::proto::is_public;
 pub use igd::HttpRequest;
 pub use mapper::{Output, PortMapper};
 
-/// How a router is asked. In the order in which they are preferred.
+/// A protocol for port mappings, in the order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
@@ -56,7 +56,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// What came of asking by one protocol.
+/// The result of asking by one protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Finding {
     /// Not asked yet, or another one had granted a port before.
@@ -103,17 +103,17 @@ impl Network {
 /// A port that a router has granted. What is needed to renew it and to give it back, also after a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// By which protocol.
+    /// The protocol that granted the mapping.
     pub protocol: Protocol,
-    /// By which router, to which address of this host.
+    /// The router that granted it, and the host's address that the router forwards to.
     pub network: Network,
     /// The data port.
     pub port: u16,
-    /// Where it can be reached.
+    /// The external address and port (RFC 6887 section 3).
     pub external: SocketAddrV4,
-    /// What PCP knows the mapping by.
+    /// The nonce that identifies the mapping in PCP.
     pub nonce: pcp::Nonce,
-    /// Where UPnP IGD takes requests.
+    /// The service that takes UPnP IGD's requests.
     pub control: Option<upnp::Control>,
 }
 
@@ -125,12 +125,12 @@ impl Lease {
     }
 }
 
-/// What the mapper knows, for people and for other parts of the daemon.
+/// The state of the mapper, for people and for other parts of the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Who is asked; `None` without a default route, or with a public address.
+    /// The router that is asked; `None` without a default route, or if the host has a public address.
     pub network: Option<Network>,
-    /// What came of each protocol, in the order of [`Protocol::ALL`].
+    /// The result of each protocol, in the order of [`Protocol::ALL`].
     pub findings: [Finding; 3],
     /// The port, while there is one.
     pub lease: Option<Lease>,

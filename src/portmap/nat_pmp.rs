@@ -35,7 +35,7 @@ const RESPONSE: u8 = 128;
 pub struct MapRequest {
     /// The host's port.
     pub internal_port: u16,
-    /// The external port that the client would like; 0 where it has no wish, and to delete.
+    /// The suggested external port; 0 if the client suggests none, and to delete.
     pub suggested_port: u16,
     /// For how long, seconds; 0 deletes.
     pub lifetime: u32,
@@ -106,7 +106,7 @@ impl Response {
     }
 }
 
-/// Why a request was refused (section 3.5).
+/// The reason why a request was refused (section 3.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResultCode(pub u16);
 
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_refusal_is_read_however_short_it_is() {
         let refused = |code| Some(Response::Refused(ResultCode(code)));
-        // What a router without PCP says to a PCP MAP request (section 9 of RFC 6886, appendix A of RFC 6887).
+        // The answer of a router without PCP to a PCP MAP request (section 9 of RFC 6886, appendix A of RFC 6887).
         assert_eq!(
             Response::decode(&[0, 129, 0, 1, 0, 0, 0, 9]),
             refused(ResultCode::UNSUPPORTED_VERSION.0)

@@ -36,7 +36,7 @@ const MAP_LEN: usize = HEADER + 36;
 const LONGEST: usize = 1100;
 const UDP: u8 = 17;
 
-/// What a client's requests for one mapping are known by, so that nobody else changes it (section 11.1).
+/// Identifies a client's requests for one mapping, so that nobody else can change that mapping (section 11.1).
 pub type Nonce = [u8; 12];
 
 /// Asks for a mapping of a UDP port, renews it, or gives it back with a lifetime of 0.
@@ -44,11 +44,11 @@ pub type Nonce = [u8; 12];
 pub struct MapRequest {
     /// The address that the request is sent from.
     pub client: Ipv4Addr,
-    /// The same in every request for this mapping.
+    /// The nonce of every request for this mapping.
     pub nonce: Nonce,
     /// The host's port.
     pub internal_port: u16,
-    /// The external address and port that the client would like; unspecified and 0 where it has no wish.
+    /// The suggested external address and port (section 11.1); unspecified and 0 if the client suggests none.
     pub suggested: SocketAddrV4,
     /// For how long, seconds; 0 deletes.
     pub lifetime: u32,
@@ -91,7 +91,7 @@ pub struct Response {
     pub lifetime: u32,
     /// Seconds since the server lost its state (section 8.5).
     pub epoch: u32,
-    /// What was asked.
+    /// The opcode and its fields.
     pub body: Body,
 }
 
@@ -107,11 +107,11 @@ pub enum Body {
 /// A mapping as the server has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// Of the request.
+    /// The nonce of the request.
     pub nonce: Nonce,
     /// The host's port.
     pub internal_port: u16,
-    /// Where it can be reached: the assigned address and port. `None` when the address is not IPv4.
+    /// The assigned external address and port. `None` when the address is not IPv4.
     pub external: Option<SocketAddrV4>,
 }
 
@@ -170,7 +170,7 @@ fn be32(bytes: &[u8; HEADER], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// How a request fared (section 7.4).
+/// The result code of a request (section 7.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResultCode(pub u8);
 
@@ -203,7 +203,7 @@ impl fmt::Display for ResultCode {
     }
 }
 
-/// Why a datagram is no answer of a PCP server.
+/// The reason why a datagram is no answer of a PCP server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
     /// Too short, too long, or not a multiple of 4.
@@ -218,7 +218,7 @@ pub enum DecodeError {
     /// To a question that is never asked.
     #[error("an answer with opcode {0}")]
     Opcode(u8),
-    /// Of another transport protocol.
+    /// The mapping is of another transport protocol.
     #[error("a mapping of IP protocol {0}")]
     Protocol(u8),
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a server sends.
+/// Builds a server's response.
 pub fn encode(response: &Response) -> Vec<u8> {
     let mut bytes = vec![VERSION, RESPONSE, 0, response.result.0];
     bytes.extend(response.lifetime.to_be_bytes());
@@ -22,7 +22,7 @@ pub fn encode(response: &Response) -> Vec<u8> {
     bytes
 }
 
-/// What a server reads.
+/// Reads a request as a server does.
 pub fn decode_request(bytes: &[u8]) -> Option<MapRequest> {
     let bytes = bytes.first_chunk::<MAP_LEN>()?;
     if bytes[..2] != [VERSION, OPCODE_MAP] || bytes[36] != UDP {
@@ -65,9 +65,9 @@ fn a_map_request_has_the_layout_of_the_rfc() {
     assert_eq!(request.encode()[..], expected);
 }
 
-/// Section 11.1: no wish is the unspecified address of the family, as IPv4-mapped `::ffff:0.0.0.0`.
+/// Section 11.1: no suggestion is the unspecified address of the family, as IPv4-mapped `::ffff:0.0.0.0`.
 #[test]
-fn no_wish_is_the_mapped_unspecified_address() {
+fn no_suggestion_is_the_mapped_unspecified_address() {
     let request = MapRequest {
         client: Ipv4Addr::new(10, 0, 0, 2),
         nonce: [0; 12],

@@ -1,4 +1,4 @@
-//! When a router is asked, and asked again: every duration with why it has this value.
+//! The times at which a router is asked, and asked again. Every duration has its reason here.
 
 use std::time::{Duration, Instant};
 
@@ -32,14 +32,15 @@ pub(super) const RETURN_GAPS: &[Duration] = &[ms(250), ms(250), ms(500)];
 /// A router that speaks NAT-PMP only says so at once when PCP is spoken to it; one that says nothing gets NAT-PMP after this.
 pub(super) const NAT_PMP_DELAY: Duration = ms(500);
 
-/// How long PCP and NAT-PMP may be silent before UPnP, which takes several requests over TCP, is used.
+/// Time without an answer of PCP and NAT-PMP after which UPnP is used, which takes several requests over TCP.
 pub(super) const IGD_DELAY: Duration = ms(1000);
 
 /// Gaps between searches that found nothing; the last repeats. The first is short because a router that has just started may
 /// not have its services up. 1024 s is the longest gap of RFC 6887 (MRT).
 pub(super) const REST_GAPS: [Duration; 3] = [seconds(60), seconds(300), seconds(1024)];
 
-/// The lifetime asked for with PCP and NAT-PMP, seconds: what RFC 6886 section 3.3 recommends. So long a stopped daemon's port stays.
+/// The lifetime asked for with PCP and NAT-PMP, seconds, as RFC 6886 section 3.3 recommends. The mapping of a stopped daemon
+/// stays for this time.
 pub(super) const LIFETIME: u32 = 7200;
 
 /// The lifetime asked for with UPnP, seconds: shorter, because only a renewal shows that the router still has the mapping.
@@ -48,8 +49,8 @@ pub(super) const IGD_LIFETIME: u32 = 3600;
 /// The least gap between renewals of one lease (RFC 6887 section 11.2.1).
 pub(super) const RENEW_MIN_GAP: Duration = seconds(4);
 
-/// Gap between looks at the router's epoch, two small packets in the LAN: so long a router that restarted goes unnoticed by a host
-/// that nobody is joined with.
+/// Interval between epoch checks (RFC 6887 section 8.5); a check is two small packets in the LAN. A host without connected peers
+/// may take this long to notice a router restart.
 pub(super) const CHECK_GAP: Duration = seconds(60);
 
 /// Gaps between looks when a path was lost: the router may be restarting, and takes its time.
@@ -81,7 +82,7 @@ pub(super) struct Repeat {
     pub(super) due: Option<Instant>,
 }
 
-/// What is due of a [`Repeat`].
+/// The step of a [`Repeat`] that is due.
 pub(super) enum Due {
     Send,
     GiveUp,
@@ -104,7 +105,7 @@ impl Repeat {
         }
     }
 
-    /// What there is to do now, if anything.
+    /// Takes the step that is due now, if any.
     pub(super) fn take(&mut self, now: Instant, rng: &mut ChaCha20Rng) -> Option<Due> {
         self.due.filter(|due| *due <= now)?;
         let Some(gap) = self.gaps.get(self.step) else {

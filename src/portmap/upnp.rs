@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
-/// Where UPnP devices listen for searches.
+/// The multicast address and port on which UPnP devices listen for searches.
 pub const SSDP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(239, 255, 255, 250)), 1900);
 
 /// The longest description or answer that is read, bytes; those of routers have a few thousand.
 pub const MAX_BODY: usize = 256 * 1024;
 
-/// What is searched for. A device of version 2 answers to version 1 as well.
+/// The device type in a search. A device of version 2 answers to version 1 as well.
 const GATEWAY: &str = "urn:schemas-upnp-org:device:InternetGatewayDevice:";
 
 /// The services that map ports, the better one first.
@@ -61,7 +61,7 @@ pub fn is_at(url: &str, gateway: Ipv4Addr) -> bool {
         .is_ok_and(|it| it.scheme() == "http" && it.host() == Some(url::Host::Ipv4(gateway)))
 }
 
-/// Where a service takes its actions.
+/// The URL and type by which a service takes its actions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
     /// The URL.
@@ -105,10 +105,10 @@ impl Control {
     }
 }
 
-/// What is asked of the service.
+/// A request to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Who has this external UDP port.
+    /// Ask for the owner of this external UDP port.
     Entry {
         /// The external port.
         external_port: u16,
@@ -182,19 +182,19 @@ impl Action {
     }
 }
 
-/// What a service answered.
+/// The answer of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
-    /// Of [`Action::Address`], where the router knows one.
+    /// The external address that answers [`Action::Address`], if the router knows one.
     pub external: Option<Ipv4Addr>,
-    /// Of [`Action::Entry`]: whose port it is.
+    /// The host and port that answer [`Action::Entry`].
     pub client: Option<(Ipv4Addr, u16)>,
 }
 
 /// Reads the answer to an action.
 ///
 /// # Errors
-/// When it is a refusal, or no answer.
+/// When the bytes are a refusal, or no answer.
 pub fn answer(status: u16, body: &str) -> Result<Done, UpnpError> {
     let document = parse(body).map_err(|error| match status {
         200 => error,
@@ -266,7 +266,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Why a router cannot be used.
+/// The reason why a router cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UpnpError {
     /// It answers by something else than XML.

@@ -1,4 +1,4 @@
-//! What routers answer by PCP and NAT-PMP, and what follows when one grants a port or refuses it.
+//! Handles the answers of routers by PCP and NAT-PMP, and what follows from a grant or a refusal.
 
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
@@ -121,7 +121,7 @@ impl PortMapper {
             && held.lease.protocol == protocol
         {
             let before = held.epoch.replace(epoch);
-            if before.is_some_and(|it| !it.goes_on_to(epoch)) {
+            if before.is_some_and(|it| !it.is_consistent_with(epoch)) {
                 info!(%protocol, "the router has lost its state: its port is asked for again");
                 held.renew = now;
                 self.lease_due(now);
@@ -170,8 +170,8 @@ impl PortMapper {
             }
         }
         self.failures = 0;
-        self.wish = external;
-        self.talk = None;
+        self.suggested = external;
+        self.session = None;
         let renewed_within = lifetime.unwrap_or(Duration::from_secs(LIFETIME.into()));
         self.phase = Phase::Leased(Box::new(Held {
             lease: Lease {

@@ -1,11 +1,11 @@
-//! Keeping a lease by renewals and looks at the router's epoch, and giving it back.
+//! Keeps a lease by renewals and epoch checks (RFC 6887 section 8.5), and deletes the mapping (section 15).
 
 use std::time::{Duration, Instant};
 
 use tracing::info;
 
 use super::{Output, Phase, PortMapper};
-use crate::portmap::igd::{self, Next, Talk};
+use crate::portmap::igd::{self, Next, Session};
 use crate::portmap::schedule::{
     CHECK_GAP, DOUBT_GAPS, Due, LIFETIME, RENEW_MIN_GAP, RETURN_GAPS, Repeat, about, renewal,
 };
@@ -62,14 +62,15 @@ impl PortMapper {
         let lifetime = held.lifetime.map_or(0, |it| it.as_secs() as u32);
         if let Some(control) = lease.control {
             let port = lease.external.port();
-            let (talk, first) = Talk::renew(lease.network, self.port, port, lifetime, control);
-            self.talk_on(talk, first);
+            let (session, first) =
+                Session::renew(lease.network, self.port, port, lifetime, control);
+            self.continue_session(session, first);
         }
     }
 
     pub(super) fn begin_return(&mut self, now: Instant, lease: Lease) {
         info!(external = %lease.external, "giving the router its port back");
-        self.talk = None;
+        self.session = None;
         self.network = Some(lease.network);
         self.phase = Phase::Returning(Box::new(lease), Repeat::new(RETURN_GAPS, now));
         self.return_due(now);
@@ -99,7 +100,7 @@ impl PortMapper {
     }
 
     pub(super) fn set_idle(&mut self) {
-        self.talk = None;
+        self.session = None;
         self.phase = Phase::Idle;
         self.findings = Default::default();
     }

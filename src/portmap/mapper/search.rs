@@ -5,7 +5,7 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::{Output, Phase, PortMapper, Search};
-use crate::portmap::igd::{HttpRequest, Next, Talk};
+use crate::portmap::igd::{HttpRequest, Next, Session};
 use crate::portmap::schedule::{
     Due, IGD_DELAY, LIFETIME, NAT_PMP_DELAY, NAT_PMP_GAPS, PCP_GAPS, REST_GAPS, Repeat,
     SEARCH_GAPS, about,
@@ -14,7 +14,7 @@ use crate::portmap::{Finding, Protocol, nat_pmp, pcp, upnp};
 
 impl PortMapper {
     pub(super) fn begin_search(&mut self, now: Instant) {
-        self.talk = None;
+        self.session = None;
         self.findings = [Finding::Asking, Finding::Asking, Finding::Asking];
         self.phase = Phase::Searching(Search {
             begun: now,
@@ -50,7 +50,7 @@ impl PortMapper {
             Some(Due::GiveUp) => self.settle(now, Protocol::UpnpIgd, Finding::Silent),
             None => {}
         }
-        self.begin_talk(now);
+        self.begin_session(now);
     }
 
     /// One protocol is through with. When all are, the router rests.
@@ -73,7 +73,7 @@ impl PortMapper {
             self.failures += 1;
             self.phase = Phase::Resting(now + about(gap, &mut self.rng));
         } else {
-            self.begin_talk(now);
+            self.begin_session(now);
         }
     }
 
@@ -82,26 +82,27 @@ impl PortMapper {
     }
 
     /// Talks to the UPnP gateway, if one was found and the others had their time.
-    pub(super) fn begin_talk(&mut self, now: Instant) {
+    pub(super) fn begin_session(&mut self, now: Instant) {
         let others = [Protocol::Pcp, Protocol::NatPmp];
         let others_settled = others.iter().all(|it| self.is_settled(*it));
         let (Some(network), Phase::Searching(search)) = (self.network, &self.phase) else {
             return;
         };
         let is_time = others_settled || now >= search.begun + IGD_DELAY;
-        if self.talk.is_some() || self.is_settled(Protocol::UpnpIgd) || !is_time {
+        if self.session.is_some() || self.is_settled(Protocol::UpnpIgd) || !is_time {
             return;
         }
         if let Some(location) = search.location.clone() {
-            let (talk, first) = Talk::begin(network, self.port, self.wish.port(), location);
-            self.talk_on(talk, first);
+            let (session, first) =
+                Session::begin(network, self.port, self.suggested.port(), location);
+            self.continue_session(session, first);
         }
     }
 
-    pub(super) fn talk_on(&mut self, talk: Talk, next: Next) {
+    pub(super) fn continue_session(&mut self, session: Session, next: Next) {
         if let Next::Ask(url, action) = next {
             let id = self.request(url, action);
-            self.talk = Some((id, talk));
+            self.session = Some((id, session));
         }
     }
 
@@ -119,7 +120,7 @@ impl PortMapper {
             client: network.own,
             nonce: self.nonce,
             internal_port: self.port,
-            suggested: self.wish,
+            suggested: self.suggested,
             lifetime,
         };
         self.out
@@ -128,7 +129,11 @@ impl PortMapper {
 
     /// The mapping, and the address that its answer does not tell.
     pub(super) fn send_nat_pmp(&mut self, lifetime: u32) {
-        let suggested_port = if lifetime == 0 { 0 } else { self.wish.port() };
+        let suggested_port = if lifetime == 0 {
+            0
+        } else {
+            self.suggested.port()
+        };
         let request = nat_pmp::MapRequest {
             internal_port: self.port,
             suggested_port,

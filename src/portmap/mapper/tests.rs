@@ -11,7 +11,7 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const SERVICE: &str = "urn:schemas-upnp-org:service:WANIPConnection:1";
 
-/// What PCP says to a request.
+/// Builds PCP's answer to a request.
 #[derive(Clone, Copy, PartialEq)]
 enum Pcp {
     Grants,
@@ -398,19 +398,19 @@ fn where_nobody_listens_nothing_is_repeated() {
 fn a_router_that_restarted_is_asked_again() {
     let kinds: [fn(&mut Router); 2] = [|it| it.pcp = Pcp::Grants, |it| it.nat_pmp = true];
     for kind in kinds {
-        // By itself, within the time between two looks.
+        // Without a trigger, within the interval between two epoch checks.
         let mut bench = Bench::new(kind);
         bench.seconds(10);
         bench.reboot();
         assert!(!bench.is_mapped());
         bench.seconds(70);
         assert!(bench.is_mapped());
-        // When a path was lost, at once.
+        // At once after the loss of a path.
         bench.reboot();
         bench.mapper.handle_doubt(bench.now);
         bench.seconds(1);
         assert!(bench.is_mapped());
-        // Also when the router takes its time to come back.
+        // Even if the router is slow to come back.
         let (pcp, nat_pmp) = (bench.router.pcp, bench.router.nat_pmp);
         (bench.router.pcp, bench.router.nat_pmp) = (Pcp::Silent, false);
         bench.reboot();
@@ -589,7 +589,7 @@ fn without_a_network_and_with_a_public_address_nothing_is_asked() {
         .handle_network(bench.now, Network::behind(GATEWAY, OWN));
     bench.exchange();
     assert_eq!(bench.mapper.lease().cloned(), lease);
-    // The same network again changes nothing.
+    // Reporting an unchanged network changes nothing.
     let sent = bench.sent.len();
     bench
         .mapper
