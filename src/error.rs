@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-/// What kind of failure it was; decides the exit code, which is stable once released.
+/// The kind of a failure. It decides the exit code, which is stable once released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The command ran and did not reach its goal: exit code 1.

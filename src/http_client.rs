@@ -1,4 +1,4 @@
-//! What all HTTP clients here have in common: which certificates they look at, and how much they read.
+//! Shared parts of all HTTP clients: the certificates that they trust, and a limit on the bytes that they read.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! The command line and files as people get them wrong. The cases are the tables of `docs/BAD_INPUT.md`, so that what is
-//! documented is what happens: the exit code, what is named, and the way out. No kernel is needed: all is refused before
-//! anything is changed, and the process has no right to change anything.
+//! Wrong command lines and files. The cases are the tables of `docs/BAD_INPUT.md`, so that the document is right about exit
+//! code, error and hint. No kernel is needed: everything is refused before anything is changed, and the process has no right
+//! to change anything.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,9 +18,9 @@ const DOCUMENT: &str = include_str!("../docs/BAD_INPUT.md");
 struct Case {
     arguments: Vec<String>,
     code: i32,
-    /// What must be in the error.
+    /// Text that must be in the error.
     error: String,
-    /// What must be in the hint; empty where the error itself tells the way out.
+    /// Text that must be in the hint; empty if the error itself names the correct form.
     hint: String,
 }
 

@@ -84,7 +84,7 @@ fn nmcli(arguments: &[&str], keyfile: &str) -> Option<Output> {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // One that does not want it all closes the pipe.
+    // A reader that does not want all of it closes the pipe.
     let _ = child.stdin.take().unwrap().write_all(keyfile.as_bytes());
     Some(child.wait_with_output().unwrap())
 }

@@ -95,7 +95,7 @@ async fn create(args: &Args, specs: &[TunnelSpec], context: Context) -> Result<(
     if !args.foreground || args.dry_run {
         return session.carry_out(&ops, args.dry_run, context).await;
     }
-    // From here on a signal must not end the process before the tunnel is gone.
+    // A signal must not end the process from here on before the tunnel is gone.
     let failed =
         |error: std::io::Error| Report::failed(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;

@@ -18,7 +18,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The same, and not zero.
+/// Parses a duration that is not zero.
 pub(super) fn parse_some(text: &str) -> Result<Duration, String> {
     let duration = parse(text)?;
     if duration < Duration::from_millis(1) {

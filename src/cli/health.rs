@@ -128,7 +128,7 @@ struct Row {
     far_end: Option<IpAddr>,
     is_up: bool,
     statistics: Statistics,
-    /// Why the last probe that was not answered was not.
+    /// The reason why the last unanswered probe was not answered.
     why: Option<String>,
 }
 

@@ -39,7 +39,7 @@ pub struct Args {
     netns: NetnsArgs,
 }
 
-/// What can be read.
+/// A format that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Choice {
     Auto,
@@ -160,7 +160,7 @@ pub(super) fn from_kernel(netns: &NetnsArgs) -> Result<Imported, Report> {
     Ok(imported)
 }
 
-/// What the kernel has of a tunnel beyond what gretun would make.
+/// Lists the settings of a tunnel in the kernel that gretun would not make.
 fn other_losses(links: &Links, name: &str) -> Vec<Unsupported> {
     let loss = |key: &str, why: String| Unsupported {
         place: name.to_owned(),

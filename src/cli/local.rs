@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::daemon::settings::DEFAULT_SOCKET;
 
-/// Which daemon to talk to.
+/// The arguments that name the daemon.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LocalArgs {
     /// Unix socket of the daemon

@@ -1,4 +1,4 @@
-//! Where log lines go and how many: standard error, with time and colour only where a person reads them.
+//! Sets up the log: to standard error, with time and colour only if a person reads it.
 
 use std::io::{self, IsTerminal as _};
 

@@ -36,12 +36,12 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::report::Report;
 
-/// What every command is told beside its own arguments.
+/// The global arguments, which every command gets beside its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
     /// Answer in JSON.
     pub json: bool,
-    /// How often `--verbose` was given.
+    /// Number of `--verbose` flags.
     pub verbose: u8,
 }
 
@@ -101,7 +101,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What clap says of a command line: help and version, or an error, in JSON where that is wanted.
+/// Prints clap's answer to a command line: help and version, or an error, as JSON if that was asked for.
 fn refuse(error: &clap::Error) -> ExitCode {
     let wants_json = std::env::args_os().any(|argument| argument == "--json");
     if !error.use_stderr() || !wants_json {

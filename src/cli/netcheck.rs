@@ -37,7 +37,7 @@ pub struct Args {
 /// All that is printed with `--json`.
 #[derive(Debug, Serialize)]
 struct View {
-    /// What the running daemon knows of its own port; null without one.
+    /// The running daemon's view of its own port; null if no daemon runs.
     daemon: Option<DaemonNetView>,
     #[serde(flatten)]
     checked: NetcheckView,
@@ -144,7 +144,7 @@ fn print(view: &View) {
     );
 }
 
-/// What the daemon's router grants, in a sentence.
+/// Describes the port mapping of the daemon, in a sentence.
 fn router_port(view: &PortMappingView) -> String {
     let Some(gateway) = view.gateway else {
         return "There is no router that the daemon could ask for a port.".to_owned();

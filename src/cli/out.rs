@@ -1,6 +1,6 @@
-//! What commands print. The reader of standard output may be gone before the end, as in `gretun list | head -n 1`: that is no
-//! error, and must not end a command in the middle of its work; any other failure to write is one. What nobody reads on standard
-//! error is lost.
+//! Prints the output of commands. The reader of standard output may be gone before the end, as in `gretun list | head -n 1`.
+//! That is no error and must not end a command in the middle of its work; any other failure to write is an error. Text for
+//! standard error is lost if nobody reads it.
 
 use std::fmt;
 use std::io::{self, Write as _};

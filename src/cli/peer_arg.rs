@@ -2,7 +2,7 @@
 
 use super::report::Report;
 
-/// Which peer: as a flag or as the one positional argument.
+/// Names the peer, as a flag or as the one positional argument.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PeerArg {
     /// The peer's name, tunnel address or node key
@@ -20,7 +20,7 @@ impl PeerArg {
         named.cloned().unwrap_or_default()
     }
 
-    /// What the daemon answered about it, or the report that it knows no such peer.
+    /// Returns the daemon's answer about the peer, or the report that there is no such peer.
     pub fn known<T>(&self, answer: Option<T>) -> Result<T, Report> {
         answer.ok_or_else(|| {
             Report::failed(format!("there is no peer {:?} in the network", self.name()))

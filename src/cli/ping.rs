@@ -19,7 +19,7 @@ use crate::daemon::path_views::{PathView, PathsView};
 /// Rounds without `--count`: enough for a search to end.
 const MAX_ROUNDS: u32 = 10;
 
-/// How often the daemon is asked for answers.
+/// Interval at which the daemon is asked for answers.
 const LOOK_GAP: Duration = Duration::from_millis(50);
 
 /// Ping a peer over every path and through its tunnel, until data crosses
@@ -44,10 +44,10 @@ pub struct Args {
     local: LocalArgs,
 }
 
-/// What one ping of a round came to; with `--json` one object a line.
+/// The outcome of one ping of a round; with `--json` one object a line.
 #[derive(Debug, Serialize)]
 struct Outcome {
-    /// From 1.
+    /// The number of the round, from 1.
     round: u32,
     /// `disco`, or `data` through the tunnel.
     kind: &'static str,

@@ -106,7 +106,7 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     })
 }
 
-/// What was asked for, as far as the command line alone tells.
+/// The target, as far as the command line alone names it.
 struct Asked {
     host: String,
     port: u16,

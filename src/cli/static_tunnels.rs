@@ -1,5 +1,5 @@
-//! What the commands for static tunnels have in common: the namespace, the checks before anything is tried, the path MTU,
-//! and carrying out a plan or only showing it.
+//! Shared parts of the commands for static tunnels: the namespace, the checks before anything is tried, the path MTU, and
+//! carrying out a plan or only showing it.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IsTerminal as _};
@@ -97,7 +97,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Takes the lock, removes what dead processes left behind unless nothing may change, and looks at what there is.
+    /// Takes the lock, removes leftovers of dead processes unless nothing may change, and dumps the existing tunnels.
     pub(super) async fn open(dry_run: bool) -> Result<Self, Report> {
         let lock = Lock::take().await?;
         let kernel = Kernel::open().await?;
@@ -143,7 +143,7 @@ impl Session {
         Ok(!stale.is_empty() || !self.links.half_made.is_empty())
     }
 
-    /// What the kernel should have of these tunnels. All paths are asked for at once, and each once.
+    /// Returns the desired kernel state of these tunnels. The kernel is asked for all paths at once, and for each path once.
     pub(super) async fn states(&self, specs: &[TunnelSpec], owner: &Owner) -> Vec<TunnelState> {
         let by_route = specs
             .iter()

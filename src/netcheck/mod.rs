@@ -1,6 +1,6 @@
-//! What the network between this host and the internet does to UDP: mapping, filtering, hairpin, port-mapping services.
+//! Checks how the network between this host and the internet treats UDP: mapping, filtering, hairpinning, port-mapping services.
 //!
-//! The verdicts are pure functions of what came in ([`Seen`]); [`run`] asks. Mapping and filtering are RFC 4787's kinds, found
+//! The judgements are pure functions of the answers ([`Seen`]); [`run`] asks. Mapping and filtering are RFC 4787's kinds, found
 //! as RFC 5780 section 4 does, with what one server at one address allows: what that cannot tell is not guessed.
 
 mod probe;
@@ -15,7 +15,7 @@ use crate::proto::NatMapping;
 
 pub use run::{FamilyView, InterfaceView, NetcheckView, run};
 
-/// Who may answer to a public port (RFC 4787 section 5).
+/// The filtering behaviour of a NAT: the senders whose packets it admits to a public port (RFC 4787 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NatFiltering {
@@ -39,16 +39,17 @@ pub enum Udp {
     Unknown,
 }
 
-/// What came in, for one family.
+/// The answers that came in, for one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Servers that were asked.
     pub asked: usize,
-    /// Those that answered, and where they saw this host.
+    /// The servers that answered, and the reflexive addresses that they reported.
     pub answers: Vec<(SocketAddr, SocketAddr)>,
     /// An answer from a server's other port, before anything was sent to that port.
     pub unsolicited: bool,
-    /// The same after something was sent there: the server can do it, and nothing but a filter stopped it before.
+    /// An answer from the server's other port, after something was sent to that port. It shows that the server can send such
+    /// answers, and that only a filter dropped the first one.
     pub solicited: bool,
 }
 
@@ -62,12 +63,12 @@ impl Seen {
         }
     }
 
-    /// How the NAT maps, by its answers.
+    /// Judges the NAT's mapping from the answers.
     pub fn mapping(&self, locals: &[std::net::IpAddr]) -> NatMapping {
         NatMapping::of(locals, &self.answers)
     }
 
-    /// How it filters.
+    /// The NAT's filtering.
     pub fn filtering(&self) -> NatFiltering {
         match (self.unsolicited, self.solicited) {
             (true, _) => NatFiltering::PortIndependent,

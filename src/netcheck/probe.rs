@@ -19,7 +19,7 @@ const SENDS: [Duration; 3] = [
     Duration::from_millis(750),
 ];
 
-/// How long answers are waited for after the first request.
+/// Time to wait for answers, from the first request.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// The port.
@@ -58,7 +58,7 @@ impl Probe {
         let mut buffer = vec![0; 2048];
         for (index, send_at) in SENDS.iter().enumerate() {
             for Question { to, data } in questions {
-                // What cannot be sent gets no answer, which is what counts.
+                // A request that cannot be sent gets no answer, and only answers count.
                 let _ = self.socket.send_to(data, to).await;
             }
             let next = SENDS.get(index + 1).copied().unwrap_or(PATIENCE);

@@ -25,24 +25,24 @@ pub struct NetcheckView {
     pub interfaces: Vec<InterfaceView>,
 }
 
-/// What was seen over one family.
+/// The observations over one family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FamilyView {
     /// `ipv4` or `ipv6`.
     pub family: String,
     /// Whether UDP gets through.
     pub udp: Udp,
-    /// Where servers saw this host.
+    /// The reflexive addresses that servers reported.
     pub public: Vec<SocketAddr>,
-    /// How the NAT maps.
+    /// The NAT's mapping.
     pub mapping: NatMapping,
-    /// How it filters.
+    /// The NAT's filtering.
     pub filtering: NatFiltering,
     /// Whether the router sends packets from inside to its public address back in; null when that could not be tried.
     pub hairpin: Option<bool>,
     /// STUN servers that were asked.
     pub servers: Vec<SocketAddr>,
-    /// How many of them answered.
+    /// Number of servers that answered.
     pub answered: usize,
 }
 
@@ -114,7 +114,7 @@ async fn family(
         (seen.unsolicited, seen.solicited) = filtering?;
         hairpin = match (seen.answers.first(), seen.mapping(locals)) {
             (_, NatMapping::None) | (None, _) => None,
-            // Where to send to is not known before.
+            // The destination cannot be known before.
             (_, kind) if kind.is_symmetric() => None,
             (Some((server, public)), _) => self::hairpin(any, &probe, *server, *public).await?,
         };
@@ -249,7 +249,7 @@ fn success(message: &StunMessage, expected: TxId) -> Option<SocketAddr> {
     }
 }
 
-/// Why nothing could be checked.
+/// The reason why nothing could be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum NetcheckError {
     /// The kernel cannot be asked for interfaces.

@@ -1,4 +1,4 @@
-//! Which services that open ports are there: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD. Only asked for, nothing is opened.
+//! Finds the port-mapping services of the network: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD. The check opens no port.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -21,7 +21,7 @@ const SENDS: u32 = 2;
 pub struct Service {
     /// `pcp`, `nat-pmp` or `upnp-igd`.
     pub protocol: String,
-    /// Who answered.
+    /// The router that answered.
     pub gateway: IpAddr,
     /// The public address that it told, or the URL of its description.
     pub detail: String,
@@ -97,7 +97,7 @@ fn nat_pmp_answer(bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// How long the server runs, or why it does not serve.
+/// Describes a PCP answer: the server's epoch, or the reason why it does not serve.
 fn pcp_answer(bytes: &[u8]) -> Option<String> {
     let response = pcp::Response::decode(bytes).ok()?;
     match response.result {
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(pcp_answer(&answer).unwrap(), "NOT_AUTHORIZED");
         answer[3] = 1;
         assert_eq!(pcp_answer(&answer), None);
-        // What a router that speaks NAT-PMP only says to PCP.
+        // The answer of a router that knows only NAT-PMP to a PCP request.
         assert_eq!(pcp_answer(&[0, 128, 0, 1, 0, 0, 1, 0]), None);
     }
 }

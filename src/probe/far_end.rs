@@ -1,4 +1,4 @@
-//! Which inner address is at the other end of a tunnel: the one to probe, since it answers only if the tunnel works.
+//! Finds the inner address of a tunnel's far end, which is probed because it answers only if the tunnel works.
 //! Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -42,7 +42,7 @@ impl HttpProbe {
     }
 }
 
-/// Why no HTTP client can be had.
+/// The reason why no HTTP client can be created.
 #[derive(Debug, Error)]
 pub enum HttpError {
     /// TLS cannot be set up.

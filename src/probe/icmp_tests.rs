@@ -11,7 +11,7 @@ fn echo(family: Family) -> Echo {
     }
 }
 
-/// What a host answers: the request with another type.
+/// Builds a host's answer: the request with another type.
 fn reply(echo: &Echo) -> Vec<u8> {
     let mut packet = echo.request();
     packet[0] = match echo.family {

@@ -14,7 +14,7 @@ use super::http::{HttpError, HttpProbe};
 use super::{interface, tcp};
 use crate::error::{Kind, UserError, chain};
 
-/// How to probe.
+/// The kind and target of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
     /// ICMP echo; the port of the target means nothing.
@@ -102,7 +102,7 @@ impl Prober {
     /// Sends the probe of this number and waits; gives the round trip.
     ///
     /// # Errors
-    /// Why there was no answer, or not the right one.
+    /// When there was no answer, or not the right one.
     pub async fn once(&self, number: u32) -> Result<Duration, Miss> {
         match timeout(self.timeout, self.ask(number)).await {
             Ok(result) => result,
@@ -154,7 +154,7 @@ impl Prober {
     }
 }
 
-/// Why a probe was not answered.
+/// The reason why a probe was not answered.
 #[derive(Debug, Error)]
 pub enum Miss {
     /// Nothing came in time.
@@ -174,7 +174,7 @@ pub enum Miss {
     System(#[from] io::Error),
 }
 
-/// Why no probe can be sent.
+/// The reason why no probe can be sent.
 #[derive(Debug, Error)]
 pub enum ProbeError {
     /// The interface cannot be used.

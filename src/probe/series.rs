@@ -11,12 +11,12 @@ use super::statistics::Statistics;
 /// Probes on their way at the same time: each has a socket.
 const IN_FLIGHT: usize = 64;
 
-/// How many probes, and when.
+/// Number and interval of the probes.
 #[derive(Clone, Copy, Debug)]
 pub struct Series {
-    /// How many.
+    /// Number of probes.
     pub count: u32,
-    /// From the start of one to the start of the next.
+    /// Time from the start of one probe to the start of the next.
     pub interval: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What a series of probes amounts to. Pure.
+//! Statistics of a series of probes. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,9 +7,9 @@ use std::time::Duration;
 /// The results of a series of probes. Round trips are exact here; [`millis`] rounds them for people and scripts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// How many probes are over, answered or not.
+    /// Number of probes that are over, answered or not.
     pub sent: u32,
-    /// How many of them were answered.
+    /// Number of these that were answered.
     pub answered: u32,
     least: Duration,
     most: Duration,
@@ -51,7 +51,7 @@ impl Statistics {
         self.sent > 0 && u64::from(self.answered) * 100 >= wanted
     }
 
-    /// How a path is on which these were sent.
+    /// Judges the path on which these probes were sent.
     pub fn condition(&self) -> Condition {
         match self.answered {
             0 => Condition::Down,
@@ -66,7 +66,7 @@ pub fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-/// How a path is.
+/// The quality of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// Every probe was answered.

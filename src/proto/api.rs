@@ -36,7 +36,7 @@ pub const PATH_SIGNAL: &str = "/v1/signal";
 /// The longest that a poll may wait; more is cut to this.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// How far a request's time may be from the coordinator's clock, either way. Covers slow links and clocks without NTP,
+/// Longest distance of a request's time from the coordinator's clock, either way. Covers slow links and clocks without NTP,
 /// and bounds the memory for nonces seen.
 pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
@@ -53,23 +53,23 @@ pub const MAX_ENDPOINTS: usize = 32;
 /// The largest sealed envelope that a signal may carry, bytes; a call-me-maybe with [`MAX_ENDPOINTS`] takes 656.
 pub const MAX_SEALED: usize = 2048;
 
-/// Asks to join, or to come back: a node that is known needs no key.
+/// A registration: the first of a node joins the network, later ones need no auth key.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterRequest {
     /// The name that the node would like; it gets `NAME-2` and so on when another has it.
     pub name: String,
     /// Whom peers seal disco messages to.
     pub disco_key: DiscoPublic,
-    /// Where the node can perhaps be reached.
+    /// The node's candidates (RFC 8445 section 4).
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
-    /// How its NAT maps; unknown where it did not say.
+    /// The mapping behaviour of the node's NAT; unknown if the node did not publish it.
     #[serde(default, skip_serializing_if = "NatMapping::is_unknown")]
     pub nat_mapping: NatMapping,
     /// Networks behind the node that it offers to carry packets to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<IpNet>,
-    /// The enrolment key, needed the first time.
+    /// The auth key, needed for the first registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_key: Option<String>,
     /// The node's gretun version.
@@ -90,7 +90,7 @@ impl fmt::Debug for RegisterRequest {
     }
 }
 
-/// What a node needs to take part.
+/// The answer to a registration: all that a node needs to take part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterResponse {
     /// The name that the node has.
@@ -108,9 +108,9 @@ pub struct RegisterResponse {
 /// Replaces the endpoints of the node that signs, and what is known of its NAT.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointsRequest {
-    /// Where the node can perhaps be reached.
+    /// The node's candidates (RFC 8445 section 4).
     pub endpoints: Vec<Endpoint>,
-    /// How its NAT maps; unknown where it did not say.
+    /// The mapping behaviour of the node's NAT; unknown if the node did not publish it.
     #[serde(default, skip_serializing_if = "NatMapping::is_unknown")]
     pub nat_mapping: NatMapping,
 }
@@ -124,7 +124,7 @@ pub struct PeerList {
     pub peers: Vec<PeerRecord>,
 }
 
-/// What is public of a node.
+/// The public record of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerRecord {
     /// Its name, unique, a DNS label.
@@ -135,9 +135,9 @@ pub struct PeerRecord {
     pub disco_key: DiscoPublic,
     /// Its addresses inside the network.
     pub tunnel_ips: Vec<IpAddr>,
-    /// Where it can perhaps be reached.
+    /// The node's candidates (RFC 8445 section 4).
     pub endpoints: Vec<Endpoint>,
-    /// How its NAT maps; unknown where it did not say.
+    /// The mapping behaviour of the node's NAT; unknown if the node did not publish it.
     #[serde(default, skip_serializing_if = "NatMapping::is_unknown")]
     pub nat_mapping: NatMapping,
     /// Networks behind it that it offers to carry packets to. Whether to believe it is each peer's own choice.
@@ -152,17 +152,17 @@ pub struct PeerRecord {
 pub struct Endpoint {
     /// Address and port.
     pub addr: SocketAddr,
-    /// How the node knows of it.
+    /// The source of the endpoint.
     pub kind: EndpointKind,
 }
 
-/// How a node knows of an endpoint.
+/// The source of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointKind {
     /// An address of one of its interfaces.
     Local,
-    /// What a STUN server saw.
+    /// The reflexive address that a STUN server reported.
     Reflexive,
     /// A port mapping that its router granted.
     Mapped,
@@ -204,7 +204,7 @@ pub struct SignalList {
 /// One signal, as its recipient gets it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signal {
-    /// Who signed the request that brought it.
+    /// The node that signed the request with this signal.
     pub from: NodePublic,
     /// The envelope, base64 (RFC 4648 section 4).
     pub sealed: String,
@@ -217,12 +217,12 @@ impl Signal {
     }
 }
 
-/// The body of every refusal.
+/// The body of every error response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What is wrong.
+    /// The fault.
     pub error: String,
-    /// What to do about it.
+    /// A hint how to get it right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -245,7 +245,7 @@ const SIGNED_TEXT_VERSION: &str = "gretun-request-v1";
 /// The signature of a request and what it was made with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedHeaders {
-    /// Who signs.
+    /// The node that signs.
     pub node: NodePublic,
     /// When, Unix milliseconds on the signer's clock.
     pub time_ms: u64,
@@ -280,19 +280,19 @@ impl SignedHeaders {
     }
 }
 
-/// Why a request's signature does not count.
+/// The reason why a request's signature is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum AuthError {
     /// A header is not there.
     #[error("the header `{name}` is missing")]
     Missing {
-        /// Which.
+        /// The header's name.
         name: &'static str,
     },
     /// A header cannot be read.
     #[error("the header `{name}` is malformed")]
     Malformed {
-        /// Which.
+        /// The header's name.
         name: &'static str,
     },
     /// The signature is not this node's over this request.

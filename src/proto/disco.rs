@@ -33,7 +33,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 pub use super::TxId;
 use super::keys::{DiscoPublic, DiscoShared, KEY_LEN, NONCE_LEN, NodePublic, SEAL_OVERHEAD};
 
-/// What every envelope starts with: "TS💬" in UTF-8.
+/// The first bytes of every envelope: "TS💬" in UTF-8.
 pub const MAGIC: [u8; 6] = [0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac];
 
 /// Bytes in front of the sealed part: magic, sender's key, nonce.
@@ -68,7 +68,7 @@ pub enum Message {
     Ping {
         /// Pairs the pong with it.
         tx_id: TxId,
-        /// Who the sender says it is; to be compared with the sender of the envelope.
+        /// The node key that the sender claims; the receiver compares it with the sender of the envelope.
         node_key: NodePublic,
         /// Zero bytes that make the packet as large as the path that it probes.
         padding: usize,
@@ -77,12 +77,12 @@ pub enum Message {
     Pong {
         /// The ping's.
         tx_id: TxId,
-        /// Where the ping came from, as its receiver saw it.
+        /// The source address of the ping, as its receiver saw it.
         src: SocketAddr,
     },
     /// "These are my endpoints, send to them now": relayed by the coordinator.
     CallMeMaybe {
-        /// Where the sender can perhaps be reached.
+        /// The sender's candidates (RFC 8445 section 4).
         endpoints: Vec<SocketAddr>,
     },
     /// The controlling side chose the path that this arrives on.
@@ -115,16 +115,16 @@ pub enum Message {
     PortSearch(PortOffer),
 }
 
-/// What a node tells of its NAT before a search for ports.
+/// A node's description of its NAT before a port search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortOffer {
-    /// Whether the NAT gives each destination a public port of its own (RFC 4787 section 4.1: address-dependent mapping, or
-    /// address- and port-dependent). Its owner sends from many ports; the other side guesses.
+    /// Whether the NAT has endpoint-dependent mapping (RFC 5128 section 2.4). The node behind it sends from many source ports;
+    /// the other side guesses.
     pub dependent: bool,
-    /// STUN saw no such thing, but nothing else joined the two: servers at one address cannot tell an address-dependent
-    /// mapping from an independent one. Then both sides send from many ports and guess.
+    /// Whether the mapping may be address-dependent although STUN does not show it: STUN servers at one address cannot tell
+    /// address-dependent from endpoint-independent mapping. Both sides then send from many source ports and guess.
     pub doubtful: bool,
-    /// From one public port to the next, where the NAT gives them out in order; else 0.
+    /// The increment between public ports if the NAT allocates them sequentially; else 0.
     pub step: i16,
     /// The first of the inner ports that the sender will send from.
     pub first_port: u16,
@@ -132,7 +132,7 @@ pub struct PortOffer {
     pub seen: SocketAddr,
 }
 
-/// Why bytes are no disco message: a reason to count and drop.
+/// The reason why bytes are no disco message; the caller counts and drops them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum DecodeError {
     /// The magic is missing.
@@ -293,7 +293,7 @@ pub fn seal(
 /// An envelope, still sealed: enough to look the sender up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
-    /// Who says to have sent it; true once it opens with the box shared with that key.
+    /// The key of the claimed sender. The claim holds if the box that this node shares with that key opens the envelope.
     pub sender: DiscoPublic,
     /// The nonce of the box; one that was seen before marks a replay.
     pub nonce: [u8; NONCE_LEN],

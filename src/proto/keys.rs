@@ -24,13 +24,13 @@ pub const KEY_LEN: usize = 32;
 pub const SIGNATURE_LEN: usize = 64;
 /// Length of a NaCl box nonce, bytes.
 pub const NONCE_LEN: usize = 24;
-/// What sealing adds: the Poly1305 tag in front of the ciphertext, bytes.
+/// Bytes that sealing adds: the Poly1305 tag in front of the ciphertext.
 pub const SEAL_OVERHEAD: usize = 16;
 
 /// Separates this use of the pair's secret from any other.
 const GRE_KEY_SALT: &[u8] = b"gretun gre key v1";
 
-/// Why a text is not a public key.
+/// The reason why a text is not a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyParseError {
     /// The prefix that tells the kinds of keys apart is missing.
@@ -39,7 +39,7 @@ pub enum KeyParseError {
         /// The prefix of the kind that was asked for, with its colon.
         expected: &'static str,
     },
-    /// What follows the prefix is not 64 hexadecimal digits.
+    /// The text after the prefix is not 64 hexadecimal digits.
     #[error("`{prefix}` must be followed by 64 hexadecimal digits")]
     Digits {
         /// The prefix that was found.
@@ -60,7 +60,7 @@ macro_rules! public_key {
         pub struct $name([u8; KEY_LEN]);
 
         impl $name {
-            /// What the text form starts with.
+            /// The prefix of the text form.
             pub const PREFIX: &'static str = $prefix;
 
             /// Takes the 32 bytes as they are; whether they are a usable point shows when they are used.
@@ -197,7 +197,7 @@ impl DiscoSecret {
         DiscoPublic(MontgomeryPoint::mul_base_clamped(*self.0).to_bytes())
     }
 
-    /// What this node and `peer` share. Costs two scalar multiplications: keep the result.
+    /// Computes the secrets that this node shares with `peer`. Keep the result, because it costs two scalar multiplications.
     pub fn shared(&self, peer: &DiscoPublic) -> DiscoShared {
         let secret = crypto_box::SecretKey::from_bytes(*self.0);
         let salsa = crypto_box::SalsaBox::new(&crypto_box::PublicKey::from_bytes(peer.0), &secret);
@@ -215,7 +215,7 @@ impl fmt::Debug for DiscoSecret {
     }
 }
 
-/// What two nodes share: the NaCl box between them (X25519, XSalsa20-Poly1305) and their tunnel's GRE key.
+/// The secrets that two nodes share: the NaCl box between them (X25519, XSalsa20-Poly1305) and their tunnel's GRE key.
 pub struct DiscoShared {
     salsa: crypto_box::SalsaBox,
     gre_key: u32,

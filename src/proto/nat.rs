@@ -12,7 +12,8 @@ pub fn is_public(ip: Ipv4Addr) -> bool {
     !(ip.is_private() || is_shared || ip.is_link_local() || ip.is_loopback() || ip.is_unspecified())
 }
 
-/// How the NAT in front of a node maps its data port. Peers tell it to each other in the coordinator's record.
+/// The mapping behaviour of the NAT in front of a node, for the data port (RFC 4787 section 4.1). The coordinator's record of
+/// a node publishes it to the peers.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -36,7 +37,7 @@ pub enum NatMapping {
 }
 
 impl NatMapping {
-    /// What the answers of servers of one address family tell: each server, and where it saw this host.
+    /// Judges the answers of the STUN servers of one address family: pairs of a server and the reflexive address that it reported.
     pub fn of(locals: &[IpAddr], answers: &[(SocketAddr, SocketAddr)]) -> NatMapping {
         if answers
             .first()

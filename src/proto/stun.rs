@@ -15,7 +15,7 @@ pub use super::TxId;
 /// Room for the largest message made here: a header, an ERROR-CODE with its text, and [`MAX_UNKNOWN`] attribute types.
 const MAX_ENCODED: usize = 128;
 
-/// How many unknown attribute types an error answer lists, so that it is never much larger than its request.
+/// Most unknown attribute types that an error response lists, so that it is never much larger than its request.
 const MAX_UNKNOWN: usize = 8;
 
 /// RFC 8489 section 14.8: a request with comprehension-required attributes that the server does not know.
@@ -43,7 +43,7 @@ pub enum StunMessage {
     Success {
         /// The request's.
         tx_id: TxId,
-        /// Where the server saw the request come from.
+        /// The source address of the request, as the server saw it (XOR-MAPPED-ADDRESS, RFC 8489 section 14.2).
         mapped: SocketAddr,
     },
     /// A server refuses.
@@ -55,7 +55,7 @@ pub enum StunMessage {
     },
 }
 
-/// Why bytes are no binding message: a reason to count and drop.
+/// The reason why bytes are no binding message; the caller counts and drops them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum DecodeError {
     /// Not STUN at all.

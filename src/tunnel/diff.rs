@@ -1,4 +1,4 @@
-//! What differs between two devices, for people.
+//! Lists the differences between two links, for people.
 
 use std::fmt::Display;
 

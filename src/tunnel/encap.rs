@@ -67,11 +67,11 @@ pub struct FouPort {
     pub port: u16,
     /// InheritOrFixed IP version.
     pub family: Family,
-    /// What is inside.
+    /// The contents of the UDP packets.
     pub receives: Receives,
 }
 
-/// What is inside the UDP packets of a FOU port.
+/// The contents of the UDP packets of a FOU port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Receives {
     /// Packets of one IP protocol.

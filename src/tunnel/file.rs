@@ -31,7 +31,7 @@ impl TunnelFile {
     /// Reads a file's text; JSON starts with a brace, which TOML cannot.
     ///
     /// # Errors
-    /// When it is neither, or has a key that is not known.
+    /// When the text is neither TOML nor JSON, or has an unknown key.
     pub fn parse(text: &str) -> Result<Self, FileError> {
         let file: TunnelFile = if text.trim_start().starts_with('{') {
             serde_json::from_str(text).map_err(|error| FileError::Syntax(error.to_string()))?
@@ -132,7 +132,7 @@ pub enum FileError {
     Tunnel {
         /// Its name.
         name: String,
-        /// What is wrong.
+        /// The fault.
         error: SpecError,
     },
     /// Two tunnels that want different things of one FOU port.

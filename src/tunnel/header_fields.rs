@@ -62,7 +62,7 @@ impl FromStr for InheritOrFixed {
 /// Reads a GRE key: a number, or four as `ip` prints them.
 ///
 /// # Errors
-/// When it is neither.
+/// When the text is neither.
 pub fn parse_key(text: &str) -> Result<u32, Malformed> {
     text.parse()
         .or_else(|_| text.parse::<Ipv4Addr>().map(u32::from))

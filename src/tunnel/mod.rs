@@ -1,4 +1,4 @@
-//! What a tunnel is and how to get there: validated specifications, MTU arithmetic, plans and their undo. Pure.
+//! Tunnels: validated specifications, MTU arithmetic, plans and their undo. Pure.
 
 mod commands;
 mod diff;

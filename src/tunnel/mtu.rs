@@ -1,4 +1,4 @@
-//! What each layer of a tunnel costs, in bytes, and the MTU that is left of a path's.
+//! The overhead of each layer of a tunnel, in bytes, and the MTU that a path's MTU leaves inside.
 
 use super::encap::Encap;
 use super::mode::{Family, Mode};
@@ -49,13 +49,14 @@ pub fn inner(path: u32, mode: Mode, encap: Encap, has_key: bool) -> u32 {
         .max(MIN_IPV4)
 }
 
-/// The MTU to give a device of this kind for a moment, before `mtu`, when the tunnel that it is changes; `None` where nothing of the
-/// sort is needed.
+/// Returns the intermediate MTU to set before `mtu` when the tunnel parameters of a `sit` or `ip6tnl` link change; `None` for other
+/// kinds.
 ///
-/// With such a change the kernel sets the MTU of these kinds itself, without a word to IPv6, which keeps to the one before
-/// (`ip6_tnl_link_config` in net/ipv6/ip6_tunnel.c, `ipip6_tunnel_bind_dev` in net/ipv6/sit.c). IPv6 is told when the MTU is set
-/// to another value than it has. Below 1280 bytes it would take its addresses off the device. IPv4 in turn has to be told before the
-/// change: path MTUs that it noted follow the device's only from the value that they have (`nh_update_mtu` in net/ipv4/fib_frontend.c).
+/// Such a change makes the kernel set the MTU of these kinds itself, without notifying IPv6 (`ip6_tnl_link_config` in
+/// net/ipv6/ip6_tunnel.c, `ipip6_tunnel_bind_dev` in net/ipv6/sit.c). The kernel notifies IPv6 only when the MTU changes to a
+/// different value, hence the intermediate one. It does not cross below 1280 bytes, where IPv6 would lose its addresses. IPv4 has to
+/// be notified before the change, because a cached path MTU follows the link's MTU only if the two were equal (`nh_update_mtu` in
+/// net/ipv4/fib_frontend.c).
 pub fn detour(mode: Mode, mtu: u32) -> Option<u32> {
     match mode {
         Mode::Sit | Mode::Ip6ip6 | Mode::Ipip6 if mtu > MIN_IPV6 => Some(mtu - 1),

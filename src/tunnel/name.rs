@@ -11,7 +11,7 @@ const RESERVED: [&str; 12] = [
     "ip_vti0", "ip6_vti0",
 ];
 
-/// Why a text cannot name an interface.
+/// The reason why a text cannot name an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NameFlaw {
     /// Nothing.

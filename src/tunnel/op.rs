@@ -84,7 +84,7 @@ pub enum KernelOp {
     },
 }
 
-/// What can be done in one go: operations of one kind that do not depend on each other.
+/// A stage of a plan: operations of one kind that do not depend on each other and go to the kernel together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// FOU ports.
@@ -102,7 +102,7 @@ pub enum Stage {
 }
 
 impl KernelOp {
-    /// What takes the change back, in the order in which it has to be done.
+    /// Returns the operations that undo the change, in the order in which they have to be done.
     pub fn undo(&self) -> Vec<KernelOp> {
         let one = |op| vec![op];
         match self.clone() {
@@ -132,7 +132,7 @@ impl KernelOp {
         }
     }
 
-    /// What it can be done together with.
+    /// Returns the stage of the operation.
     pub fn stage(&self) -> Stage {
         match self {
             KernelOp::AddFou(_) | KernelOp::DeleteFou(_) => Stage::Fou,

@@ -1,4 +1,4 @@
-//! Who made a tunnel: written into the link's alias, so that the kernel itself remembers it.
+//! The owner of a tunnel. It is written into the link's alias (`IFLA_IFALIAS`, ip-link(8)), so that the kernel stores it.
 //!
 //! - `gretun overlay ...` belongs to the overlay daemon.
 //! - `gretun static SET` was made by `create` or `apply`.
@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-/// Who made a tunnel.
+/// The owner of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// The overlay daemon.
@@ -27,7 +27,7 @@ pub enum Owner {
 pub struct Process {
     /// Process number.
     pub pid: u32,
-    /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat`.
+    /// Start of the process, in clock ticks since boot: field 22 of `/proc/PID/stat`.
     pub start: u64,
 }
 

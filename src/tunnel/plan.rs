@@ -1,4 +1,4 @@
-//! From what is to what should be: the operations, in an order in which each can work.
+//! Plans the way from the observed to the desired state: the operations, in an order in which each can succeed.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -121,10 +121,10 @@ fn foreign(tunnel: &TunnelState, owner: Owner) -> PlanError {
     }
 }
 
-/// The operations by what they need to come after.
+/// The operations of a plan, by the order in which they can succeed.
 ///
-/// Ports and address translation carry no mark of ours. So a device is there before what belongs to it and goes after it:
-/// whenever the process is killed, the next plan finds by the devices what it has to remove.
+/// FOU ports and masquerade elements cannot store an owner. So a plan creates the link before what belongs to it, and deletes the
+/// link last: whenever the process is killed, the next plan finds all leftovers through the links.
 #[derive(Default)]
 struct Steps {
     close: Vec<KernelOp>,
@@ -235,7 +235,7 @@ impl Steps {
     }
 }
 
-/// From these tunnels to those; tunnels that are in neither stay as they are.
+/// Plans the way from these tunnels to those. Tunnels that are in neither list stay as they are.
 fn transition(
     from: &[&TunnelState],
     to: &[TunnelState],
@@ -345,15 +345,15 @@ pub enum PlanError {
     Foreign {
         /// The name.
         name: String,
-        /// Whose it is.
+        /// The owner of the tunnel.
         owner: Owner,
     },
     /// The UDP port is in use for something else.
     #[error("cannot use {port}: the kernel has {other}")]
     PortTaken {
-        /// What is wanted.
+        /// The desired port.
         port: FouPort,
-        /// What is there.
+        /// The existing port.
         other: FouPort,
     },
     /// There is no tunnel of this name.

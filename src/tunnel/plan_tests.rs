@@ -27,7 +27,7 @@ fn states(text: &str) -> Vec<TunnelState> {
     specs.iter().map(state).collect()
 }
 
-/// What the kernel does with operations; refuses what could not be.
+/// Carries operations out as the kernel does; refuses impossible ones.
 fn carry_out(observed: &mut Observed, ops: &[KernelOp]) {
     fn at<'a>(observed: &'a mut Observed, link: &str) -> &'a mut TunnelState {
         let mut tunnels = observed.tunnels.iter_mut();

@@ -1,5 +1,5 @@
-//! What a tunnel should be. A [`TunnelSpec`] can only be made from [`TunnelOptions`] that hold together, so that whoever
-//! has one need not check anything again.
+//! The specification of a tunnel. A [`TunnelSpec`] can only be made from [`TunnelOptions`] that are consistent, so that its
+//! users need not check anything again.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +15,7 @@ use super::mtu;
 use super::name::{self, NameFlaw};
 use super::state::{LinkConfig, TunnelAddress, TunnelRoute, TunnelState};
 
-/// What is expected where an address stands.
+/// The expected form of an address, for errors.
 pub(super) const IP_ADDRESS: &str = "an IP address";
 
 /// All there is to say about a tunnel, checked or not.
@@ -126,8 +126,8 @@ impl TunnelSpec {
         self.local.is_none() && (self.mode.outer() == Family::V6 || has_checksum)
     }
 
-    /// By what the kernel tells this tunnel's packets from those of others of its kind (`ip_tunnel_find`,
-    /// `ip6_tnl_locate`). No two tunnels of a host may have the same.
+    /// Returns the values by which the kernel tells this tunnel's packets from those of other tunnels of the same kind
+    /// (`ip_tunnel_find`, `ip6_tnl_locate`). No two tunnels of a host may have the same values.
     pub fn demux(&self) -> impl Eq + Hash + use<> {
         (
             self.mode.link_kind(),
@@ -138,7 +138,7 @@ impl TunnelSpec {
         )
     }
 
-    /// What the kernel should have of it, with this MTU and this ownership mark.
+    /// Returns the desired kernel state of the tunnel, with this MTU and this owner alias.
     pub fn state(&self, mtu: u32, alias: String) -> TunnelState {
         let far_end = |family| {
             let addresses = self.addresses.iter();
@@ -368,7 +368,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 pub struct SpecError {
     /// The option, as its flag and its key in a file are called.
     pub key: &'static str,
-    /// What is wrong with it.
+    /// The fault.
     pub problem: Problem,
 }
 
@@ -407,7 +407,7 @@ impl SpecError {
     }
 }
 
-/// What is wrong with an option.
+/// The fault of an option.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Problem {
     /// It has to be given.
@@ -416,15 +416,15 @@ pub enum Problem {
     /// It cannot be read.
     #[error("{value:?} is not {expected}")]
     Malformed {
-        /// What was given.
+        /// The value as it was given.
         value: String,
-        /// What it should have been.
+        /// The expected form.
         expected: &'static str,
     },
     /// A number out of range.
     #[error("{value} is not within {least} to {most}")]
     Range {
-        /// What was given.
+        /// The value as it was given.
         value: String,
         /// The least that can be.
         least: u32,
@@ -436,7 +436,7 @@ pub enum Problem {
     Name {
         /// The name.
         name: String,
-        /// Why not.
+        /// The reason.
         flaw: NameFlaw,
     },
     /// A bad address.
@@ -444,7 +444,7 @@ pub enum Problem {
     Address {
         /// The address.
         ip: IpAddr,
-        /// Why not.
+        /// The reason.
         flaw: AddressFlaw,
     },
     /// A bad network or interface address.
@@ -452,7 +452,7 @@ pub enum Problem {
     Network {
         /// The network.
         net: IpNet,
-        /// Why not.
+        /// The reason.
         flaw: NetworkFlaw,
     },
     /// The option has no meaning for this kind of tunnel.
@@ -494,10 +494,10 @@ impl Problem {
     }
 }
 
-/// Why an address cannot be used.
+/// The reason why an address cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AddressFlaw {
-    /// Of the other IP version.
+    /// The address is of the other IP version.
     #[error("is not an {needed} address")]
     Family {
         /// The version that is needed.
@@ -555,7 +555,7 @@ impl AddressFlaw {
     }
 }
 
-/// Why a network or an interface address cannot be used.
+/// The reason why a network or an interface address cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NetworkFlaw {
     /// The kind of tunnel does not carry this IP version.

@@ -1,4 +1,4 @@
-//! What a tunnel may be, key by key.
+//! Accepted and refused tunnels, key by key.
 
 use super::*;
 use crate::tunnel::tunnel_flags::{Text, TunnelTable};

@@ -1,4 +1,4 @@
-//! What the kernel has, or should have, of one tunnel: the link, its addresses, its routes, its address translation.
+//! The state of one tunnel in the kernel, observed or desired: the link, its addresses, its routes, its address translation.
 //! Desired and observed tunnels meet here, so that telling whether something has to change is a comparison.
 
 use std::fmt;
@@ -32,7 +32,7 @@ pub struct TunnelState {
 pub struct LinkConfig {
     /// Interface name.
     pub name: String,
-    /// Alias, with the ownership mark.
+    /// Alias, with the owner alias.
     pub alias: Option<String>,
     /// Kind.
     pub mode: Mode,
@@ -115,7 +115,7 @@ impl fmt::Display for TunnelRoute {
     }
 }
 
-/// What was found on the host.
+/// The tunnels that were found on the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// The tunnels, whoever made them.
@@ -136,7 +136,7 @@ impl Observed {
 }
 
 impl TunnelState {
-    /// Who made it.
+    /// The owner of the tunnel.
     pub fn owner(&self) -> Owner {
         Owner::of_alias(self.link.alias.as_deref())
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-/// What `gretun` prints, which must work and have nothing to say about what is lost.
+/// Returns the output of `gretun`, which must succeed and must not report an unsupported setting.
 pub fn gretun(directory: &Path, arguments: &str) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_gretun"))
         .args(arguments.split(' '))

@@ -1,4 +1,4 @@
-//! Two hosts on one wire: network namespaces joined by a veth pair.
+//! Two hosts on one wire: network namespaces connected by a veth pair.
 
 use std::fs::File;
 use std::future::Future;
@@ -101,7 +101,7 @@ impl Host {
         run(&format!("ip netns exec {} sh -ec '{command}'", self.name))
     }
 
-    /// How many links there are whose names begin so. No program is started: what is being made is caught in the act.
+    /// Counts the links with this prefix, without starting a program, so that links are seen while they are being created.
     pub fn count_links(&self, prefix: &str) -> usize {
         std::thread::scope(|scope| {
             let count = scope.spawn(|| {

@@ -12,7 +12,7 @@ use crate::tunnel_lab::is_able;
 
 const NETWORKD: &str = "/lib/systemd/systemd-networkd";
 
-/// What both programs should have made the same; the rest is whose they are and what went through.
+/// The attributes that must be equal. The others are the owner and the traffic counters.
 const COMPARED: [&str; 20] = [
     "name",
     "mode",

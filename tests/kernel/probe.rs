@@ -11,7 +11,7 @@ use crate::lab::Host;
 use crate::tunnel_cli::{bad, good, gretun, output, signal, wait_for};
 use crate::tunnel_lab::is_able;
 
-/// Two hosts joined by the tunnel `t0`, with both versions of IP in it.
+/// Two hosts connected by the tunnel `t0`, with both versions of IP in it.
 fn joined() -> (Host, Host) {
     let (a, b) = Host::pair();
     for (host, own, far) in [(&a, 1, 2), (&b, 2, 1)] {

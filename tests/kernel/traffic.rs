@@ -14,14 +14,14 @@ use crate::lab::Host;
 
 /// Bytes that a TCP transfer carries in each direction.
 const TRANSFER: usize = 128 << 10;
-/// How long an answer may take on an emulated machine under load.
+/// Longest time for an answer on an emulated machine under load.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// After this an echo request is sent again: the far end may still be resolving our address.
 const AGAIN: Duration = Duration::from_secs(1);
 /// ICMP and ICMPv6 echo header.
 const ECHO_HEADER: usize = 8;
 
-/// What can be pinged.
+/// A target that can be pinged.
 #[derive(Debug)]
 pub struct Echo {
     socket: Socket,

@@ -230,7 +230,7 @@ fn a_change_of_family_keeps_name_and_index_and_is_taken_back_when_it_fails() {
     });
 }
 
-/// Without what a device that is made anew gets by chance: its permanent address, and the link-local one that follows from it.
+/// Removes the random attributes of a recreated link: its permanent address, and the link-local address that follows from it.
 fn lasting(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.contains(" fe80:"));
     let lines = lines.map(|line| match line.split_once(" permaddr ") {

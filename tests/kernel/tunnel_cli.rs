@@ -216,7 +216,7 @@ fn a_tunnel_that_is_not_told_its_local_end_carries_packets() {
     }
 }
 
-/// By `--netns` and from where there is nothing of the kind.
+/// Works through `--netns`, from a namespace without any tunnel.
 #[test]
 fn tunnels_of_other_programs_are_shown_in_any_namespace() {
     if !is_able() {

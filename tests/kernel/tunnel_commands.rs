@@ -73,7 +73,7 @@ fn point_to_point(tunnel: &mut TunnelOptions) {
     }
 }
 
-/// The same tunnels, every one of them changed in place.
+/// A second version of the tunnels, each changed in place.
 fn second() -> Vec<TunnelState> {
     let mut tunnels = side_by_side(1);
     for (i, tunnel) in tunnels.iter_mut().enumerate() {
@@ -123,7 +123,7 @@ fn the_commands_of_a_dry_run_do_the_same() {
             theirs.host.run_script(&script(&commands));
             let different = difference(&everything(&ours), &everything(&theirs));
             assert!(different.is_empty(), "{different:#?}");
-            // And gretun takes for its own what the commands have made.
+            // gretun takes the tunnels that the commands created for its own.
             let observed = theirs.observe_all().await;
             assert_eq!(plan::apply(&wanted, &observed, "test").unwrap(), []);
         }

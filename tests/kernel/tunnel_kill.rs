@@ -79,7 +79,7 @@ fn some() -> Vec<TunnelState> {
     tunnels.into_iter().map(state).collect()
 }
 
-/// The same tunnels after a day's work: one gone, one of another kind, one with other ports and addresses.
+/// A second version of the tunnels: one gone, one of another kind, one with other ports and addresses.
 fn others() -> Vec<TunnelState> {
     let mut tunnels = some();
     tunnels.retain(|tunnel| tunnel.link.mode != Mode::Sit);
@@ -154,7 +154,7 @@ fn killed_before_any_operation_it_goes_on_where_it_was() {
     });
 }
 
-/// What the kernel has; but link-local addresses, which on Ethernet devices are random.
+/// Returns the kernel's state without link-local addresses, which are random on Ethernet links.
 async fn sorted(node: &Node) -> Vec<String> {
     let mut lines = node.remains().await;
     lines.retain(|line| !line.contains(" fe80"));

@@ -47,7 +47,7 @@ impl Node {
         self.kernel.execute(ops).await
     }
 
-    /// What gretun sees here, but for address translation, which takes a program to look at.
+    /// Returns gretun's view of this node without address translation, because reading that needs a program.
     pub async fn observe(&self) -> Observed {
         let links = self.kernel.links().await.unwrap();
         let tunnels = links.tunnels.into_iter();
@@ -59,13 +59,13 @@ impl Node {
         }
     }
 
-    /// What gretun sees here.
+    /// Returns gretun's view of this node.
     pub async fn observe_all(&self) -> Observed {
         self.host.enter();
         observe(&self.kernel).await
     }
 
-    /// What the kernel has here of links, addresses, routes and FOU ports, by its own tables and without any program:
+    /// Reads the links, addresses, routes and FOU ports of this node from the kernel's own tables and without any program:
     /// less than [`traces`], and a thousand times as fast.
     pub async fn remains(&self) -> Vec<String> {
         self.host.enter();
@@ -79,7 +79,7 @@ impl Node {
             ("ipv6_route", &[0, 1, 4, 5, 8, 9]),
         ] {
             let text = std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
-            // How the kernel groups the routes of `fib_trie` depends on what there was before.
+            // The grouping of routes in `fib_trie` depends on earlier routes.
             // A local route of IPv6 comes with its address, but only once nobody else was found to have that.
             let is_local = |line: &str| {
                 let flags = line.split_whitespace().nth(8);
@@ -239,7 +239,7 @@ pub fn state(options: TunnelOptions) -> TunnelState {
     spec.state(spec.mtu_over(1500), owner.to_string())
 }
 
-/// What the kernel has.
+/// The kernel's state.
 pub async fn observe(kernel: &Kernel) -> Observed {
     let links = kernel.links().await.unwrap();
     kernel.observe(&links).await.unwrap()

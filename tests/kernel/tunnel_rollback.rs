@@ -1,4 +1,4 @@
-//! Whatever step of a plan fails, the kernel is afterwards as it was before.
+//! A failure at any step of a plan leaves the kernel as it was before.
 
 use std::cell::Cell;
 use std::net::UdpSocket;
@@ -20,12 +20,12 @@ use crate::tunnel_lab::{Node, difference, encaps, inner, is_able, options, sort,
 
 const SET: &str = "test";
 
-/// What becomes of the other operations of a stage when one fails: they are all on their way to the kernel already.
+/// The fate of the other operations of a stage when one fails: all are on their way to the kernel already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Others {
     /// They are all done.
     Done,
-    /// Those behind the failed one are refused as well.
+    /// The operations behind the failed one are refused as well.
     DoneBefore,
 }
 
@@ -103,7 +103,7 @@ fn rich(mode: Mode, encap: Encap, with_snat: bool) -> TunnelOptions {
     tunnel
 }
 
-/// The same tunnel, with something of everything changed that can be changed in place.
+/// A second version of the tunnel, with every kind of setting changed that can be changed in place.
 fn changed(mut tunnel: TunnelOptions) -> TunnelOptions {
     tunnel.ttl = InheritOrFixed::Fixed(9);
     tunnel.tos = InheritOrFixed::Inherit;
@@ -227,7 +227,7 @@ async fn fail_steps(
     failures
 }
 
-/// What gretun sees here; address translation, which takes a program to look at, only where there is some.
+/// Returns gretun's view of this node. Address translation is read only if there is some, because it needs a program.
 async fn observe(node: &Node, with_snat: bool) -> Observed {
     match with_snat {
         true => node.observe_all().await,
@@ -240,7 +240,7 @@ fn is_of_new_device(line: &str) -> bool {
     line.contains(" fe80")
 }
 
-/// What the kernel itself refuses: everything that another program can have done between the look and the deed.
+/// Refusals of the kernel itself: everything that another program can have done between the dump and the change.
 #[test]
 fn whatever_the_kernel_refuses_leaves_nothing() {
     if !is_able() {

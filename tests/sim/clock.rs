@@ -27,7 +27,7 @@ pub enum Event {
     User(HostId),
 }
 
-/// What is to happen, by time and then by the order in which it was decided.
+/// The coming events, by time and then by the order in which they were scheduled.
 pub type Queue = BTreeMap<(Instant, u64), Event>;
 
 impl World {

@@ -19,7 +19,7 @@ pub struct Coordinator {
 }
 
 impl World {
-    /// The coordinator's process ends and starts anew: its table survives, connections and signals do not.
+    /// Restarts the coordinator's process: its table survives, connections and signals do not.
     pub fn set_coordinator(&mut self, up: bool) {
         self.coordinator.up = up;
         if up {
@@ -38,7 +38,7 @@ impl World {
         self.broadcast();
     }
 
-    /// What the coordinator says of a host, as after a long silence.
+    /// Changes the coordinator's record of a host, as after a long silence.
     pub fn set_online(&mut self, id: HostId, online: bool) {
         let key = self.hosts[id.0].node_key;
         if let Some(record) = self.coordinator.records.get_mut(&key) {
@@ -86,7 +86,7 @@ impl World {
             node.handle_stun_servers(now, servers);
         }
         self.drain(id);
-        // What changed while the registration was under way.
+        // Deliver the changes that happened during the registration.
         self.publish(id);
     }
 

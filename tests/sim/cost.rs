@@ -1,4 +1,4 @@
-//! What a peer costs in packets: while a path to it is looked for, and when it is joined and idle.
+//! The packets that a peer costs: during a path search, and when it is connected and idle.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -20,7 +20,7 @@ fn worst<T: Ord>(hosts: [HostId; 2], figure: impl Fn(HostId) -> T) -> T {
     hosts.into_iter().map(figure).max().expect("two hosts")
 }
 
-/// One line of the documentation's table: packets until both have proven the path, in the busiest second, and in a second when idle.
+/// One line of the documentation's table: packets until both have verified the path, in the busiest second, and in a second when idle.
 fn row(name: &str, one: Option<NatKind>, other: Option<NatKind>) -> String {
     let mut world = World::new(1);
     let hosts = [world.site("a", 2, one), world.site("b", 1, other)];

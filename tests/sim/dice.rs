@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng as _;
 
-/// From `low` up to, not including, `high`.
+/// Draws a number from `low` up to, not including, `high`.
 pub fn between(rng: &mut ChaCha8Rng, low: u64, high: u64) -> u64 {
     low + rng.next_u64() % (high - low)
 }
@@ -20,7 +20,7 @@ pub fn pick<T: Clone>(rng: &mut ChaCha8Rng, from: &[T]) -> T {
     from[between(rng, 0, from.len() as u64) as usize].clone()
 }
 
-/// From nothing up to `bound`.
+/// Draws a duration from zero up to `bound`.
 pub fn duration(rng: &mut ChaCha8Rng, bound: Duration) -> Duration {
     bound.mul_f64(f64::from(rng.next_u32()) / f64::from(u32::MAX))
 }

@@ -1,4 +1,4 @@
-//! What a daemon's driver and the kernel do: carry out a node's outputs, and deliver what comes in.
+//! The driver of a daemon and its kernel: carries out a node's outputs, and delivers its inputs.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::judge::UserData;
 use crate::network::{Frame, Packet, Payload};
 use crate::world::{HostId, NO_ROUTE, World};
 
-/// How a daemon wants a tunnel to be.
+/// The desired state of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
     /// The latest of a peer counts.

@@ -36,7 +36,7 @@ fn cause(world: &World, at: HostId, of: HostId) -> Cause {
     explanation.cause
 }
 
-/// Both run until they are joined, or have had time for it.
+/// Runs both until they are connected, or have had time for it.
 fn pair(seed: u64, one: Kind, other: Kind, servers_at_two_addresses: bool) -> (World, [HostId; 2]) {
     let mut world = World::new(seed);
     if servers_at_two_addresses {
@@ -52,7 +52,7 @@ fn pair(seed: u64, one: Kind, other: Kind, servers_at_two_addresses: bool) -> (W
     (world, [a, b])
 }
 
-/// Until no search is going on: what is being tried has no verdict yet.
+/// Runs until no path search is under way, because a path search has no diagnosis yet.
 fn settle(world: &mut World, [a, b]: [HostId; 2]) {
     let searches = |world: &World, at, of| explain(world, at, of).1.cause == Cause::Searching;
     let settled = world.run_until(LONG, |world| {
@@ -171,7 +171,7 @@ fn a_host_firewall_that_drops_data_is_told_from_a_nat() {
     });
     let expected = [Cause::DataDroppedAtPeer, Cause::DataDroppedHere];
     assert_eq!(both(&world, hosts), expected, "{}", world.story());
-    // What the verdict asks for is what helps.
+    // The remedy that the diagnosis names connects the pair.
     let remedies = explain(&world, hosts[0], hosts[1]).1.remedies;
     assert_eq!(remedies, [Remedy::OpenFirewall(Side::Peer)]);
     world.hosts[hosts[1].0].firewall.drops_data = false;

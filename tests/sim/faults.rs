@@ -1,4 +1,4 @@
-//! What breaks while two peers are joined, and how long data is gone.
+//! Faults while two peers are connected, and how long data is gone.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::network::{Bursts, INTERNET, RouterId, WIRE};
 use crate::world::{HostId, World};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How often user data is sent; gaps are measured this exactly.
+/// Interval of user data; gaps are measured with this resolution.
 const USER_GAP: Duration = Duration::from_millis(10);
-/// How long data may be gone where another path exists.
+/// Longest gap of data if another path exists.
 const REPAIR: Duration = Duration::from_secs(3);
 
-/// Two joined hosts behind NATs of their own, with user data flowing.
+/// Two connected hosts behind NATs of their own, with user data flowing.
 fn joined(seed: u64, keys: (u8, u8), one: NatKind, other: NatKind) -> (World, HostId, HostId) {
     let mut world = World::new(seed);
     let a = world.site("a", keys.0, Some(one));
     let b = world.site("b", keys.1, Some(other));
-    // What a search for ports would mend counts as broken here.
+    // A pair that a port search would connect counts as broken here.
     for host in &mut world.hosts {
         host.aggressive_punch = false;
     }

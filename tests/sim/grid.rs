@@ -1,4 +1,4 @@
-//! Every kind of NAT against every other: joined exactly when the oracle says so, and as quickly as the documentation says.
+//! Every kind of NAT against every other: connected exactly when the oracle says so, and as quickly as the documentation says.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use crate::nat::{Filtering, Mapping, NatKind};
 use crate::oracle::{depends_on_luck, direct_possible};
 use crate::world::World;
 
-/// Both daemons run and know each other: what needs no search for ports needs far less.
+/// Time to connect when both daemons run and know each other; a pair that needs no port search needs far less.
 const JOIN_BOUND: Duration = Duration::from_secs(3);
-/// How long an impossible pair is watched.
+/// Time for which an impossible pair is watched.
 const WATCH: Duration = Duration::from_secs(25);
 
 const DOCUMENTATION: &str = include_str!("../../docs/NAT_TRAVERSAL.md");
@@ -46,7 +46,7 @@ fn name(kind: Option<NatKind>) -> String {
     format!("{mapping}/{filtering}")
 }
 
-/// From the start of `other`'s host until both call the other direct.
+/// Measures the time from the start of `other`'s host until both call the other direct.
 fn join_time(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> Option<Duration> {
     let mut world = World::new(seed);
     let a = world.site("a", 2, one);

@@ -27,20 +27,20 @@ pub struct Interface {
 pub struct KernelTunnel {
     pub path: Path,
     pub key: u32,
-    /// What its outer packets may measure: its MTU and the overhead.
+    /// The largest outer packet: the tunnel's MTU and the overhead.
     pub path_mtu: u16,
     /// A second path that it receives over, while it moves.
     pub overlap: Option<Path>,
     pub since: Instant,
 }
 
-/// What the host's firewall does to data. Disco is seen before it.
+/// The host's firewall for data. Disco is received ahead of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Firewall {
     pub drops_data: bool,
     /// Everything over UDP is dropped in front of the host, both ways, before disco sees it.
     pub drops_udp: bool,
-    /// What comes from this address is dropped in front of the host.
+    /// Packets from this address are dropped in front of the host.
     pub ignores: Option<IpAddr>,
 }
 
@@ -54,7 +54,7 @@ pub struct Host {
     pub listens: bool,
     /// `--aggressive-punch`.
     pub aggressive_punch: bool,
-    /// What the router grants; `--port-mapping` is on.
+    /// The port mapping of the router; `--port-mapping` is on.
     pub router_port: RouterPort,
     pub interfaces: Vec<Interface>,
     /// Addresses that it had, and until when its neighbours believe that it still has them. Disco is seen there, for packet
@@ -66,27 +66,27 @@ pub struct Host {
     pub clock: LocalClock,
     /// The daemon, while it runs.
     pub node: Option<Node>,
-    /// When the daemon's next timer is due.
+    /// The time of the daemon's next timer.
     pub next_timer: Option<Instant>,
     /// Rises with each start of the daemon, so that what belonged to an earlier one is ignored.
     pub incarnation: u64,
     pub registered: bool,
     /// The peers that the daemon keeps on disk.
     pub cache: Vec<PeerRecord>,
-    /// What the daemon would publish.
+    /// The endpoints that the daemon would publish.
     pub published: EndpointsRequest,
     /// The kernel's tunnels; they outlive the daemon.
     pub tunnels: BTreeMap<NodePublic, KernelTunnel>,
-    /// How often a tunnel was made or changed.
+    /// The number of times that a tunnel was created or changed.
     pub tunnel_changes: u64,
     /// The latest desired state of each tunnel; older ones are never applied.
     pub wanted: BTreeMap<NodePublic, Wish>,
     pub apply_delay: Duration,
-    /// What the kernel says to every request for a tunnel, when it refuses.
+    /// The kernel's error to every request for a tunnel, when it refuses.
     pub refuses: Option<String>,
-    /// When packets were sent to peers in the last second, for the rate's check.
+    /// Times of packets to peers in the last second, to check the rate.
     pub sent: std::collections::VecDeque<Instant>,
-    /// The same for pings of port searches.
+    /// Times of port search pings in the last second, to check the rate.
     pub searched: std::collections::VecDeque<Instant>,
     /// Packets sent to peers, ever.
     pub sent_total: u64,
@@ -166,12 +166,12 @@ impl Host {
         former.any(|it| (it.0, it.1) == (net, ip) && now < it.2)
     }
 
-    /// Where the daemon's packet sockets listen.
+    /// Returns the ports on which the daemon's packet sockets listen.
     pub fn listens_at(&self, port: u16) -> bool {
         port == self.port || (self.listens && EXTRA_PORTS.contains(&port))
     }
 
-    /// Where the kernel takes data: at the data port, and at the port of each tunnel that has one of its own.
+    /// Returns the FOU ports: the data port, and the port of each tunnel that has its own.
     pub fn has_fou_port(&self, port: u16) -> bool {
         port == self.port || self.tunnels.values().any(|it| it.path.port == port)
     }

@@ -15,7 +15,7 @@ const USER_DATA_AGE: Duration = Duration::from_millis(800);
 /// and room for long round trips.
 const PROOF_AGE: Duration = Duration::from_millis(4_500);
 
-/// What became of user data in one direction.
+/// The fate of user data in one direction.
 #[derive(Clone, Copy, Debug)]
 pub struct UserData {
     pub last: Instant,
@@ -73,7 +73,7 @@ impl World {
         );
     }
 
-    /// What must hold at any time: while `direct` is claimed, data crosses both ways again and again. (Over which path
+    /// Checks the invariant of all times: while `direct` is claimed, data crosses both ways again and again. (Over which path
     /// is another matter: a tunnel that moves is called direct while the new path is tested.)
     pub fn check(&self) {
         for id in self.host_ids() {

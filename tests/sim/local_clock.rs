@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-/// How a host's time follows the world's.
+/// A host's clock, which follows the world's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LocalClock {
-    /// How much slower it runs than the world's, parts per million.
+    /// Parts per million by which the clock is slower than the world's.
     pub slow_ppm: u32,
-    /// Where both began, once somebody has looked.
+    /// The start of both clocks, once somebody has read this clock.
     begin: Option<Instant>,
     /// Time that it stood still.
     missed: Duration,
@@ -41,7 +41,7 @@ impl LocalClock {
         !self.is_stopped() && self.resumed.is_none_or(|resumed| now >= resumed + time)
     }
 
-    /// What it shows at this point of the world's time.
+    /// Returns the clock's time at this point of the world's time.
     pub fn at(&self, now: Instant) -> Instant {
         let now = self.stopped.unwrap_or(now);
         let lost = self.begin.map_or(Duration::ZERO, |begin| {
@@ -52,7 +52,7 @@ impl LocalClock {
         now - self.missed - lost
     }
 
-    /// When it will show this; never while it stands still.
+    /// Returns the world's time at which the clock will show this; never while the clock stands still.
     pub fn when(&self, local: Instant) -> Option<Instant> {
         if self.is_stopped() {
             return None;

@@ -10,7 +10,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A hop that shrinks without a word: the confirmation's gap, three tries, and a round of the search.
 const FOLLOW: Duration = Duration::from_secs(5);
 
-/// What the tunnel from one host to the other is set to.
+/// Returns the MTU of the tunnel from one host to the other.
 fn path_mtu(world: &World, from: HostId, to: HostId) -> u16 {
     let peer = world.hosts[to.0].node_key;
     world.hosts[from.0].tunnels[&peer].path_mtu
@@ -20,7 +20,7 @@ fn both(world: &World, a: HostId, b: HostId) -> (u16, u16) {
     (path_mtu(world, a, b), path_mtu(world, b, a))
 }
 
-/// Two hosts whose interfaces have this MTU, with a hop of another between them, joined and with user data flowing.
+/// Two connected hosts whose interfaces have this MTU, with a hop of another MTU between them and with user data flowing.
 fn joined(keys: (u8, u8), device: u16, hop: u16) -> (World, HostId, HostId) {
     let mut world = World::new(41);
     let kind = Some(NatKind::PORT_RESTRICTED);

@@ -14,24 +14,24 @@ use crate::dice;
 pub enum Mapping {
     /// On the inner socket alone.
     Independent,
-    /// And on the address that is sent to.
+    /// The mapping also depends on the destination address.
     Address,
-    /// And on the port that is sent to.
+    /// The mapping also depends on the destination address and port.
     AddressPort,
 }
 
-/// Who may answer to a public port; the stricter the greater.
+/// The filtering behaviour (RFC 4787 section 5); the stricter the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Filtering {
     /// Anyone.
     Independent,
-    /// Whoever's address was sent to.
+    /// Admits any address that was sent to.
     Address,
-    /// Whoever's address and port were sent to.
+    /// Admits any address and port that was sent to.
     AddressPort,
 }
 
-/// Which public port a new mapping gets.
+/// The allocation of public ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ports {
     /// Any that is free, as Linux' `masquerade fully-random`.
@@ -43,7 +43,7 @@ pub enum Ports {
     Preserve,
 }
 
-/// How a NAT behaves.
+/// The behaviour of a NAT.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NatKind {
     pub mapping: Mapping,
@@ -51,7 +51,7 @@ pub struct NatKind {
     pub ports: Ports,
     /// Whether inner hosts reach each other by their public addresses.
     pub hairpin: bool,
-    /// How long a mapping lives without a packet from inside.
+    /// Lifetime of a mapping without a packet from inside.
     pub expiry: Duration,
 }
 
@@ -66,7 +66,7 @@ impl NatKind {
         }
     }
 
-    /// What most homes have.
+    /// The NAT of most homes.
     pub const PORT_RESTRICTED: NatKind = NatKind::new(Mapping::Independent, Filtering::AddressPort);
 
     pub const SYMMETRIC: NatKind = NatKind::new(Mapping::AddressPort, Filtering::AddressPort);
@@ -121,7 +121,7 @@ impl fmt::Debug for NatKind {
     }
 }
 
-/// What a mapping belongs to: the inner socket, and what of the destination it depends on.
+/// The key of a mapping: the inner socket, and the part of the destination that the mapping depends on.
 type Flow = (SocketAddr, Option<IpAddr>, Option<u16>);
 
 type Outside = (u16, Option<IpAddr>, Option<u16>);
@@ -130,7 +130,7 @@ type Outside = (u16, Option<IpAddr>, Option<u16>);
 struct Entry {
     port: u16,
     used: Instant,
-    /// Who was sent to, and when last.
+    /// The destinations that were sent to, and the last time.
     sent_to: BTreeMap<SocketAddr, Instant>,
 }
 
@@ -141,7 +141,7 @@ pub struct Nat {
     /// The public address.
     pub ip: IpAddr,
     entries: BTreeMap<Flow, Entry>,
-    /// By public port and what of the destination the mapping depends on: one flow each.
+    /// Flows by public port and the part of the destination that the mapping depends on.
     outside: BTreeMap<Outside, Flow>,
     swept: Option<Instant>,
     /// The port that a sequential NAT gave out last.
@@ -354,7 +354,7 @@ fn all_of(port: u16) -> std::ops::RangeInclusive<Outside> {
 
 const LOWEST_PORT: u16 = 1024;
 
-/// From the range that Linux takes for source ports above the well-known ones.
+/// Draws a port from the range that Linux uses for source ports above the well-known ones.
 fn random_port(rng: &mut ChaCha8Rng) -> u16 {
     dice::between(rng, LOWEST_PORT.into(), 65_536) as u16
 }

@@ -21,7 +21,7 @@ pub struct RouterId(pub usize);
 /// The public network.
 pub const INTERNET: NetId = NetId(0);
 
-/// What a link does to packets, once for each direction.
+/// The properties of a link, once for each direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
     pub latency: Duration,

@@ -1,8 +1,8 @@
-//! What must be possible, reasoned from RFC 4787 alone and not from what gretun does.
+//! Judges which pairs can be connected, from RFC 4787 alone and not from gretun's methods.
 
 use crate::nat::{Filtering, Mapping, NatKind, Ports};
 
-/// Whether two hosts, each behind its NAT (or none), can be joined directly.
+/// Returns whether two hosts, each behind its NAT (or none), can be connected directly.
 pub fn direct_possible(one: Option<NatKind>, other: Option<NatKind>) -> bool {
     let (one, other) = (Behaviour::of(one), Behaviour::of(other));
     joined_by_first_packet(one, other)
@@ -56,7 +56,7 @@ impl Behaviour {
     }
 }
 
-/// Whether two hosts, each behind its NATs, are certainly joined: by the first packets, or by a search for ports.
+/// Returns whether two hosts, each behind its NATs, are certainly connected: by the first packets, or by a port search.
 pub fn joined_through_all(one: &[NatKind], other: &[NatKind]) -> bool {
     let (first, second) = (Behaviour::of_strictest(one), Behaviour::of_strictest(other));
     joined_without_search(one, other) || joined_by_search(first, second)
@@ -111,7 +111,7 @@ pub fn depends_on_luck(one: Option<NatKind>, other: Option<NatKind>) -> bool {
     !direct_possible(one, other) && !both && sides.iter().any(admits)
 }
 
-/// Whether two hosts, each behind its NATs (the innermost first), are joined by the first packets, without a search for ports.
+/// Returns whether two hosts, each behind its NATs (the innermost first), are connected by the first packets, without a port search.
 pub fn joined_without_search(one: &[NatKind], other: &[NatKind]) -> bool {
     let (one, other) = (Chain::of(one), Chain::of(other));
     joined_through(&one, &other) || joined_through(&other, &one)

@@ -1,4 +1,4 @@
-//! Which path is taken, and what is said when there is none.
+//! The choice of the path, and the reason when there is none.
 
 use std::time::Duration;
 
@@ -259,7 +259,7 @@ fn a_path_that_was_slow_at_first_is_taken_when_it_is_fast() {
         world.run(2 * SECOND);
         assert!(world.joined(a, b), "{}", world.story());
         for (from, to) in [(a, b), (b, a)] {
-            // What is on its way while one side has moved and the other has not.
+            // Packets that are under way while one side has switched and the other has not.
             let gap = world.user_data(from, to).expect("user data").longest_gap;
             assert!(gap < Duration::from_millis(10), "{gap:?}");
         }

@@ -30,7 +30,7 @@ fn verdict(world: &World, at: HostId, of: HostId) -> (Cause, Vec<Remedy>, String
     )
 }
 
-/// From the start of the second daemon until both call the other direct; the router of `a` grants a port when it is asked.
+/// Measures the time from the start of the second daemon until both call the other direct. The router of `a` grants a port.
 fn join_time(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> (World, Option<Duration>) {
     let (mut world, a, b) = pair(seed, one, other);
     if one.is_some() {

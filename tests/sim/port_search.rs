@@ -1,4 +1,4 @@
-//! The birthday search: how often and how fast it joins what nothing else can, and what it costs.
+//! The port search: how often and how fast it connects pairs that nothing else can, and its costs.
 //!
 //! `GRETUN_SIM_RUNS` sets how often each pair is tried; `-- --nocapture` shows the figures.
 
@@ -13,7 +13,7 @@ use crate::world::{HostId, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How often each pair is tried when `GRETUN_SIM_RUNS` does not say.
+/// Runs of each pair, unless `GRETUN_SIM_RUNS` names another number.
 const DEFAULT_RUNS: u64 = 100;
 
 const SYMMETRIC: Option<NatKind> = Some(NatKind::SYMMETRIC);
@@ -47,7 +47,7 @@ struct Figures {
     p95: Duration,
 }
 
-/// From the start of the second host's daemon, in many worlds, until both have proven the path.
+/// Measures, in many worlds, the time from the start of the second host's daemon until both have verified the path.
 fn measure(one: Option<NatKind>, other: Option<NatKind>) -> Figures {
     let runs = number("GRETUN_SIM_RUNS").unwrap_or(DEFAULT_RUNS);
     let mut times = Vec::new();

@@ -1,5 +1,5 @@
 //! Random worlds with random faults, by seed. While things break, the invariants must hold; once nothing is broken any
-//! more, every pair that can be joined must be.
+//! more, every pair that can be connected must be.
 
 use std::num::NonZero;
 use std::sync::{Mutex, MutexGuard};
@@ -14,21 +14,21 @@ use crate::network::{Bursts, INTERNET, Link, NetId, RouterId, WIRE};
 use crate::oracle::{depends_on_luck, direct_possible, joined_through_all, joined_without_search};
 use crate::world::{HostId, World};
 
-/// How many seeds, from 0 on, are run when `GRETUN_SIM_SCHEDULES` does not say.
+/// Number of seeds, from 0 on, unless `GRETUN_SIM_SCHEDULES` names another.
 const DEFAULT_RUNS: u64 = 250;
 /// Seeds that once found a fault: run always, and first. Add a seed here when it has failed.
 const REGRESSIONS: [u64; 4] = [2572, 135, 3491, 2489];
-/// How long things break.
+/// Time for which things break.
 const TROUBLE: Duration = Duration::from_secs(60);
-/// How long everything may take to recover: a path that failed several times is left alone for a minute.
+/// Time in which everything must recover: a path that failed several times is held down for a minute.
 const RECOVERY: Duration = Duration::from_secs(90);
-/// How long a pair may take beyond that which only a search for ports joins: searches that failed while things were broken are
+/// Additional time for a pair that needs a port search: attempts that failed while things were broken are
 /// repeated after ten minutes at the latest.
 const SEARCH_RECOVERY: Duration = Duration::from_secs(660);
-/// From the join to the path MTU: a first search that answers came too late for is mended after 30 s.
+/// Time from the connection to the path MTU: a first MTU search whose answers came too late is repeated after 30 s.
 const SETTLING: Duration = Duration::from_secs(45);
 
-/// Where a host is: its network, and the NAT in front of it.
+/// The place of a host: its network, and the NAT in front of it.
 #[derive(Clone, Copy, Debug)]
 struct Site {
     net: NetId,
@@ -343,7 +343,7 @@ impl Run {
         self.world.joined(a, b) && self.world.user_data_flows(a, b)
     }
 
-    /// Whether two hosts at these sites must be joined, or must not be; `None` where no oracle knows.
+    /// Returns whether two hosts at these sites must be connected, or must not be; `None` if no oracle knows.
     fn verdict(&self, one: &Site, other: &Site) -> Option<bool> {
         if one.net == other.net {
             return Some(true);
@@ -352,7 +352,7 @@ impl Run {
             return None;
         }
         if one.carrier.is_some() || other.carrier.is_some() {
-            // Of several NATs in a row the oracle knows what is certainly possible, not what is not.
+            // For several NATs in a row, the oracle knows what is certainly possible, not what is impossible.
             return joined_through_all(&one.kinds(), &other.kinds()).then_some(true);
         }
         let kind = |site: &Site| site.nat.map(|(_, kind)| kind);
@@ -360,7 +360,7 @@ impl Run {
         (!depends_on_luck(one, other)).then(|| direct_possible(one, other))
     }
 
-    /// The pairs that only a search for ports can join.
+    /// The pairs that only a port search can connect.
     fn searched_pairs(&self) -> impl Iterator<Item = (HostId, HostId)> {
         let needs_search = |one: &Site, other: &Site| {
             one.net != other.net

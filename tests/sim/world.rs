@@ -23,7 +23,7 @@ use crate::network::{ACCESS, INTERNET, Link, NetId, Router, RouterId, WIRE};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostId(pub usize);
 
-/// How long routers go on sending to the link address of a host that has lost the IP address: Linux asks again after 5 s of use,
+/// Time for which routers go on sending to the link address of a host that has lost the IP address: Linux asks again after 5 s of use,
 /// three times, or notices 30 s later that it should.
 const NEIGHBOUR_LIFETIME: Duration = Duration::from_secs(10);
 
@@ -36,7 +36,7 @@ pub struct World {
     pub queue: Queue,
     /// Numbers events, and wishes for tunnels.
     pub order: u64,
-    /// How many networks there are.
+    /// The number of networks.
     pub nets: usize,
     pub hosts: Vec<Host>,
     pub routers: Vec<Router>,
@@ -54,11 +54,11 @@ pub struct World {
     pub overheard: VecDeque<Vec<u8>>,
     /// The latest data that came out of the tunnel at the second host from the first.
     pub crossed: BTreeMap<(HostId, HostId), Instant>,
-    /// The same for user data, with the longest gap since [`World::watch_user_data`].
+    /// Deliveries of user data, with the longest gap since [`World::watch_user_data`].
     pub user: BTreeMap<(HostId, HostId), UserData>,
-    /// How much user data was sent.
+    /// The number of user packets sent.
     pub user_sent: BTreeMap<(HostId, HostId), u64>,
-    /// How often hosts send user data through each of their tunnels.
+    /// Interval at which hosts send user data through each of their tunnels.
     pub user_gap: Duration,
 }
 
@@ -171,7 +171,7 @@ impl World {
             .iter()
             .map(|(peer, tunnel)| (*peer, Wish::of(tunnel)))
             .collect();
-        // The applier looks at what is there and finds it as wanted, where there is a route.
+        // The reconciler finds the existing tunnels as desired, if there is a route.
         for (peer, tunnel) in &host.tunnels {
             let path = tunnel.path;
             let report = match host.device_mtu(path.local) {
@@ -265,7 +265,7 @@ impl World {
 
     pub fn tell_locals(&mut self, id: HostId) {
         let now = self.local_time(id);
-        // The applier looks at its tunnels whenever a link changes, and may be faster or slower than who watches addresses.
+        // The reconciler rescans its tunnels when a link changes, and may be faster or slower than the watcher of addresses.
         let applier_first = dice::chance(&mut self.rng, 0.5);
         let host = &mut self.hosts[id.0];
         let locals = host.locals();
@@ -306,7 +306,7 @@ impl World {
         sent.unwrap_or_default() - received.unwrap_or_default()
     }
 
-    /// From now on every tunnel carries user data, and the longest gap of it is measured.
+    /// Lets every tunnel carry user data from now on, and measures the longest gap.
     pub fn watch_user_data(&mut self, gap: Duration) {
         self.user_gap = gap;
         for id in self.host_ids() {
@@ -335,7 +335,7 @@ impl World {
         self.at(Duration::from_secs(1), Event::Register(id, incarnation));
     }
 
-    /// What the host's clock shows.
+    /// Returns the time of the host's clock.
     pub fn local_time(&self, id: HostId) -> Instant {
         self.hosts[id.0].clock.at(self.now)
     }
@@ -381,7 +381,7 @@ impl World {
     }
 }
 
-/// What the kernel says where an address is not the host's, or its interface is down.
+/// The kernel's error if an address is not the host's, or its interface is down.
 pub const NO_ROUTE: &str = "Network is unreachable";
 
 pub fn parse(ip: &str) -> IpAddr {

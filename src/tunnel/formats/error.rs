@@ -17,7 +17,7 @@ pub enum FormatError {
         file: String,
         /// The line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The fault.
         what: &'static str,
     },
     /// A setting with a value that it cannot have.
@@ -31,7 +31,7 @@ pub enum FormatError {
         key: String,
         /// Its value.
         value: String,
-        /// What it should have been.
+        /// The expected form.
         expected: &'static str,
     },
     /// A tunnel that cannot be.
@@ -41,7 +41,7 @@ pub enum FormatError {
         place: String,
         /// The tunnel.
         name: String,
-        /// What is wrong.
+        /// The fault.
         error: SpecError,
     },
     /// A setting without which nothing can be said.
@@ -63,7 +63,7 @@ pub enum FormatError {
     Own {
         /// The file.
         file: String,
-        /// What is wrong.
+        /// The fault.
         error: FileError,
     },
     /// The tunnels cannot be together.

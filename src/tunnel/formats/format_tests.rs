@@ -130,7 +130,7 @@ fn sorted(spec: &TunnelSpec) -> TunnelOptions {
 }
 
 proptest! {
-    /// What a format carries comes back; what does not come back was said to be lost.
+    /// Every setting comes back, or was reported as unsupported.
     #[test]
     fn what_is_not_lost_comes_back(spec in spec()) {
         for format in READ {

@@ -16,7 +16,7 @@ use crate::tunnel::snat;
 use crate::tunnel::spec::TunnelSpec;
 use crate::tunnel::state::Observed;
 
-/// Where the MTU is to be worked out from the path, which commands cannot: Ethernet's.
+/// The path MTU (Ethernet's) that is assumed if the MTU is to follow the path, because commands cannot follow it.
 const ASSUMED_PATH: u32 = 1500;
 
 /// The objects of `ip` that concern tunnels, in the order in which it completes abbreviations.
@@ -30,7 +30,7 @@ pub(super) fn is_command(line: &str) -> bool {
         || OBJECTS.contains(&first) && matches!(words.next(), Some("add"))
 }
 
-/// What the commands have made so far.
+/// The tunnels that the commands have created so far.
 #[derive(Default)]
 struct Reading {
     builders: Vec<TunnelBuilder>,
@@ -284,7 +284,7 @@ impl Reading {
             match word {
                 "dev" => device = Some(words.value(word)?.value),
                 "mtu" => mtu = Some(words.value(word)?.parse("a number of bytes")?),
-                // The alias is gretun's mark of ownership; all tunnels are up.
+                // The alias is gretun's owner alias; all tunnels are up.
                 "alias" => drop(words.value(word)?),
                 "up" => {}
                 _ if device.is_none() => device = Some(word),
@@ -331,7 +331,7 @@ impl Reading {
                 "dev" => device = Some(words.value(word)?.value),
                 "peer" | "remote" => peer = Some(words.value(word)?.net()?),
                 "local" => ip = Some(words.value(word)?.net()?),
-                // How the kernel checks an address, which on a tunnel finds no doubles; and the default scope.
+                // Duplicate address detection, which finds nothing on a tunnel; and the default scope.
                 "nodad" => {}
                 "scope" if words.words.as_slice().first() == Some(&"global") => drop(words.next()),
                 _ if ip.is_none() => {
@@ -492,7 +492,7 @@ pub(super) fn write(specs: &[TunnelSpec]) -> Result<Exported, FormatError> {
     }
     let ops = plan::apply(&states, &Observed::default(), DEFAULT_SET)?;
     let commands = ops.iter().flat_map(KernelOp::commands);
-    // Without the mark of ownership these tunnels belong to whoever runs the commands.
+    // Without the owner alias these tunnels belong to the person who runs the commands.
     let text = commands
         .map(|command| command.replace(" alias ''", "") + "\n")
         .collect();

@@ -4,7 +4,7 @@ use super::Unsupported;
 use crate::tunnel::spec::{Problem, SpecError, TunnelOptions, TunnelSpec};
 use crate::tunnel::state::TunnelState;
 
-/// What gretun would make to get this tunnel, and what of it gretun would not make.
+/// Returns the options by which gretun would create this tunnel, and the settings that gretun cannot carry over.
 ///
 /// # Errors
 /// When gretun makes no such tunnel at all, such as one without a far end.

@@ -58,21 +58,21 @@ impl Source {
     }
 }
 
-/// What was read.
+/// The tunnels that were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
     /// The tunnels, in the order of the files.
     pub specs: Vec<TunnelSpec>,
-    /// What gretun cannot carry over.
+    /// Settings that gretun cannot carry over.
     pub unsupported: Vec<Unsupported>,
 }
 
-/// What was written.
+/// The text that was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
     /// The files.
     pub files: Vec<OutFile>,
-    /// What the format cannot carry.
+    /// Settings that the format cannot carry.
     pub unsupported: Vec<Unsupported>,
 }
 
@@ -92,7 +92,7 @@ pub struct Unsupported {
     pub place: String,
     /// The setting.
     pub key: String,
-    /// Why not.
+    /// The reason.
     pub why: String,
 }
 

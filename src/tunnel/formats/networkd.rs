@@ -15,7 +15,7 @@ use crate::tunnel::spec::TunnelSpec;
 const GUE: &str = "GenericUDPEncapsulation";
 const FOU: &str = "FooOverUDP";
 
-/// What the files say, while they are read.
+/// The contents of the files, while they are read.
 #[derive(Default)]
 struct Reading<'a> {
     builders: Vec<TunnelBuilder>,
@@ -303,7 +303,7 @@ fn setting(
         ("Match", "Name") | ("Network", "Tunnel") => {}
         ("Link", "MTUBytes") => builder.options.mtu = Some(entry.parse("a number of bytes")?),
         ("Network", "Address") => builder.add_address(entry.net()?, None),
-        // How networkd itself goes about it: nothing of the tunnel is lost.
+        // Settings of networkd's own work; the tunnel does not depend on them.
         ("Link", "RequiredForOnline") => {}
         ("Network", "IPv6AcceptRA" | "DHCP") if !entry.switch().unwrap_or(true) => {}
         _ => unsupported.push(entry.unknown()),

@@ -22,7 +22,7 @@ pub(super) enum Wrap {
 /// A tunnel while its file is being read.
 #[derive(Clone, Debug)]
 pub(super) struct TunnelBuilder {
-    /// Where it stands, for errors.
+    /// The place in the file, for errors.
     pub place: String,
     pub options: TunnelOptions,
     pub remote: Option<IpAddr>,
