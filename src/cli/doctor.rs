@@ -11,7 +11,7 @@ use crate::daemon::settings::{CoordinatorUrl, DEFAULT_PORT, Settings};
 use crate::daemon::stun_servers;
 use crate::doctor::{self, Finding, Level, Patient};
 
-/// Look for what keeps gretun from working on this host, with the command that fixes each
+/// Find faults of this host that keep gretun from working, with the command that fixes each
 ///
 /// Takes the settings of `gretun up`; those of a running daemon are known already. Changes nothing. Exit code 0 means
 /// that nothing is wrong, 1 that something is.

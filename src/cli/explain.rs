@@ -8,7 +8,7 @@ use super::report::Report;
 use crate::daemon::local_api::{self, Request};
 use crate::daemon::path_views::ExplainView;
 
-/// Say why a peer is direct or unreachable, on what evidence, and what would change it
+/// Say why a peer is direct or unreachable, what was observed, and what would change it
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  gretun explain bob\n  gretun explain 100.64.0.2\n  gretun --json explain bob | jq -r .cause"

@@ -34,7 +34,7 @@ pub struct Args {
     /// File to read the tunnels from
     #[arg(long, value_name = "FILE", conflicts_with = "targets")]
     file: Option<PathBuf>,
-    /// What to write
+    /// Format to write
     #[arg(long, value_enum, value_name = "FORMAT")]
     to: Format,
     /// Directory to write the files to; they are printed if not given

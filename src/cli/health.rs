@@ -45,7 +45,7 @@ pub struct Args {
     /// Names of tunnels (all if none is given)
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// The same as a flag; repeatable
+    /// Name of a tunnel, as a flag; repeatable
     #[arg(
         long = "name",
         id = "name_flag",
@@ -56,13 +56,13 @@ pub struct Args {
     /// Probe again and again until interrupted: a live table on a terminal, lines with the time elsewhere
     #[arg(long)]
     watch: bool,
-    /// How many probes to each far end
+    /// Number of probes to each far end
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     count: u32,
-    /// How long each waits for its answer: 500ms, 2s, or seconds
+    /// Timeout of each probe: 500ms, 2s, or seconds
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration::parse_some)]
     timeout: Duration,
-    /// From one probe to the next
+    /// Interval between probes
     #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = duration::parse)]
     interval: Duration,
     /// With --watch: from the end of one round to the start of the next

@@ -26,13 +26,13 @@ pub struct Args {
     /// Files, which belong together; - reads standard input
     #[arg(value_name = "FILE", required_unless_present_any = ["file_flag", "live"])]
     files: Vec<PathBuf>,
-    /// The same as a flag; repeatable
+    /// File to read, as a flag; repeatable
     #[arg(long = "file", id = "file_flag", value_name = "FILE", conflicts_with_all = ["files", "live"])]
     file_flag: Vec<PathBuf>,
     /// Read the tunnels that are in the kernel, but the overlay's
     #[arg(long, conflicts_with = "files")]
     live: bool,
-    /// What the files are; told by their names and texts if not given
+    /// Format of the files; recognised by their names and contents if not given
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Choice>,
     #[command(flatten)]

@@ -45,7 +45,7 @@ pub struct Context {
     pub verbose: u8,
 }
 
-/// Join Linux hosts with kernel GRE tunnels, also through NATs
+/// Connect Linux hosts by kernel GRE tunnels, also through NATs
 ///
 /// GRE and FOU are plaintext: gretun finds paths and sets up kernel tunnels, it does not encrypt what they carry.
 #[derive(Debug, Parser)]

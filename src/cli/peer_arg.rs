@@ -8,7 +8,7 @@ pub struct PeerArg {
     /// The peer's name, tunnel address or node key
     #[arg(value_name = "PEER", required_unless_present = "peer")]
     target: Option<String>,
-    /// The same as a flag
+    /// The peer, as a flag
     #[arg(long, value_name = "PEER", conflicts_with = "target")]
     peer: Option<String>,
 }

@@ -37,7 +37,7 @@ pub struct Args {
     /// Rounds, whether or not data crosses
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     count: Option<u32>,
-    /// How long answers of one round are waited for
+    /// Timeout of the answers of one round
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     timeout: Duration,
     #[command(flatten)]

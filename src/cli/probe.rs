@@ -47,16 +47,16 @@ pub struct Args {
     /// Ask for this URL (http or https) in place of ICMP echo
     #[arg(long, value_name = "URL", conflicts_with = "tcp")]
     http: Option<Url>,
-    /// How many probes
+    /// Number of probes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     count: u32,
-    /// How long each waits for its answer: 500ms, 2s, or seconds
+    /// Timeout of each probe: 500ms, 2s, or seconds
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration::parse_some)]
     timeout: Duration,
     /// Share of the probes that must be answered, in percent
     #[arg(long, value_name = "PERCENT", default_value = "100")]
     threshold: Percent,
-    /// From one probe to the next
+    /// Interval between probes
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration::parse)]
     interval: Duration,
     /// Interface that the probes must leave through

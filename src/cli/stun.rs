@@ -32,7 +32,7 @@ pub struct Args {
     /// STUN server, host:port
     #[arg(value_name = "HOST:PORT")]
     target: Option<String>,
-    /// The same as a flag; repeatable
+    /// STUN server, as a flag; repeatable
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "target")]
     server: Vec<String>,
     #[command(flatten)]
