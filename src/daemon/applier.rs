@@ -42,6 +42,8 @@ const LINK_SETTLE: Duration = Duration::from_millis(100);
 /// What one peer's tunnel should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredTunnel {
+    /// The number of the request that this answers; 0 for a tunnel that was found at start.
+    pub number: u64,
     /// Where the outer packets go.
     pub path: Path,
     /// Where the peer's packets may come from as well, while both sides move from one path to the other.
@@ -93,6 +95,8 @@ pub enum Applied {
     Done {
         /// Whose.
         peer: NodePublic,
+        /// The highest number of a request that the link satisfies.
+        number: u64,
         /// The path that it uses.
         path: Path,
         /// The link.
@@ -102,6 +106,8 @@ pub enum Applied {
     Failed {
         /// Whose.
         peer: NodePublic,
+        /// The number of the request.
+        number: u64,
         /// The path that was wanted.
         path: Path,
         /// What failed, and the kernel's words.
@@ -231,8 +237,13 @@ impl Applier {
                     settled = false;
                     self.applied.remove(&peer);
                     let error = chain(&error);
-                    let path = tunnel.path;
-                    self.report(Applied::Failed { peer, path, error }).await;
+                    let failed = Applied::Failed {
+                        peer,
+                        number: tunnel.number,
+                        path: tunnel.path,
+                        error,
+                    };
+                    self.report(failed).await;
                 }
             }
         }
@@ -380,12 +391,17 @@ impl Applier {
     }
 
     async fn report_done(&mut self, peer: NodePublic, wanted: &DesiredTunnel, link: Link) {
-        let told = |it: &DesiredTunnel| (it.path, it.overlap, it.gre_key);
+        let told = |it: &DesiredTunnel| it.number;
         let done = (wanted.clone(), link.clone());
         let before = self.applied.insert(peer, done);
         if before.is_none_or(|it| (told(&it.0), it.1) != (told(wanted), link.clone())) {
-            let path = wanted.path;
-            self.report(Applied::Done { peer, path, link }).await;
+            let done = Applied::Done {
+                peer,
+                number: wanted.number,
+                path: wanted.path,
+                link,
+            };
+            self.report(done).await;
         }
     }
 
@@ -519,6 +535,7 @@ mod tests {
 
     pub(super) fn wanted() -> DesiredTunnel {
         DesiredTunnel {
+            number: 1,
             path: Path {
                 local: "192.0.2.1".parse().unwrap(),
                 port: 7777,

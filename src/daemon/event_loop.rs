@@ -157,11 +157,12 @@ impl Daemon {
                 Output::PublishEndpoints(latest) => self.coordinator.publish(latest),
                 Output::SetTunnel {
                     peer,
+                    number,
                     path,
                     gre_key,
                     path_mtu,
                     overlap,
-                } => self.want_tunnel(peer, (path, overlap), gre_key, path_mtu),
+                } => self.want_tunnel(peer, number, (path, overlap), gre_key, path_mtu),
                 Output::RemoveTunnel { peer } => {
                     self.wanted.send_modify(|all| {
                         all.remove(&peer);
@@ -204,6 +205,7 @@ impl Daemon {
     fn want_tunnel(
         &mut self,
         peer: NodePublic,
+        number: u64,
         (path, overlap): (Path, Option<Path>),
         gre_key: u32,
         path_mtu: Option<u16>,
@@ -222,6 +224,7 @@ impl Daemon {
             warn!(error = %chain(&error), "link indices cannot be kept; interface names may change at the next start");
         }
         let mut wanted = DesiredTunnel {
+            number,
             path,
             overlap,
             path_mtu,
@@ -330,20 +333,30 @@ impl Daemon {
     fn handle_applied(&mut self, applied: Applied) {
         let now = Instant::now();
         match applied {
-            Applied::Done { peer, path, link } => {
+            Applied::Done {
+                peer,
+                number,
+                path,
+                link,
+            } => {
                 debug!(interface = link.name, %path, mtu = link.mtu, "tunnel in place");
                 self.peer_of_link.retain(|_, other| *other != peer);
                 self.peer_of_link.insert(link.index, peer);
                 let device_mtu = u16::try_from(link.device_mtu).unwrap_or(u16::MAX);
                 self.tunnels.insert(peer, link);
                 self.node
-                    .handle_tunnel(now, peer, TunnelReport::Applied { path, device_mtu });
+                    .handle_tunnel(now, peer, TunnelReport::Applied { number, device_mtu });
             }
-            Applied::Failed { peer, path, error } => {
+            Applied::Failed {
+                peer,
+                number,
+                path,
+                error,
+            } => {
                 self.kernel_failures += 1;
                 warn!(peer = self.peer_name(peer), %path, error, "tunnel cannot be set up");
                 self.node
-                    .handle_tunnel(now, peer, TunnelReport::Failed { path, error });
+                    .handle_tunnel(now, peer, TunnelReport::Failed { number, error });
             }
             Applied::Removed { peer } => {
                 self.peer_of_link.retain(|_, other| *other != peer);

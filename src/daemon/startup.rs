@@ -247,6 +247,7 @@ fn adopt(
     };
     let path_mtu = link.mtu + mtu::overhead(link.mode, link.encap, link.ikey.is_some());
     let wanted = DesiredTunnel {
+        number: 0,
         path,
         overlap: None,
         path_mtu: Some(u16::try_from(path_mtu).unwrap_or(u16::MAX)),

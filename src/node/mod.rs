@@ -70,6 +70,9 @@ pub struct Node {
     stun: StunClient,
     observer: Observer,
     search_limiter: Limiter,
+    /// The number of the latest [`Output::SetTunnel`]. One sequence for all peers, so that a peer that leaves and comes back
+    /// goes on with higher numbers.
+    requests: u64,
     /// The peers for which extra ports are listened to.
     on_extra_ports: BTreeSet<NodePublic>,
     listens: bool,
@@ -103,6 +106,7 @@ impl Node {
             stun: StunClient::default(),
             observer: Observer::default(),
             search_limiter: Limiter::default(),
+            requests: 0,
             on_extra_ports: BTreeSet::new(),
             listens: false,
             peers: BTreeMap::new(),
@@ -488,6 +492,7 @@ impl Node {
             ask_stun: &mut ask_stun,
             observe_nat: &mut observe_nat,
             search_limiter: &mut self.search_limiter,
+            requests: &mut self.requests,
         };
         step(peer, &mut cx);
         // Nothing else changes a peer, and whatever changes the host tells all peers.

@@ -106,6 +106,8 @@ pub(crate) struct Context<'a> {
     pub(crate) observe_nat: &'a mut bool,
     /// The cap on packets of port searches, for all peers together.
     pub(crate) search_limiter: &'a mut Limiter,
+    /// The number of the latest [`Output::SetTunnel`] of this node.
+    pub(crate) requests: &'a mut u64,
 }
 
 impl Context<'_> {
@@ -119,6 +121,12 @@ impl Context<'_> {
         let mut tx_id = [0; TxId::LEN];
         self.rng.fill_bytes(&mut tx_id);
         TxId(tx_id)
+    }
+
+    /// The number of the next [`Output::SetTunnel`].
+    fn request_number(&mut self) -> u64 {
+        *self.requests += 1;
+        *self.requests
     }
 
     /// Up to `bound`, evenly spread.

@@ -41,11 +41,13 @@ pub enum Output {
     },
     /// Tell the coordinator where this node can be reached (`POST /v1/endpoints`). The latest value is the whole truth.
     PublishEndpoints(EndpointsRequest),
-    /// Desired state of the peer's tunnel: the latest value wins. To be answered with a
-    /// [`super::TunnelReport`], also when the link is like this already.
+    /// Desired state of the peer's tunnel: the latest value wins. The driver answers with a [`super::TunnelReport`] of the
+    /// highest number that the kernel satisfies, also when the link is like this already.
     SetTunnel {
         /// Whose tunnel.
         peer: NodePublic,
+        /// The number of this request; numbers of one node grow.
+        number: u64,
         /// From where to where.
         path: Path,
         /// The pair's GRE key, for both directions.

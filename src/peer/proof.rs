@@ -47,6 +47,11 @@ pub(crate) enum Purpose {
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(crate) path: Path,
+    /// The first request to the kernel for this path; reports on earlier requests are about another tunnel. 0 for a tunnel
+    /// that was found at start, `None` until the kernel is asked.
+    request: Option<u64>,
+    /// The latest request to the kernel.
+    latest_request: u64,
     /// Whether the kernel has it.
     applied: bool,
     /// Whether the kernel was last asked for it without its local address, for the host had lost that.
@@ -81,6 +86,8 @@ impl Tunnel {
     fn new(path: Path, purpose: Purpose) -> Self {
         Tunnel {
             path,
+            request: None,
+            latest_request: 0,
             applied: false,
             without_local: false,
             proof: Proof::Pending,
@@ -102,6 +109,7 @@ impl Tunnel {
     fn adopted(path: Path, path_mtu: u16) -> Self {
         Tunnel {
             mtu: TunnelMtu::found(path_mtu),
+            request: Some(0),
             applied: true,
             proof: Proof::Unproven,
             awaits_grace: true,
@@ -174,7 +182,13 @@ impl Peer {
     /// they would take the port in the NAT of the next network that the new address needs.
     pub(crate) fn ask_kernel(&mut self, cx: &mut Context<'_>) {
         if let Some(tunnel) = &mut self.tunnel {
-            tunnel.without_local = !cx.host.locals.contains(&tunnel.path.local);
+            let number = cx.request_number();
+            let without_local = !cx.host.locals.contains(&tunnel.path.local);
+            if tunnel.request.is_none() || tunnel.without_local != without_local {
+                tunnel.request = Some(number);
+            }
+            tunnel.latest_request = number;
+            tunnel.without_local = without_local;
             let path = if tunnel.without_local {
                 tunnel.path.without_local()
             } else {
@@ -182,6 +196,7 @@ impl Peer {
             };
             cx.out.push_back(Output::SetTunnel {
                 peer: self.node_key,
+                number,
                 path,
                 gre_key: self.shared.gre_key(),
                 path_mtu: tunnel.mtu.asked,
@@ -199,10 +214,10 @@ impl Peer {
         }
     }
 
-    /// What became of the tunnel in the kernel. Reports on a path that is no longer wanted say nothing, and those on a path from
-    /// an address that the host has lost nothing about the peer.
+    /// Takes a report on the tunnel in the kernel. Reports on a path that is no longer asked for say nothing, and reports on a
+    /// path from an address that the host has lost say nothing about the peer.
     pub(crate) fn handle_tunnel(&mut self, cx: &mut Context<'_>, report: TunnelReport) {
-        let (TunnelReport::Applied { path, .. } | TunnelReport::Failed { path, .. }) = &report;
+        let (TunnelReport::Applied { number, .. } | TunnelReport::Failed { number, .. }) = report;
         let Some(tunnel) = &mut self.tunnel else {
             return;
         };
@@ -211,7 +226,7 @@ impl Peer {
             tunnel.proof = Proof::Unproven;
             self.timers.clear(Timer::Proof);
         }
-        if tunnel.without_local || tunnel.path != *path {
+        if tunnel.without_local || tunnel.request.is_none_or(|first| number < first) {
             return;
         }
         match report {
@@ -220,13 +235,16 @@ impl Peer {
                 let untested =
                     matches!(tunnel.proof, Proof::Pending | Proof::Unproven) && has_local;
                 let path = tunnel.path;
+                let is_latest = number >= tunnel.latest_request;
                 tunnel.applied = true;
                 tunnel.error = None;
                 if untested {
                     self.test(cx);
                 }
                 self.search_mtu(cx, device_mtu);
-                self.kernel_is_ready(cx, path);
+                if is_latest {
+                    self.kernel_is_ready(cx, path);
+                }
             }
             TunnelReport::Failed { error, .. } => {
                 tunnel.applied = false;

@@ -53,17 +53,17 @@ impl fmt::Display for State {
 /// What became of a [`super::Output::SetTunnel`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelReport {
-    /// The kernel's link uses this path now.
+    /// The kernel's link is as this request asked.
     Applied {
-        /// The path asked for.
-        path: Path,
+        /// The number of the request; every earlier one is settled with it. 0 for a tunnel that was found at start.
+        number: u64,
         /// The MTU of the device that its packets leave through, bytes.
         device_mtu: u16,
     },
     /// The link could not be made or changed.
     Failed {
-        /// The path asked for.
-        path: Path,
+        /// The number of the request.
+        number: u64,
         /// The kernel's words, for the log and for `gretun peers`.
         error: String,
     },

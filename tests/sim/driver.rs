@@ -72,13 +72,12 @@ impl World {
                 }
                 Output::SetTunnel {
                     peer,
+                    number,
                     path,
                     gre_key,
                     path_mtu,
                     overlap,
                 } => {
-                    self.order += 1;
-                    let number = self.order;
                     let host = &mut self.hosts[id.0];
                     let delay = host.apply_delay;
                     let wish = Wish {
@@ -118,7 +117,9 @@ impl World {
 
     pub fn apply(&mut self, id: HostId, peer: NodePublic, wish: Wish) {
         let (since, now) = (self.now, self.local_time(id));
-        let Wish { path, key, .. } = wish;
+        let Wish {
+            number, path, key, ..
+        } = wish;
         let host = &mut self.hosts[id.0];
         if host.wanted.get(&peer).map(|it| it.number) != Some(wish.number) {
             return;
@@ -128,7 +129,7 @@ impl World {
         let refuses = host.refuses.clone();
         let refuses = refuses.or_else(|| device_mtu.is_none().then(no_route).flatten());
         let report = match refuses {
-            Some(error) => TunnelReport::Failed { path, error },
+            Some(error) => TunnelReport::Failed { number, error },
             None => {
                 let device_mtu = device_mtu.unwrap_or_default();
                 let path_mtu = wish.path_mtu.unwrap_or(FIRST_PATH_MTU).min(device_mtu);
@@ -148,7 +149,7 @@ impl World {
                     tunnel.path_mtu = path_mtu;
                     tunnel.overlap = wish.overlap;
                 }
-                TunnelReport::Applied { path, device_mtu }
+                TunnelReport::Applied { number, device_mtu }
             }
         };
         if let Some(node) = &mut host.node {

@@ -175,9 +175,12 @@ impl World {
         for (peer, tunnel) in &host.tunnels {
             let path = tunnel.path;
             let report = match host.device_mtu(path.local) {
-                Some(device_mtu) => TunnelReport::Applied { path, device_mtu },
+                Some(device_mtu) => TunnelReport::Applied {
+                    number: 0,
+                    device_mtu,
+                },
                 None => TunnelReport::Failed {
-                    path,
+                    number: 0,
                     error: NO_ROUTE.to_owned(),
                 },
             };

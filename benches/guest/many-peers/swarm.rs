@@ -242,13 +242,14 @@ impl Member {
                 }
                 Output::SetTunnel {
                     peer,
+                    number,
                     path,
                     gre_key,
                     ..
                 } => {
                     self.tunnels.insert(peer, (path, gre_key));
                     let report = TunnelReport::Applied {
-                        path,
+                        number,
                         device_mtu: 1500,
                     };
                     self.node.handle_tunnel(Instant::now(), peer, report);

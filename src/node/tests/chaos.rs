@@ -70,15 +70,11 @@ fn do_whatever(bench: &mut Bench, what: Whatever) {
         }
         Whatever::AnswerProbes => bench.answer_probes(),
         Whatever::Applied | Whatever::Failed => {
-            if let Some(path) = bench.wanted_path() {
-                let error = "no".to_owned();
-                bench.report(match what {
-                    Whatever::Applied => TunnelReport::Applied {
-                        path,
-                        device_mtu: 1500,
-                    },
-                    _ => TunnelReport::Failed { path, error },
-                });
+            if bench.wanted_path().is_some() {
+                match what {
+                    Whatever::Applied => bench.report_applied(1500),
+                    _ => bench.report_failed("no"),
+                }
             }
         }
         Whatever::Record(ports, online) => {

@@ -117,8 +117,7 @@ fn a_side_that_is_told_to_move_answers_when_its_kernel_has_moved() {
     assert_eq!(answers(&mut bench), 0);
     let (path, other) = last_request(&bench).unwrap();
     assert_eq!((path.remote, other), (addr(ELSEWHERE), Some(addr(REMOTE))));
-    let device_mtu = 1500;
-    bench.report(TunnelReport::Applied { path, device_mtu });
+    bench.report_applied(1500);
     assert_eq!(answers(&mut bench), 1);
     bench.nominate(2, ELSEWHERE);
     assert_eq!(answers(&mut bench), 1);
@@ -156,8 +155,7 @@ fn a_side_that_moves_nominates_when_its_kernel_receives_over_both_paths() {
         let (path, other) = last_request(&bench).unwrap();
         assert_eq!((path.remote, other), (addr(REMOTE), Some(addr(lan))));
         if kernel_says_so {
-            let device_mtu = 1500;
-            bench.report(TunnelReport::Applied { path, device_mtu });
+            bench.report_applied(1500);
         } else {
             bench.pass(SECOND);
         }
@@ -260,4 +258,56 @@ fn whoever_copies_a_disco_key_is_ignored() {
     bench.node.handle_peers(bench.now, &[copy, record]);
     assert_eq!(bench.node.status().len(), 1);
     assert_eq!(bench.state(), State::Direct);
+}
+
+/// The applier may be late: what it says of an earlier request is not about the tunnel that is asked for now.
+#[test]
+fn a_report_on_an_earlier_request_for_the_same_path_is_no_answer() {
+    let mut bench = Bench::with_peer(Role::Controlled);
+    bench.nominate(1, REMOTE);
+    let earlier = bench.request;
+    bench.node.handle_local_addresses(bench.now, vec![]);
+    let locals = vec![ip(LOCAL)];
+    bench.node.handle_local_addresses(bench.now, locals);
+    bench.collect();
+    bench.nominate(1, REMOTE);
+    assert!(bench.request > earlier);
+    assert_eq!(bench.wanted_path().unwrap().remote, addr(REMOTE));
+    bench.outputs.clear();
+    let (number, error) = (earlier, "no".to_owned());
+    bench.report(TunnelReport::Failed { number, error });
+    let (number, device_mtu) = (earlier, 1500);
+    bench.report(TunnelReport::Applied { number, device_mtu });
+    assert_eq!(bench.sent_through_tunnel(), []);
+    bench.report_applied(1500);
+    assert!(!bench.sent_through_tunnel().is_empty());
+}
+
+/// A nomination waits until the kernel receives over both paths; a report on a request before that does not say so.
+#[test]
+fn a_late_report_does_not_send_a_nomination_that_waits_for_the_kernel() {
+    let mut bench = Bench::direct(Role::Controlling);
+    let earlier = bench.request;
+    let lan = "10.0.0.2:7777";
+    bench.tell(&[REMOTE, lan], true);
+    let pings: Vec<TxId> = bench
+        .sent()
+        .into_iter()
+        .filter_map(|(to, it)| match it {
+            Message::Ping { tx_id, .. } if to == addr(lan) => Some(tx_id),
+            _ => None,
+        })
+        .collect();
+    let (tx_id, src) = (pings[0], addr("198.51.100.1:1"));
+    bench.receive(lan, &Message::Pong { tx_id, src });
+    assert!(bench.request > earlier);
+    let nominated = |bench: &mut Bench| {
+        let mut sent = bench.sent().into_iter();
+        sent.any(|(to, it)| to == addr(lan) && matches!(it, Message::Nominate { .. }))
+    };
+    let (number, device_mtu) = (earlier, 1500);
+    bench.report(TunnelReport::Applied { number, device_mtu });
+    assert!(!nominated(&mut bench));
+    bench.report_applied(1500);
+    assert!(nominated(&mut bench));
 }

@@ -44,6 +44,8 @@ struct Bench {
     shared: DiscoShared,
     nonces: u64,
     outputs: Vec<Output>,
+    /// The number of the latest request for a tunnel.
+    request: u64,
 }
 
 impl Bench {
@@ -70,6 +72,7 @@ impl Bench {
             shared,
             nonces: 0,
             outputs: Vec::new(),
+            request: 0,
         };
         bench
             .node
@@ -92,11 +95,8 @@ impl Bench {
             Role::Controlling => bench.ping_from(REMOTE),
             Role::Controlled => bench.nominate(1, REMOTE),
         }
-        let path = bench.wanted_path().expect("a tunnel is asked for");
-        bench.report(TunnelReport::Applied {
-            path,
-            device_mtu: 1500,
-        });
+        bench.wanted_path().expect("a tunnel is asked for");
+        bench.report_applied(1500);
         bench
     }
 
@@ -180,6 +180,18 @@ impl Bench {
         self.receive(from, &Message::Nominate { seq, tx_id });
     }
 
+    /// The kernel did what it was last asked for.
+    fn report_applied(&mut self, device_mtu: u16) {
+        let number = self.request;
+        self.report(TunnelReport::Applied { number, device_mtu });
+    }
+
+    /// The kernel refused what it was last asked for.
+    fn report_failed(&mut self, error: &str) {
+        let (number, error) = (self.request, error.to_owned());
+        self.report(TunnelReport::Failed { number, error });
+    }
+
     fn report(&mut self, report: TunnelReport) {
         self.node.handle_tunnel(self.now, self.peer, report);
         self.collect();
@@ -229,6 +241,10 @@ impl Bench {
 
     fn collect(&mut self) {
         while let Some(output) = self.node.poll_output() {
+            if let Output::SetTunnel { number, .. } = output {
+                assert!(number > self.request, "numbers grow");
+                self.request = number;
+            }
             self.outputs.push(output);
         }
     }

@@ -208,9 +208,8 @@ fn transitions() {
                 bench
             },
             |it| {
-                let path = it.wanted_path().unwrap();
-                let error = "no".to_owned();
-                it.report(TunnelReport::Failed { path, error });
+                it.wanted_path().unwrap();
+                it.report_failed("no");
                 it.pass(6 * SECOND);
                 assert!(it.status().reason.contains("could not be set up: no"));
             },
@@ -232,10 +231,7 @@ fn transitions() {
             |it| {
                 let path = it.wanted_path().unwrap();
                 assert_eq!(path.local, ip(LOCAL));
-                it.report(TunnelReport::Applied {
-                    path,
-                    device_mtu: 1500,
-                });
+                it.report_applied(1500);
                 it.pass(3 * SECOND);
                 it.answer_probes();
             },
@@ -246,9 +242,8 @@ fn transitions() {
             || {
                 let mut bench = Bench::with_peer(Controlled);
                 bench.nominate(1, REMOTE);
-                let path = bench.wanted_path().unwrap();
-                let error = "no".to_owned();
-                bench.report(TunnelReport::Failed { path, error });
+                bench.wanted_path().unwrap();
+                bench.report_failed("no");
                 bench.outputs.clear();
                 bench.pass(15 * SECOND);
                 bench
@@ -256,11 +251,8 @@ fn transitions() {
             |it| {
                 let asked = |it: &Output| matches!(it, Output::SetTunnel { .. });
                 assert!(it.outputs.iter().any(asked));
-                let path = it.wanted_path().unwrap();
-                it.report(TunnelReport::Applied {
-                    path,
-                    device_mtu: 1500,
-                });
+                it.wanted_path().unwrap();
+                it.report_applied(1500);
                 it.answer_probes();
             },
             State::Direct,
