@@ -166,7 +166,7 @@ impl Session {
         specs.iter().map(state).collect()
     }
 
-    /// Whether the route to the far end leads through this very tunnel now, so that it says nothing about the path.
+    /// Returns whether the route to the far end leads through this very tunnel now, so that it says nothing about the path.
     fn leads_through(&self, spec: &TunnelSpec, route: Route) -> bool {
         self.links.indices.get(&spec.name) == Some(&route.device)
     }

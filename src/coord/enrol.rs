@@ -101,7 +101,7 @@ impl KeyRecord {
         rest.split('-').next().unwrap_or(rest)
     }
 
-    /// Whether it still admits anybody.
+    /// Returns whether it still admits anybody.
     pub fn state(&self, now_unix_ms: u64) -> KeyState {
         if !self.policy.reusable && self.uses > 0 {
             KeyState::Used
@@ -135,7 +135,7 @@ impl KeyRing {
         self.keys.values()
     }
 
-    /// Whether `text` admits one more node; the record to be kept when that happens.
+    /// Returns whether `text` admits one more node; the record to be kept when that happens.
     pub fn admit(&self, text: &str, now: Now) -> Result<KeyRecord, KeyError> {
         let record = self
             .keys

@@ -56,7 +56,7 @@ impl PeerName {
         candidate
     }
 
-    /// Whether this is `wanted`, or what [`PeerName::first_free`] made of it.
+    /// Returns whether this is `wanted`, or what [`PeerName::first_free`] made of it.
     pub fn stems_from(&self, wanted: &PeerName) -> bool {
         self == wanted
             || self

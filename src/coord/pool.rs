@@ -105,7 +105,7 @@ impl Pool {
         self.network
     }
 
-    /// Whether `address` is one that the pool may have given.
+    /// Returns whether `address` is one that the pool may have given.
     pub fn gives(&self, address: IpAddr) -> bool {
         self.network.contains(&address)
             && (FIRST_OFFSET..=self.last_offset()).contains(&self.offset(address))

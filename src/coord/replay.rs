@@ -48,7 +48,7 @@ impl ReplayCache {
         }
     }
 
-    /// Whether a request of `time_ms` with this nonce is acceptable now. Remembers nothing.
+    /// Returns whether a request of `time_ms` with this nonce is acceptable now. Remembers nothing.
     pub fn check(
         &self,
         node: NodePublic,

@@ -95,7 +95,7 @@ pub fn find_end(bytes: &[u8], searched: usize) -> Option<usize> {
         .map(|position| from + position + 4)
 }
 
-/// Whether `bytes` cannot become a request: every method begins with a capital letter, a TLS handshake does not.
+/// Returns whether `bytes` cannot become a request: every method begins with a capital letter, a TLS handshake does not.
 pub fn is_hopeless(bytes: &[u8]) -> bool {
     bytes
         .first()

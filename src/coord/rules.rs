@@ -105,7 +105,7 @@ impl Core {
         &self.keys
     }
 
-    /// Whether anybody is let in.
+    /// Returns whether anybody is let in.
     pub fn is_open(&self) -> bool {
         self.open
     }
@@ -198,7 +198,7 @@ impl Core {
         Ok(changes)
     }
 
-    /// Whether a change is stored already, as far as can be told from here.
+    /// Returns whether a change is stored already, as far as can be told from here.
     pub fn is_stored(&self, change: &Change) -> bool {
         matches!(change, Change::PutNode(record) if self.registry.get(&record.node_key) == Some(record))
     }

@@ -93,7 +93,7 @@ impl<R> Service<R> {
         }
     }
 
-    /// Whether the last commit succeeded.
+    /// Returns whether the last commit succeeded.
     pub fn is_healthy(&self) -> bool {
         !self.store_failed.load(Ordering::Relaxed)
     }

@@ -40,7 +40,7 @@ impl Bucket {
         }
     }
 
-    /// Whether nothing was taken for so long that forgetting the bucket changes nothing.
+    /// Returns whether nothing was taken for so long that forgetting the bucket changes nothing.
     pub fn is_full(&mut self, rate: Rate, uptime: Duration) -> bool {
         self.fill(rate, uptime);
         self.tokens >= rate.burst

@@ -110,7 +110,7 @@ fn verdict(rule: &Value, kinds: &[&str]) -> bool {
     expressions(rule).any(|it| kinds.iter().any(|kind| it.get(kind).is_some()))
 }
 
-/// Whether a rule names UDP (or any transport's) destination port and `port` is among the ports.
+/// Returns whether a rule names UDP (or any transport's) destination port and `port` is among the ports.
 fn covers(rule: &Value, port: u16) -> bool {
     expressions(rule).any(|it| {
         let payload = &it["match"]["left"]["payload"];
@@ -133,7 +133,7 @@ fn contains(ports: &Value, port: u16) -> bool {
     }
 }
 
-/// Whether a rule admits data: by its port, or as belonging to what this host sent before.
+/// Returns whether a rule admits data: by its port, or as belonging to what this host sent before.
 fn admits(rule: &Value, port: u16) -> bool {
     let established = |it: &Value| {
         let is_state = it["match"]["left"]["ct"]["key"] == "state";

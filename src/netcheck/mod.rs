@@ -54,7 +54,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether UDP gets through.
+    /// Returns whether UDP gets through.
     pub fn udp(&self) -> Udp {
         match (self.asked, self.answers.len()) {
             (0, _) => Udp::Unknown,

@@ -43,7 +43,7 @@ impl Probe {
         Ok(Probe { socket, raw })
     }
 
-    /// Whether it sees what comes in before the host's firewall.
+    /// Returns whether it sees what comes in before the host's firewall.
     pub(super) fn is_before_firewall(&self) -> bool {
         self.raw.is_some()
     }

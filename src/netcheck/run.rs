@@ -164,7 +164,7 @@ async fn mapping(
     Ok(answers)
 }
 
-/// Whether an answer from a server's other port comes in: before anything was sent to that port, and after.
+/// Returns whether an answer from a server's other port comes in: before anything was sent to that port, and after.
 async fn filtering(any: IpAddr, servers: &[SocketAddr]) -> io::Result<(bool, bool)> {
     let pair = servers.iter().find_map(|one| {
         let sibling = |it: &&SocketAddr| it.ip() == one.ip() && it.port() != one.port();
@@ -209,7 +209,7 @@ async fn filtering(any: IpAddr, servers: &[SocketAddr]) -> io::Result<(bool, boo
     Ok((false, solicited))
 }
 
-/// Whether packets between two ports of this host, sent to their public addresses, come back in.
+/// Returns whether packets between two ports of this host, sent to their public addresses, come back in.
 async fn hairpin(
     any: IpAddr,
     one: &Probe,

@@ -308,7 +308,7 @@ impl PortMapper {
         }
     }
 
-    /// Whether nothing is going on: nothing was begun, or all was given back.
+    /// Returns whether nothing is going on: nothing was begun, or all was given back.
     pub fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle)
     }

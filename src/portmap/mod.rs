@@ -118,7 +118,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Whether the router's own external address is none of the internet: it is itself behind another NAT, and only
+    /// Returns whether the router's own external address is none of the internet: it is itself behind another NAT, and only
     /// hosts between the two can use the port.
     pub fn is_behind_another_nat(&self) -> bool {
         !is_public(*self.external.ip())

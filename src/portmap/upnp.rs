@@ -54,7 +54,7 @@ pub fn search_answer(bytes: &[u8]) -> Option<String> {
         .then(|| value("location"))?
 }
 
-/// Whether this URL leads to the gateway and nowhere else: a device of the LAN must not make this host send requests to
+/// Returns whether this URL leads to the gateway and nowhere else: a device of the LAN must not make this host send requests to
 /// others.
 pub fn is_at(url: &str, gateway: Ipv4Addr) -> bool {
     Url::parse(url)

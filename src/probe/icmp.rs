@@ -47,7 +47,7 @@ impl Echo {
         packet
     }
 
-    /// Whether an ICMP message is the reply to this request. `check_id` is false where the kernel chose the identifier,
+    /// Returns whether an ICMP message is the reply to this request. `check_id` is false where the kernel chose the identifier,
     /// and so delivers no replies but ours. The kernel has checked the checksum.
     pub fn is_answered_by(&self, message: &[u8], check_id: bool) -> bool {
         let expected_type = match self.family {

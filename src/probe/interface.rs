@@ -4,7 +4,7 @@ use std::io;
 
 use socket2::{Domain, Socket, Type};
 
-/// Whether sockets can be bound to the interface (`SO_BINDTODEVICE`, which needs no privilege since kernel 5.7).
+/// Returns whether sockets can be bound to the interface (`SO_BINDTODEVICE`, which needs no privilege since kernel 5.7).
 pub fn check(name: &str) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.bind_device(Some(name.as_bytes()))

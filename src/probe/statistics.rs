@@ -45,7 +45,7 @@ impl Statistics {
         Some([self.least, mean, self.most])
     }
 
-    /// Whether enough probes were answered. Where none was sent, they were not.
+    /// Returns whether enough probes were answered. Where none was sent, they were not.
     pub fn meets(&self, threshold: Percent) -> bool {
         let wanted = u64::from(threshold.0) * u64::from(self.sent);
         self.sent > 0 && u64::from(self.answered) * 100 >= wanted

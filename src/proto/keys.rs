@@ -134,7 +134,7 @@ fn parse_key(text: &str, prefix: &'static str) -> Result<[u8; KEY_LEN], KeyParse
 }
 
 impl NodePublic {
-    /// Whether `signature` is this node's over `message`. Strict: a weak public key or a non-canonical signature does
+    /// Returns whether `signature` is this node's over `message`. Strict: a weak public key or a non-canonical signature does
     /// not count, so that one message has one signature.
     pub fn verify(&self, message: &[u8], signature: &[u8; SIGNATURE_LEN]) -> bool {
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// Whether an address can be one of the internet: not of RFC 1918, nor of the shared space of carrier NATs (RFC 6598), nor
+/// Returns whether an address can be one of the internet: not of RFC 1918, nor of the shared space of carrier NATs (RFC 6598), nor
 /// link-local, loopback or unspecified.
 pub fn is_public(ip: Ipv4Addr) -> bool {
     let is_shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
@@ -68,7 +68,7 @@ impl NatMapping {
         }
     }
 
-    /// Whether the public port differs by destination, so that no peer can be told where to send: "symmetric".
+    /// Returns whether the public port differs by destination, so that no peer can be told where to send: "symmetric".
     pub fn is_symmetric(self) -> bool {
         matches!(
             self,
@@ -76,7 +76,7 @@ impl NatMapping {
         )
     }
 
-    /// Whether nothing is known.
+    /// Returns whether nothing is known.
     pub fn is_unknown(&self) -> bool {
         *self == NatMapping::Unknown
     }

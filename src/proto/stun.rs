@@ -84,7 +84,7 @@ impl DecodeError {
     }
 }
 
-/// Whether a datagram is to be handed to [`decode`] (RFC 8489 section 5): the two zero bits, the magic cookie, and a
+/// Returns whether a datagram is to be handed to [`decode`] (RFC 8489 section 5): the two zero bits, the magic cookie, and a
 /// length that is a multiple of four and all of the datagram.
 pub fn is_stun(datagram: &[u8]) -> bool {
     let Some((head, attributes)) = datagram.split_first_chunk::<MESSAGE_HEADER_SIZE>() else {

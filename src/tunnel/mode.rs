@@ -100,7 +100,7 @@ impl Mode {
         }
     }
 
-    /// Whether packets of this version can be inside.
+    /// Returns whether packets of this version can be inside.
     pub fn carries(self, inner: Family) -> bool {
         match self {
             Mode::Gre | Mode::Ip6gre | Mode::Gretap | Mode::Ip6gretap => true,
@@ -109,7 +109,7 @@ impl Mode {
         }
     }
 
-    /// Whether the kind is GRE, and so has keys.
+    /// Returns whether the kind is GRE, and so has keys.
     pub fn is_gre(self) -> bool {
         matches!(
             self,
@@ -117,7 +117,7 @@ impl Mode {
         )
     }
 
-    /// Whether the device is an Ethernet one.
+    /// Returns whether the device is an Ethernet one.
     pub fn is_ethernet(self) -> bool {
         matches!(self, Mode::Gretap | Mode::Ip6gretap)
     }

@@ -92,12 +92,12 @@ pub fn check_new(name: &str) -> Result<(), NameFlaw> {
     Ok(())
 }
 
-/// Whether the kernel itself uses this name.
+/// Returns whether the kernel itself uses this name.
 pub fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name)
 }
 
-/// Whether the kernel's drivers number network cards with this name: `eth0`, `wlan1`, `wwan0`, `usb0`.
+/// Returns whether the kernel's drivers number network cards with this name: `eth0`, `wlan1`, `wwan0`, `usb0`.
 fn is_network_card(name: &str) -> bool {
     ["eth", "wlan", "wwan", "usb"].iter().any(|card| {
         name.strip_prefix(card)

@@ -78,7 +78,7 @@ impl TunnelOptions {
         }
     }
 
-    /// Whether outer packets with a time to live of their own may be fragmented, as iproute2 does not have it in these modes:
+    /// Returns whether outer packets with a time to live of their own may be fragmented, as iproute2 does not have it in these modes:
     /// such packets neither run out nor grow too large where a tunnel leads into itself (ip-tunnel(8)).
     pub fn fragments_with_fixed_ttl(&self) -> bool {
         let is_fixed = self.ttl != InheritOrFixed::Inherit;
@@ -118,7 +118,7 @@ impl TunnelSpec {
             .unwrap_or_else(|| mtu::inner(path, self.mode, self.encap, self.okey.is_some()))
     }
 
-    /// Whether packets get through only if the kernel is told the local end, which was not given. Over IPv6 it sends nothing without
+    /// Returns whether packets get through only if the kernel is told the local end, which was not given. Over IPv6 it sends nothing without
     /// (`ip6_tnl_get_cap` in net/ipv6/ip6_tunnel.c), and over IPv4 it makes UDP's checksum before it has chosen one (`ip_tunnel_xmit`
     /// in net/ipv4/ip_tunnel.c), so that the far end drops what it gets.
     pub fn needs_local(&self) -> bool {

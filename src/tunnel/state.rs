@@ -66,7 +66,7 @@ impl LinkConfig {
         self.encap.listener(self.mode)
     }
 
-    /// Whether the kernel can turn this device into the other one without making a new one. It could also free one that is
+    /// Returns whether the kernel can turn this device into the other one without making a new one. It could also free one that is
     /// bound to a device, but iproute2 cannot ask for that, and every plan can be had as commands.
     pub fn can_become(&self, other: &LinkConfig) -> bool {
         let is_freed = self.dev.is_some() && other.dev.is_none();

@@ -249,7 +249,7 @@ impl Connection {
         Reply { status, head, body }
     }
 
-    /// Whether the other side closed.
+    /// Returns whether the other side closed.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
     }

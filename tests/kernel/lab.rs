@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use gretun::kernel::preflight;
 
-/// Whether the kernel can do what the tests need; a skip is loud, and a failure where it is not allowed.
+/// Returns whether the kernel can do what the tests need; a skip is loud, and a failure where it is not allowed.
 pub fn kernel_is_able() -> bool {
     let needs = [&preflight::OVERLAY[..], &preflight::OVERLAY_IPV6[..]].concat();
     match preflight::check(&needs) {

@@ -108,7 +108,7 @@ impl Node {
 /// The port of both ends.
 pub const PORT: u16 = 5555;
 
-/// Whether the kernel can do every kind of tunnel; a skip is loud, and a failure where it is not allowed.
+/// Returns whether the kernel can do every kind of tunnel; a skip is loud, and a failure where it is not allowed.
 pub fn is_able() -> bool {
     if !kernel_is_able() {
         return false;

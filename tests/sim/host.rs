@@ -160,7 +160,7 @@ impl Host {
         up.map(|it| it.ip).collect()
     }
 
-    /// Whether neighbours on `net` believe that it has this address, which it had.
+    /// Returns whether neighbours on `net` believe that it has this address, which it had.
     pub fn had(&self, net: NetId, ip: IpAddr, now: Instant) -> bool {
         let mut former = self.former.iter();
         former.any(|it| (it.0, it.1) == (net, ip) && now < it.2)

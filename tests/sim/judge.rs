@@ -28,7 +28,7 @@ impl World {
         self.user.get(&(from, to)).copied()
     }
 
-    /// Whether user data crossed both ways just now.
+    /// Returns whether user data crossed both ways just now.
     pub fn user_data_flows(&self, one: HostId, other: HostId) -> bool {
         let recent = |from, to| {
             self.user_data(from, to)

@@ -36,7 +36,7 @@ impl LocalClock {
         }
     }
 
-    /// Whether the host has been awake for so long.
+    /// Returns whether the host has been awake for so long.
     pub fn is_awake_for(&self, time: Duration, now: Instant) -> bool {
         !self.is_stopped() && self.resumed.is_none_or(|resumed| now >= resumed + time)
     }

@@ -270,7 +270,7 @@ impl Nat {
         Some(inner)
     }
 
-    /// Whether a new mapping must not have this port. Connection tracking tells flows apart by their destination too, so that
+    /// Returns whether a new mapping must not have this port. Connection tracking tells flows apart by their destination too, so that
     /// where ports are kept one serves several.
     fn is_taken(&self, now: Instant, outside: Outside) -> bool {
         let flows = match self.kind.ports {

@@ -53,7 +53,7 @@ impl Bursts {
         }
     }
 
-    /// Whether a packet is lost now.
+    /// Returns whether a packet is lost now.
     fn lose(&mut self, now: Instant, rng: &mut ChaCha8Rng) -> bool {
         loop {
             match self.until {

@@ -137,7 +137,7 @@ impl Bench {
         self.mapper.lease().map(|it| it.external)
     }
 
-    /// Whether the router really has the mapping now.
+    /// Returns whether the router really has the mapping now.
     fn is_mapped(&self) -> bool {
         let until = |it: &Mapping| it.1 > self.router.clock(self.now);
         let entry = self

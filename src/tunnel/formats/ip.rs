@@ -22,7 +22,7 @@ const ASSUMED_PATH: u32 = 1500;
 /// The objects of `ip` that concern tunnels, in the order in which it completes abbreviations.
 const OBJECTS: [&str; 5] = ["address", "route", "link", "tunnel", "fou"];
 
-/// Whether a line is a command that this module reads.
+/// Returns whether a line is a command that this module reads.
 pub(super) fn is_command(line: &str) -> bool {
     let mut words = line.split_whitespace();
     let first = words.next().unwrap_or_default();

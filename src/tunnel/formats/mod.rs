@@ -196,7 +196,7 @@ pub fn export(format: Format, specs: &[TunnelSpec]) -> Result<Exported, FormatEr
     Ok(exported)
 }
 
-/// Whether a tunnel is written without the local end that it needs: gretun looks it up when it makes the tunnel, other programs do not.
+/// Returns whether a tunnel is written without the local end that it needs: gretun looks it up when it makes the tunnel, other programs do not.
 fn lacks_local(format: Format, spec: &TunnelSpec) -> bool {
     match format {
         Format::Ip => spec.needs_local(),
