@@ -1,4 +1,4 @@
-//! The ground floor of error handling: what every error that can reach a person or a script must say for itself.
+//! The ground floor of error handling: every error that can reach a person or a script has a kind and a hint.
 //!
 //! An error type that can leave a command implements [`UserError`]. `cli/report.rs` alone prints errors and picks exit codes.
 
@@ -26,7 +26,7 @@ impl Kind {
     }
 }
 
-/// An error that knows what kind it is and what the reader can do about it.
+/// An error with its kind and a hint for the reader.
 pub trait UserError: Error {
     /// The kind, and with it the exit code.
     fn kind(&self) -> Kind {

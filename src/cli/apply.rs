@@ -1,4 +1,4 @@
-//! `gretun apply`: make the tunnels of a set be exactly what a file says.
+//! `gretun apply`: makes the tunnels of a set match a file exactly.
 
 use std::path::PathBuf;
 
@@ -45,7 +45,7 @@ pub struct Args {
     /// Show the plan and the same as iproute2 commands, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Check the file and exit; needs no privilege and looks at no kernel
+    /// Check the file and exit; needs no privilege and no kernel
     #[arg(long, conflicts_with = "dry_run")]
     check: bool,
     #[command(flatten)]

@@ -178,7 +178,7 @@ impl KeysCommand {
     }
 }
 
-/// Logs to standard error: standard output is for what was asked for.
+/// Logs to standard error, because standard output is for answers.
 fn start_logging(quietest: Level, verbose: u8, json: bool) {
     let level = match verbose {
         0 => quietest,
@@ -197,7 +197,7 @@ fn start_logging(quietest: Level, verbose: u8, json: bool) {
     }
 }
 
-/// Prints an answer: JSON, or what a person reads.
+/// Prints an answer, as JSON or for a person.
 fn show(answer: &Answer, json: bool) {
     let text = if json {
         as_json(answer)

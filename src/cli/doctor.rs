@@ -1,4 +1,4 @@
-//! `gretun doctor`: what on this host keeps gretun from working.
+//! `gretun doctor`: finds faults of this host that keep gretun from working.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -87,7 +87,7 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     })
 }
 
-/// Rounds until SIGINT or SIGTERM; gives the last one that was finished.
+/// Runs rounds until SIGINT or SIGTERM; returns the last finished round.
 async fn watch(args: &Args, kernel: &Kernel, context: Context) -> Result<Vec<Row>, Report> {
     let failed =
         |error: std::io::Error| Report::failed(format!("cannot wait for signals: {error}"));

@@ -1,4 +1,4 @@
-//! `gretun import`: what other programs are configured with, as gretun's own file.
+//! `gretun import`: converts configurations of other programs to gretun's own file.
 
 use std::path::PathBuf;
 
@@ -78,7 +78,7 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     Ok(())
 }
 
-/// Says what is not carried over.
+/// Prints the settings that are not carried over.
 pub(super) fn say(unsupported: &[Unsupported], context: Context) {
     for loss in unsupported {
         if context.json {

@@ -1,4 +1,4 @@
-//! `gretun netcheck`: what the network does to UDP.
+//! `gretun netcheck`: checks how the network treats UDP.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 

@@ -1,4 +1,4 @@
-//! The argument that names a peer, and what is said when there is none of that name.
+//! The argument that names a peer, and the report that there is no such peer.
 
 use super::report::Report;
 

@@ -251,7 +251,7 @@ fn summary(statistics: &Statistics) -> String {
     }
 }
 
-/// Success, or what is missing to it, with the reason of the last probe that was not answered.
+/// Returns success, or a report of the shortfall with the reason of the last unanswered probe.
 fn judge(
     threshold: Percent,
     asked: &Asked,

@@ -88,7 +88,7 @@ pub(super) fn check(specs: &[TunnelSpec]) -> Result<(), Report> {
     Ok(preflight::check(&needs)?)
 }
 
-/// The kernel with what was found in it, and the right to change it.
+/// The kernel with the tunnels that were found in it, and the lock for changes.
 pub(super) struct Session {
     pub kernel: Kernel,
     pub links: Links,
@@ -115,7 +115,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Looks again at what there is.
+    /// Dumps the existing tunnels again.
     pub(super) async fn refresh(&mut self) -> Result<(), Report> {
         self.links = self.kernel.links().await?;
         self.observed = self.kernel.observe(&self.links).await?;

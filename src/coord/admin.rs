@@ -262,7 +262,7 @@ fn load(store: &Store) -> Result<Snapshot, AdminError> {
     store.load().map_err(|error| AdminError::from(&error))
 }
 
-/// Does what is asked.
+/// Carries out a request.
 pub fn execute(request: Request, ledger: &impl Ledger) -> Result<Answer, AdminError> {
     match request {
         Request::CreateKey { policy } => {
@@ -288,7 +288,7 @@ pub fn execute(request: Request, ledger: &impl Ledger) -> Result<Answer, AdminEr
             Ok(Answer::Keys(keys))
         }
         Request::RevokeKey { id } => {
-            // Never show what may be a whole key.
+            // Never show a text that may be a whole key.
             let id = KeyRecord::id_of(&id).to_owned();
             if !ledger.keys()?.iter().any(|record| record.id == id) {
                 return Err(AdminError::NoSuchKey { id });

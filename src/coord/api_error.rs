@@ -68,7 +68,7 @@ pub enum ApiError {
         /// The limit, bytes.
         max: usize,
     },
-    /// The body is not what the path takes.
+    /// The body does not fit the path.
     #[error("the body is not valid: {reason}")]
     Body {
         /// The decoder's words.

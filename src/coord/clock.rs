@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// One moment on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Wall clock, Unix milliseconds: for what people and nodes talk about (a request's time, a key's expiry). May jump.
+    /// Wall clock, Unix milliseconds: for times that people and nodes exchange (a request's time, a key's expiry). May jump.
     pub unix_ms: u64,
     /// Since the coordinator started: for durations (who is online, how old a signal is). Never jumps.
     pub uptime: Duration,
@@ -18,7 +18,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock whose uptime starts now.
+    /// Creates a clock whose uptime starts now.
     pub fn start() -> Clock {
         Clock {
             started: Instant::now(),

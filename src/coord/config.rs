@@ -175,7 +175,7 @@ pub enum ConfigError {
         /// The system's words.
         source: io::Error,
     },
-    /// The file is not what it should be.
+    /// The file cannot be parsed.
     #[error("{path} is no valid configuration: {reason}")]
     Parse {
         /// The file.
@@ -189,9 +189,9 @@ pub enum ConfigError {
     /// One of the two TLS files is missing.
     #[error("--{given} needs --{missing}")]
     HalfTls {
-        /// The one that is there.
+        /// The setting that is given.
         given: &'static str,
-        /// The one that is not.
+        /// The setting that is missing.
         missing: &'static str,
     },
     /// An empty list of addresses.

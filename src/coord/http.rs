@@ -110,7 +110,7 @@ enum Outcome {
     Register(SignedHeaders, RegisterRequest),
 }
 
-/// A registration whose signature holds, on its way to the thread that makes it durable.
+/// A registration with a valid signature, on its way to the thread that makes it durable.
 pub struct Registration {
     request: Request,
     headers: SignedHeaders,

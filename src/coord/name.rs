@@ -56,7 +56,7 @@ impl PeerName {
         candidate
     }
 
-    /// Returns whether this is `wanted`, or what [`PeerName::first_free`] made of it.
+    /// Returns whether this name is `wanted`, or derived from it by [`PeerName::first_free`].
     pub fn stems_from(&self, wanted: &PeerName) -> bool {
         self == wanted
             || self
@@ -102,7 +102,7 @@ fn is_label(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-/// The first label with what is unfit replaced by hyphens.
+/// Returns the first label, with unfit characters replaced by hyphens.
 fn suggest(name: &str) -> Option<String> {
     let label = name.split('.').next().unwrap_or(name);
     let fit: String = label

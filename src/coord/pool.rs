@@ -105,7 +105,7 @@ impl Pool {
         self.network
     }
 
-    /// Returns whether `address` is one that the pool may have given.
+    /// Returns whether the pool may have assigned `address`.
     pub fn gives(&self, address: IpAddr) -> bool {
         self.network.contains(&address)
             && (FIRST_OFFSET..=self.last_offset()).contains(&self.offset(address))

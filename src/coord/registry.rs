@@ -71,7 +71,7 @@ pub struct RegistrationData {
     pub version: String,
 }
 
-/// On what terms a new node is let in.
+/// The terms on which a new node is admitted.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
     /// The id of its key.
@@ -283,7 +283,7 @@ impl Registry {
         self.bump(removed.is_some())
     }
 
-    /// The records whose endpoints changed since they were stored. They count as stored from now on.
+    /// Takes the records whose endpoints changed since they were stored. They count as stored from now on.
     pub fn take_unsaved(&mut self) -> Vec<NodeRecord> {
         self.nodes
             .values_mut()

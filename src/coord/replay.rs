@@ -22,7 +22,7 @@ pub enum NotFresh {
         /// The request's time minus ours, milliseconds.
         ahead_ms: i64,
     },
-    /// Made before this coordinator started, whose predecessor may have seen it.
+    /// The request was made before this coordinator started, so a predecessor may have seen it.
     #[error("the request was made before the coordinator started")]
     BeforeStart,
     /// The nonce was seen before.
@@ -78,7 +78,7 @@ impl ReplayCache {
         }
     }
 
-    /// Forgets what can no longer be replayed.
+    /// Forgets the nonces of requests that can no longer be replayed.
     pub fn expire(&mut self, now: Now) {
         while let Some((at, oldest)) = self.by_age.front()
             && now.uptime.saturating_sub(*at) > REMEMBERED

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::proto::api::{HEADER_NODE, HEADER_NONCE, HEADER_SIGNATURE, HEADER_TIME, MAX_BODY};
 
-/// The largest head, bytes: five times what a gretun client and a chatty proxy send.
+/// The largest head, bytes: five times as much as a gretun client and a chatty proxy send.
 pub const MAX_HEAD: usize = 8 * 1024;
 
 /// The most header fields.
@@ -43,7 +43,7 @@ pub enum HeadError {
     /// HTTP/2 without asking.
     #[error("only HTTP/1.0 and HTTP/1.1 are spoken here")]
     Version,
-    /// Head or target beyond what is read.
+    /// The head or target is larger than the limit.
     #[error(
         "the head is larger than {MAX_HEAD} bytes, {MAX_FIELDS} fields or {MAX_TARGET} bytes of path"
     )]
@@ -51,7 +51,7 @@ pub enum HeadError {
     /// A body of unknown length.
     #[error("a body needs a Content-Length")]
     LengthRequired,
-    /// A body beyond what is read.
+    /// The body is larger than the limit.
     #[error("the body is larger than {MAX_BODY} bytes")]
     BodyTooLarge,
     /// An expectation that is not known.

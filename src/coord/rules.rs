@@ -230,7 +230,7 @@ impl Core {
         Ok(self.registry.set_endpoints(node, wanted))
     }
 
-    /// The records whose endpoints changed since they were stored, to be stored.
+    /// Takes the records whose endpoints changed since they were stored; the caller stores them.
     pub fn take_unsaved(&mut self) -> Vec<Change> {
         self.registry
             .take_unsaved()
@@ -260,7 +260,7 @@ impl Core {
         Ok(self.signals.push(request.to, signal, now))
     }
 
-    /// Hands out what waits for `node`.
+    /// Hands out the signals that wait for `node`.
     pub fn take_signals(&mut self, node: &NodePublic, now: Now) -> Vec<Signal> {
         self.signals.take(node, now)
     }

@@ -323,7 +323,7 @@ fn let_time_pass(service: &HttpService, stopped: &mpsc::Receiver<()>) {
     }
 }
 
-/// Serves until a signal or a failure, then lets what runs end.
+/// Serves until a signal or a failure, then lets running requests end.
 async fn face_network(
     service: &Arc<HttpService>,
     front_end: &Arc<FrontEnd>,

@@ -30,7 +30,7 @@ impl SignalQueues {
         excess
     }
 
-    /// Hands out what waits for `node` and is not too old, oldest first.
+    /// Hands out the signals that wait for `node` and are not too old, oldest first.
     pub fn take(&mut self, node: &NodePublic, now: Now) -> Vec<Signal> {
         let queue = self.waiting.remove(node).unwrap_or_default();
         queue
@@ -40,7 +40,7 @@ impl SignalQueues {
             .collect()
     }
 
-    /// Drops what is too old; says how many.
+    /// Drops the signals that are too old; returns their number.
     pub fn expire(&mut self, now: Now) -> usize {
         let mut dropped = 0;
         self.waiting.retain(|_, queue| {
@@ -52,7 +52,7 @@ impl SignalQueues {
         dropped
     }
 
-    /// Drops what waits for a node that is gone.
+    /// Drops the signals that wait for a node that is gone.
     pub fn forget(&mut self, node: &NodePublic) {
         self.waiting.remove(node);
     }

@@ -30,7 +30,7 @@ pub(super) fn check(port: u16) -> Vec<Finding> {
     }
 }
 
-/// Rules that drop UDP to `port`, and input chains that drop what no rule admits and admit no answers.
+/// Finds rules that drop UDP to `port`, and closed input chains that do not admit answers.
 fn judge(ruleset: &str, port: u16) -> Vec<Finding> {
     let root: Value = serde_json::from_str(ruleset).unwrap_or_default();
     let objects = root["nftables"].as_array().cloned().unwrap_or_default();
@@ -133,7 +133,7 @@ fn contains(ports: &Value, port: u16) -> bool {
     }
 }
 
-/// Returns whether a rule admits data: by its port, or as belonging to what this host sent before.
+/// Returns whether a rule admits data: by its port, or as answers to earlier packets of this host.
 fn admits(rule: &Value, port: u16) -> bool {
     let established = |it: &Value| {
         let is_state = it["match"]["left"]["ct"]["key"] == "state";

@@ -33,7 +33,7 @@ pub enum NatFiltering {
 pub enum Udp {
     /// A STUN server answered.
     Works,
-    /// None of those that were asked did.
+    /// No server that was asked answered.
     Blocked,
     /// There was none to ask: no server, or no address, of this family.
     Unknown,

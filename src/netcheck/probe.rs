@@ -43,12 +43,12 @@ impl Probe {
         Ok(Probe { socket, raw })
     }
 
-    /// Returns whether it sees what comes in before the host's firewall.
+    /// Returns whether the socket receives packets ahead of the host's firewall.
     pub(super) fn is_before_firewall(&self) -> bool {
         self.raw.is_some()
     }
 
-    /// Asks, and gives what comes in, as it comes, to `done` until that says that it is enough or the time is over.
+    /// Sends requests and passes every received packet to `done`, until `done` returns true or the time is over.
     pub(super) async fn ask(
         &self,
         questions: &[Question],

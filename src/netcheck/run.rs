@@ -17,7 +17,7 @@ use crate::proto::{NatMapping, TxId};
 pub struct NetcheckView {
     /// IPv4, then IPv6.
     pub families: Vec<FamilyView>,
-    /// Whether the checks saw what came in before the host's firewall; without CAP_NET_RAW they do not.
+    /// Whether the checks received packets ahead of the host's firewall, which needs CAP_NET_RAW.
     pub before_firewall: bool,
     /// Services that open ports in the router.
     pub port_mapping: Vec<Service>,
@@ -136,7 +136,7 @@ async fn family(
     Ok((view, before_firewall))
 }
 
-/// Asks all servers from one port; those that answered, and where they saw it.
+/// Asks all servers from one port. Returns the servers that answered, with the reflexive addresses that they reported.
 async fn mapping(
     probe: &Probe,
     servers: &[SocketAddr],
@@ -194,7 +194,7 @@ async fn filtering(any: IpAddr, servers: &[SocketAddr]) -> io::Result<(bool, boo
     if unsolicited || refused {
         return Ok((unsolicited, unsolicited));
     }
-    // Now the other port is sent to as well: what was filtered by port comes in.
+    // Send to the other port as well, so that an answer that was filtered by port comes in.
     let open = Question {
         to: other,
         data: stun::binding_request(self::tx_id()?),

@@ -55,7 +55,7 @@ pub(super) enum Next {
 }
 
 impl Session {
-    /// With a gateway whose description is at `location`, about `port` of this host.
+    /// Begins a session about `port` of this host, with the gateway whose description is at `location`.
     pub(super) fn begin(
         network: Network,
         port: u16,

@@ -79,7 +79,7 @@ pub enum Response {
 }
 
 impl Response {
-    /// Reads what came from the router; `None` when it is no answer to any request of this client.
+    /// Reads a datagram of the router; `None` if it is no answer to any request of this client.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let [version, opcode, code_high, code_low, rest @ ..] = bytes else {
             return None;
@@ -111,7 +111,7 @@ impl Response {
 pub struct ResultCode(pub u16);
 
 impl ResultCode {
-    /// The router speaks another version: what one without PCP says to a PCP request.
+    /// The router speaks another version. A router without PCP says so to a PCP request.
     pub const UNSUPPORTED_VERSION: ResultCode = ResultCode(1);
 }
 

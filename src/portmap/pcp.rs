@@ -100,7 +100,7 @@ pub struct Response {
 pub enum Body {
     /// To [`announce`], or unasked.
     Announce,
-    /// To [`MapRequest`]. An error repeats what was sent.
+    /// The answer to [`MapRequest`]. An error repeats the request.
     Map(Mapping),
 }
 
@@ -116,7 +116,7 @@ pub struct Mapping {
 }
 
 impl Response {
-    /// Reads what came from the server.
+    /// Reads a datagram of the server.
     ///
     /// # Errors
     /// When it is no answer of this version, or to no request that this client sends.

@@ -29,7 +29,7 @@ pub(super) const SEARCH_GAPS: &[Duration] = &[seconds(1), seconds(2), seconds(3)
 /// Requests that give a port back: somebody waits for `gretun down`.
 pub(super) const RETURN_GAPS: &[Duration] = &[ms(250), ms(250), ms(500)];
 
-/// A router that speaks NAT-PMP only says so at once when PCP is spoken to it; one that says nothing gets NAT-PMP after this.
+/// A router that knows only NAT-PMP says so at once in answer to PCP. A silent router gets NAT-PMP after this time.
 pub(super) const NAT_PMP_DELAY: Duration = ms(500);
 
 /// Time without an answer of PCP and NAT-PMP after which UPnP is used, which takes several requests over TCP.

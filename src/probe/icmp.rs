@@ -16,7 +16,7 @@ pub const PAYLOAD: usize = 56;
 /// Bytes at the start of the payload by which a reply is known; the rest is zeros.
 pub const TOKEN: usize = 16;
 
-/// One echo request, and so what its reply must be.
+/// One echo request, which determines its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Echo {
     /// Version of IP.
@@ -25,7 +25,7 @@ pub struct Echo {
     pub id: u16,
     /// Sequence number.
     pub sequence: u16,
-    /// Drawn anew for each request.
+    /// Random for each request.
     pub token: [u8; TOKEN],
 }
 

@@ -1,4 +1,4 @@
-//! One probe of any kind: what can be probed, and why a probe was not answered.
+//! One probe of any kind: the targets, and the reasons why a probe was not answered.
 
 use std::fmt;
 use std::io;

@@ -44,7 +44,7 @@ pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// fifth of this.
 pub const MAX_BODY: usize = 16 * 1024;
 
-/// The most networks that a node may offer: what fits into the largest body several times over.
+/// The most networks that a node may offer; the largest body has room for several times as many.
 pub const MAX_ROUTES: usize = 64;
 
 /// The most endpoints that a node may publish: some per interface, family and port mapping is plenty.
@@ -105,7 +105,7 @@ pub struct RegisterResponse {
     pub peers: PeerList,
 }
 
-/// Replaces the endpoints of the node that signs, and what is known of its NAT.
+/// Replaces the endpoints of the node that signs, and the mapping of its NAT.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointsRequest {
     /// The node's candidates (RFC 8445 section 4).
@@ -242,7 +242,7 @@ pub const REQUEST_NONCE_LEN: usize = 16;
 /// First line of the signed text: no other use of the node key signs a text that starts like this.
 const SIGNED_TEXT_VERSION: &str = "gretun-request-v1";
 
-/// The signature of a request and what it was made with.
+/// The signature of a request and the values that it covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedHeaders {
     /// The node that signs.

@@ -220,7 +220,7 @@ impl Message {
         }
     }
 
-    /// Reads what [`Message::encode`] wrote, here or at a peer of another version.
+    /// Reads the bytes that [`Message::encode`] wrote, here or at a peer of another version.
     pub fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         let mut rest = Reader(bytes);
         let [kind, version] = rest.take()?;
@@ -295,7 +295,7 @@ pub fn seal(
 pub struct Envelope<'a> {
     /// The key of the claimed sender. The claim holds if the box that this node shares with that key opens the envelope.
     pub sender: DiscoPublic,
-    /// The nonce of the box; one that was seen before marks a replay.
+    /// The nonce of the box. A nonce that was seen before marks a replay.
     pub nonce: [u8; NONCE_LEN],
     sealed: &'a [u8],
 }

@@ -1,4 +1,4 @@
-//! Keys: who a node is to the coordinator (Ed25519) and to its peers (Curve25519), and what a pair of peers shares.
+//! Keys: a node's identity to the coordinator (Ed25519) and to its peers (Curve25519), and the shared secrets of two peers.
 //!
 //! Secrets are zeroized on drop, print nothing of themselves and cannot be serialized; making them, storing them and
 //! drawing their randomness is the caller's work.
@@ -232,7 +232,7 @@ impl DiscoShared {
         sealed.unwrap_or_default()
     }
 
-    /// Opens what the other side sealed, `None` when it did not.
+    /// Opens a message that the other side sealed; `None` if the other side did not seal it.
     pub fn open(&self, nonce: [u8; NONCE_LEN], sealed: &[u8]) -> Option<Vec<u8>> {
         self.salsa.decrypt(&nonce.into(), sealed).ok()
     }

@@ -1,4 +1,4 @@
-//! On what a NAT's public port depends, as STUN answers tell it (RFC 4787 section 4.1, RFC 5780 section 4.3).
+//! The mapping behaviour of a NAT, judged from STUN answers (RFC 4787 section 4.1, RFC 5780 section 4.3).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -58,7 +58,7 @@ pub(super) fn of(op: &KernelOp) -> Vec<String> {
     }
 }
 
-/// iproute2 leaves as it is what it is not told.
+/// iproute2 leaves unmentioned settings as they are.
 fn change(from: &LinkConfig, to: &LinkConfig) -> Vec<String> {
     let name = &to.name;
     let detour = mtu::detour(to.mode, to.mtu);

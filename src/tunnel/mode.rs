@@ -1,4 +1,4 @@
-//! The eight kinds of tunnel, and what each can carry over what.
+//! The eight kinds of tunnel, each with its inner and outer protocols.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! One change of the kernel's state, with what undoes it and how a person would do it with iproute2.
+//! One change of the kernel's state, with its undo and the same change as an iproute2 command.
 
 use std::fmt;
 

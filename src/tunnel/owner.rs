@@ -72,7 +72,7 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Returns whether the text can name a set of tunnels: what fits into an alias as one word.
+/// Returns whether the text can name a set of tunnels: it must fit into an alias as one word.
 pub fn is_set_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name

@@ -1,4 +1,4 @@
-//! Plans: what is done in which order, what is left alone, and that every plan can be undone.
+//! Plans: the order of operations, untouched tunnels, and that every plan can be undone.
 
 use super::*;
 use crate::tunnel::file::{FileError, TunnelFile};

@@ -112,7 +112,7 @@ impl TunnelSpec {
         Ok(TunnelSpec(options))
     }
 
-    /// The MTU over a path that carries outer packets of `path` bytes: the one that was asked for, or what is left.
+    /// Returns the MTU over a path that carries outer packets of `path` bytes: the requested MTU, or the rest after the overhead.
     pub fn mtu_over(&self, path: u32) -> u32 {
         self.mtu
             .unwrap_or_else(|| mtu::inner(path, self.mode, self.encap, self.okey.is_some()))
@@ -384,7 +384,7 @@ impl SpecError {
                 "names are not looked up here: `getent ahosts NAME` shows their addresses"
                     .to_owned(),
             ),
-            // These say what would be right.
+            // These errors name the correct form themselves.
             Problem::Malformed { .. } | Problem::Range { .. } | Problem::Needs { .. } => None,
             Problem::Missing => Some("give it; `gretun create --help` has examples".to_owned()),
             Problem::Name { flaw, .. } => Some(flaw.hint().to_owned()),
@@ -602,7 +602,7 @@ impl NetworkFlaw {
                 .hosts()
                 .find(|host| *host != net.network())
                 .map(|host| format!("give a host's address, such as {host}/{}", net.prefix_len())),
-            // Says what would be right.
+            // The error names the correct form itself.
             NetworkFlaw::HostBits { .. } => None,
             NetworkFlaw::Twice => Some("give it once".to_owned()),
             NetworkFlaw::Overlaps { .. } => Some("give only the larger network".to_owned()),

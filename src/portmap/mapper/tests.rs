@@ -518,7 +518,7 @@ fn a_lease_that_the_router_takes_back_is_asked_for_again() {
     bench.router.pcp = Pcp::Refuses(2);
     bench.seconds(60);
     assert_eq!(bench.protocol(), Some(Protocol::UpnpIgd));
-    // And one that falls silent.
+    // A router that falls silent.
     let mut bench = Bench::new(|it| (it.pcp, it.max_lifetime) = (Pcp::Grants, 60));
     bench.router.pcp = Pcp::Silent;
     bench.seconds(61);

@@ -45,7 +45,7 @@ pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
     Ok(imported)
 }
 
-/// A line of shell, with what it assigns.
+/// A line of shell, with its assignment.
 struct Assignment {
     line: usize,
     key: String,

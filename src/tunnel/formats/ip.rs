@@ -260,7 +260,7 @@ impl Reading {
                 _ if word.strip_prefix("no") == Some(checksum) => builder.csum = false,
                 // The other family's: the kernel does not look at it.
                 "encap-csum" | "noencap-csum" | "encap-udp6-csum" | "noencap-udp6-csum" => {}
-                // Off is what gretun has.
+                // gretun has this setting off, too.
                 "nocsum" | "noseq" | "noicsum" | "noocsum" | "noiseq" | "nooseq"
                 | "noencap-remcsum" => {}
                 _ => self.unsupported.push(words.entry(word).unknown()),
@@ -419,7 +419,7 @@ impl Reading {
         Ok(())
     }
 
-    /// gretun's own masquerading: the table is as always, the elements are what matters.
+    /// Reads gretun's own masquerading: the table is always the same, only its elements differ.
     fn nft(&mut self, at: Setting<'_>, command: &str) -> Result<(), FormatError> {
         if snat::SCRIPT.lines().any(|line| line == command) {
             return Ok(());

@@ -30,7 +30,7 @@ pub(super) fn write(specs: &[TunnelSpec]) -> Result<Exported, FormatError> {
     Ok(Exported { files, unsupported })
 }
 
-/// The file that describes these tunnels, and what it cannot say.
+/// Returns the file that describes these tunnels, and the settings that it cannot express.
 pub fn file(specs: &[TunnelSpec]) -> (TunnelFile, Vec<Unsupported>) {
     let mut unsupported = Vec::new();
     let mut tunnels = BTreeMap::new();
@@ -42,7 +42,7 @@ pub fn file(specs: &[TunnelSpec]) -> (TunnelFile, Vec<Unsupported>) {
     (TunnelFile { set: None, tunnels }, unsupported)
 }
 
-/// The table of a tunnel: what differs from the defaults. What no key says is listed.
+/// Returns the table of a tunnel with the settings that differ from the defaults. Lists the settings that no key can express.
 pub fn table(spec: &TunnelSpec) -> (TunnelTable, Vec<Unsupported>) {
     let mut unsupported = Vec::new();
     let text = |value: &dyn ToString| Some(Text(value.to_string()));
