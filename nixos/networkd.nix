@@ -1,5 +1,9 @@
 # Static tunnels in the words of systemd-networkd.
-{ lib, modes }:
+{
+  lib,
+  modes,
+  portOf,
+}:
 let
   inherit (lib)
     concatMapAttrs
@@ -48,9 +52,9 @@ let
   receiver =
     tunnel:
     let
-      port = tunnel.encap-sport;
+      port = portOf tunnel;
     in
-    optionalAttrs (encapsulated tunnel && port != null) {
+    optionalAttrs (port != null) {
       "40-gretun-udp-${toString port}" = {
         netdevConfig = {
           Name = "gretun-udp${toString port}";

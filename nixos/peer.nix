@@ -29,7 +29,6 @@ let
   gretun = config.services.gretun;
   cfg = gretun.peer;
   inherit (config.networking) firewall nftables;
-  inherit (config.boot.kernel) sysctl;
 
   # --- options ------------------------------------------------------------------------------------------------------
 
@@ -180,17 +179,13 @@ let
   accepting = builtins.filter (peer: peer.settings.accept-routes) peers;
   masquerading = builtins.filter (peer: peer.settings.snat-routes) peers;
 
-  isOneOf = values: key: builtins.elem (sysctl.${key} or null) values;
-  forbidsForwarding = isOneOf [
-    false
-    0
-    "0"
-  ];
-  isStrict = isOneOf [
-    true
-    1
-    "1"
-  ];
+  forbidsForwarding =
+    version:
+    builtins.elem (config.boot.kernel.sysctl."net.${version}.conf.all.forwarding" or true) [
+      false
+      0
+      "0"
+    ];
 
   problems =
     peer:
@@ -365,26 +360,13 @@ in
         assertions = helpers.toAssertions (
           concatMap problems peers
           ++ optional
-            (
-              routed4 != [ ] && forbidsForwarding "net.ipv4.conf.all.forwarding"
-              || routed6 != [ ] && forbidsForwarding "net.ipv6.conf.all.forwarding"
-            )
+            (routed4 != [ ] && forbidsForwarding "ipv4" || routed6 != [ ] && forbidsForwarding "ipv6")
             ''
               services.gretun.peer.settings.advertise-routes needs IP forwarding, but boot.kernel.sysctl turns it off.
               Remove net.ipv4.conf.all.forwarding and net.ipv6.conf.all.forwarding there.''
         );
         warnings = helpers.unbroken (
-          map
-            (key: ''
-              boot.kernel.sysctl."${key}" is strict, which drops what comes back through another interface than it left
-              by; ${(builtins.head accepting).option}.settings.accept-routes can cause that. Set it to 2 (loose).'')
-            (
-              builtins.filter (key: accepting != [ ] && isStrict key) [
-                "net.ipv4.conf.all.rp_filter"
-                "net.ipv4.conf.default.rp_filter"
-              ]
-            )
-          ++ optional (masquerading != [ ] && nftables.enable && nftables.flushRuleset) ''
+          optional (masquerading != [ ] && nftables.enable && nftables.flushRuleset) ''
             networking.nftables.flushRuleset removes the masquerading rules of ${(builtins.head masquerading).option}
             whenever the firewall is reloaded. Set it to false.''
         );

@@ -36,7 +36,17 @@ let
         ipip6 = [ 6 "ip6tnl" 4 "ip6_tunnel" ];
       };
 
-  networkd = import ./networkd.nix { inherit lib modes; };
+  # The UDP port that the far end sends to, or null: `encap-sport`, or the far end's own where that varies.
+  portOf =
+    tunnel:
+    if tunnel.encap == "none" then
+      null
+    else if tunnel.encap-sport != null then
+      tunnel.encap-sport
+    else
+      tunnel.encap-dport;
+
+  networkd = import ./networkd.nix { inherit lib modes portOf; };
 
   gretun = config.services.gretun;
   tunnels = if gretun.enable then gretun.tunnels else { };
@@ -102,40 +112,21 @@ let
   inherit (config.networking) firewall nftables;
   backend = firewall.backend or (if nftables.enable then "nftables" else "iptables");
   opened = builtins.filter (tunnel: tunnel.openFirewall) (builtins.attrValues tunnels);
-  # The UDP port that the far end sends to, or null: `encap-sport`, or the far end's own where that varies.
-  portOf =
+  # Lets in what comes from the far end: to the UDP port, or as the tunnel's own IP protocol.
+  rule =
     tunnel:
-    if tunnel.encap == "none" then
-      null
-    else if tunnel.encap-sport != null then
-      tunnel.encap-sport
+    let
+      inherit (modes.${tunnel.mode}) outer protocol;
+      port = portOf tunnel;
+    in
+    if backend == "nftables" then
+      "${if outer == 4 then "ip" else "ip6"} saddr ${tunnel.remote} "
+      + (if port == null then "meta l4proto ${toString protocol}" else "udp dport ${toString port}")
+      + " accept"
     else
-      tunnel.encap-dport;
-
-  # What comes from the far end: to the UDP port, or as the tunnel's own IP protocol.
-  nftRule =
-    tunnel:
-    let
-      inherit (modes.${tunnel.mode}) outer protocol;
-      what =
-        if portOf tunnel != null then
-          "udp dport ${toString (portOf tunnel)}"
-        else
-          "meta l4proto ${toString protocol}";
-    in
-    "${if outer == 4 then "ip" else "ip6"} saddr ${tunnel.remote} ${what} accept";
-
-  iptablesRule =
-    tunnel:
-    let
-      inherit (modes.${tunnel.mode}) outer protocol;
-      what =
-        if portOf tunnel != null then
-          "-p udp --dport ${toString (portOf tunnel)}"
-        else
-          "-p ${toString protocol}";
-    in
-    "${if outer == 4 then "iptables" else "ip6tables"} -A nixos-fw -s ${tunnel.remote} ${what} -j nixos-fw-accept";
+      "${if outer == 4 then "iptables" else "ip6tables"} -A nixos-fw -s ${tunnel.remote} "
+      + (if port == null then "-p ${toString protocol}" else "-p udp --dport ${toString port}")
+      + " -j nixos-fw-accept";
 
   # --- options ------------------------------------------------------------------------------------------------------
 
@@ -271,8 +262,8 @@ in
         checkReversePath = mkIf (builtins.any (tunnel: tunnel.route != [ ]) (
           builtins.attrValues tunnels
         )) (lib.mkDefault "loose");
-        extraInputRules = mkIf (backend == "nftables") (lib.concatLines (map nftRule opened));
-        extraCommands = mkIf (backend == "iptables") (lib.concatLines (map iptablesRule opened));
+        extraInputRules = mkIf (backend == "nftables") (lib.concatLines (map rule opened));
+        extraCommands = mkIf (backend == "iptables") (lib.concatLines (map rule opened));
       };
     })
 

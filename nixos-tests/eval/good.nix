@@ -225,6 +225,13 @@
         encap-dport = 5556;
         encap-csum = false;
       };
+      # Both ends receive on the same port.
+      gue = {
+        remote = "198.51.100.10";
+        encap = "gue";
+        encap-dport = 5557;
+        encap-csum = false;
+      };
       # networkd cannot masquerade: stays with gretun.
       nat = {
         remote = "198.51.100.9";
