@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use reqwest::{ClientBuilder, Response};
 
-/// Sets up TLS for `https` URLs, with the certificates of the system; or none for `http`, where no certificate is looked
-/// at, so that a host without any does not fail and none are loaded.
+/// Sets up TLS for `https` URLs, with the certificates of the system. For `http` it loads no certificates, so that a host without
+/// any does not fail.
 ///
 /// # Errors
 /// When no TLS client can be set up.

@@ -1,10 +1,10 @@
 //! The coordinator: registry of peers, enrolment, address allocation and signalling over signed HTTP.
 //!
 //! The deciding modules are pure and take the time as an argument: [`registry`], [`pool`], [`name`], [`enrol`], [`signals`],
-//! [`replay`], [`token_bucket`], joined in [`rules`]. The acting modules surround them: [`http_front_end`] (TCP, TLS, deadlines, caps) and
-//! [`request_permits`] in front of [`http`] (tiny_http and the API's routes), [`long_polls`] (requests that wait), [`store`] (redb), [`stun`], [`admin`]
-//! (the local socket behind `keys` and `peers`), [`metrics`], put together by [`server`]. `cli/coord.rs` and [`config`] are
-//! the `gretun-coord` program.
+//! [`replay`], [`token_bucket`], joined in [`rules`]. The acting modules surround them. [`http_front_end`] (TCP, TLS, deadlines, caps)
+//! and [`request_permits`] are in front of [`http`] (tiny_http and the API's routes). [`service`] joins rules, [`store`] (redb) and
+//! [`long_polls`]; [`stun`], [`admin`] (the local socket behind `keys` and `peers`) and [`metrics`] stand beside. [`server`] puts
+//! them together. `cli/coord.rs` and [`config`] are the `gretun-coord` program.
 
 pub mod admin;
 pub mod api_error;

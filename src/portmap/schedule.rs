@@ -57,18 +57,18 @@ pub(super) const CHECK_GAP: Duration = seconds(60);
 pub(super) const DOUBT_GAPS: [Duration; 5] =
     [ms(500), seconds(2), seconds(5), seconds(10), seconds(20)];
 
-/// Up to a tenth more or less, so that hosts that started together do not ask together (RFC 6887 section 8.1.1).
+/// Varies `gap` by up to a tenth, so that hosts that started together do not ask together (RFC 6887 section 8.1.1).
 pub(super) fn about(gap: Duration, rng: &mut ChaCha20Rng) -> Duration {
     gap.mul_f64(0.9 + 0.2 * share(rng))
 }
 
-/// Evenly between 0 and 1.
+/// Draws evenly between 0 and 1.
 pub(super) fn share(rng: &mut ChaCha20Rng) -> f64 {
     f64::from(rng.next_u32()) / f64::from(u32::MAX)
 }
 
-/// When the `attempt`th renewal of a lease is due, counted from when it was granted (RFC 6887 section 11.2.1): between 1/2 and 5/8 of
-/// the lifetime, then between 3/4 and 13/16, and so on.
+/// Returns the time of the `attempt`th renewal of a lease, counted from its grant (RFC 6887 section 11.2.1). The first is between 1/2
+/// and 5/8 of the lifetime, the second between 3/4 and 13/16, and so on.
 pub(super) fn renewal(lifetime: Duration, attempt: u32, rng: &mut ChaCha20Rng) -> Duration {
     let left = 0.5_f64.powi(attempt.min(30).cast_signed() + 1);
     lifetime.mul_f64(1.0 - left + left / 4.0 * share(rng))

@@ -1,7 +1,7 @@
-//! UPnP Internet Gateway Devices, as far as one UDP port needs them: the search for one (SSDP, UPnP Device Architecture 1.1
-//! section 1.3), its description, and four actions of its WANIPConnection or WANPPPConnection service (SOAP).
+//! UPnP Internet Gateway Devices, as far as one UDP port needs them. The messages are the search for a device (SSDP, UPnP Device
+//! Architecture 1.1 section 1.3), its description, and four actions of its WANIPConnection or WANPPPConnection service (SOAP).
 //!
-//! All text of the router is taken for what it is: bounded, and never followed to another host.
+//! Text of the router is untrusted: its length is bounded, and its URLs are never followed to another host.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -16,8 +16,8 @@ pub fn far_ends(addresses: &[TunnelAddress]) -> Vec<IpAddr> {
     ends
 }
 
-/// The far end of one address: the point-to-point peer; else the other host, where the network has two: /30 (its hosts
-/// are the middle two), /31 (RFC 3021) and /127 (RFC 6164). Nothing elsewhere: a larger network does not say.
+/// Returns the far end of one address: the point-to-point peer, or else the other host of a network with two hosts. These are /30
+/// (its hosts are the middle two), /31 (RFC 3021) and /127 (RFC 6164). A larger network does not determine the far end.
 fn far_end(address: &TunnelAddress) -> Option<IpAddr> {
     if address.peer.is_some() {
         return address.peer;

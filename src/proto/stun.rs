@@ -1,5 +1,5 @@
-//! STUN binding requests and answers (RFC 8489) and the change of port of RFC 5780, on stun-rs: how a node learns the public address of its data port, and
-//! what the coordinator's STUN server speaks. No credentials, no other method.
+//! STUN binding requests and responses (RFC 8489) and CHANGE-REQUEST of RFC 5780, on stun-rs. A node learns the reflexive address of
+//! its data port from them; the coordinator's STUN server answers them. No credentials, no other method.
 
 use std::net::SocketAddr;
 
@@ -84,8 +84,8 @@ impl DecodeError {
     }
 }
 
-/// Returns whether a datagram is to be handed to [`decode`] (RFC 8489 section 5): the two zero bits, the magic cookie, and a
-/// length that is a multiple of four and all of the datagram.
+/// Returns whether a datagram is to be handed to [`decode`] (RFC 8489 section 5). It must have the two zero bits, the magic cookie,
+/// and a length that is a multiple of four and covers the datagram.
 pub fn is_stun(datagram: &[u8]) -> bool {
     let Some((head, attributes)) = datagram.split_first_chunk::<MESSAGE_HEADER_SIZE>() else {
         return false;

@@ -1,8 +1,8 @@
-//! Address translation for tunnels, as nftables has it: one table of our own with a set of (interface, network) pairs for
-//! each IP version, and rules that never change. Adding and removing a pair is one element each.
+//! Address translation for tunnels in nftables: one table of gretun's own with a set of (interface, network) pairs for each IP
+//! version, and rules that never change. Adding or removing a pair changes one element.
 //!
-//! A pair masquerades both what leaves through the tunnel towards the network, and what came out of the tunnel and goes
-//! on to the network: so it can be given at whichever end has hosts that know nothing of the tunnel.
+//! A pair masquerades packets that leave through the tunnel towards the network, and packets that come out of the tunnel and go on
+//! to the network. So the option works at either end, wherever hosts have no route back through the tunnel.
 
 use ipnet::IpNet;
 

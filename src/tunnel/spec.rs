@@ -78,8 +78,8 @@ impl TunnelOptions {
         }
     }
 
-    /// Returns whether outer packets with a time to live of their own may be fragmented, as iproute2 does not have it in these modes:
-    /// such packets neither run out nor grow too large where a tunnel leads into itself (ip-tunnel(8)).
+    /// Returns whether outer packets with a fixed time to live may be fragmented. iproute2 refuses that in these modes: such packets
+    /// neither expire nor grow too large in a tunnel that leads into itself (ip-tunnel(8)).
     pub fn fragments_with_fixed_ttl(&self) -> bool {
         let is_fixed = self.ttl != InheritOrFixed::Inherit;
         !self.pmtudisc && is_fixed && matches!(self.mode, Mode::Ipip | Mode::Sit)
@@ -118,9 +118,9 @@ impl TunnelSpec {
             .unwrap_or_else(|| mtu::inner(path, self.mode, self.encap, self.okey.is_some()))
     }
 
-    /// Returns whether packets get through only if the kernel is told the local end, which was not given. Over IPv6 it sends nothing without
-    /// (`ip6_tnl_get_cap` in net/ipv6/ip6_tunnel.c), and over IPv4 it makes UDP's checksum before it has chosen one (`ip_tunnel_xmit`
-    /// in net/ipv4/ip_tunnel.c), so that the far end drops what it gets.
+    /// Returns whether the tunnel needs a local end that was not given. Over IPv6 the kernel sends nothing without one
+    /// (`ip6_tnl_get_cap` in net/ipv6/ip6_tunnel.c). Over IPv4 it computes the UDP checksum before it chooses the source address
+    /// (`ip_tunnel_xmit` in net/ipv4/ip_tunnel.c), so that the far end drops the packets.
     pub fn needs_local(&self) -> bool {
         let has_checksum = self.encap.udp().is_some_and(|udp| udp.csum);
         self.local.is_none() && (self.mode.outer() == Family::V6 || has_checksum)
