@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> bool:
         host.stage_programs(args.programs)
         later = [job for job in scenarios if host.needs_package(job)]
         yield host.rust_test_jobs(binaries, host.times()) + [job for job in scenarios if job not in later]
-        host.stage_packages(later)
+        host.stage_packages(later, args.programs)
         yield later
 
     guests = args.guests if args.after_build or args.rust_tests else min(args.guests, len(scenarios))
@@ -68,7 +68,7 @@ def shell(args: argparse.Namespace) -> bool:
     """A prompt over one started scenario."""
     [job] = host.scenarios([args.name], args.directory)
     host.stage_programs(args.programs)
-    host.stage_packages([job])
+    host.stage_packages([job], args.programs)
     return _vm(args, args.steady).interactive(host.guest_command(args.programs, "--shell", str(job.path))) == 0
 
 

@@ -96,13 +96,13 @@ def needs_package(job: Job) -> bool:
     return any(spec.from_package for spec in topology.load(job.path / "topology.toml").machines)
 
 
-def stage_packages(jobs: Sequence[Job]) -> None:
-    """Builds the Debian packages where a job has a machine that installs them; that needs a release build."""
+def stage_packages(jobs: Sequence[Job], source: Path) -> None:
+    """Builds the Debian packages of the same programs, where a job has a machine that installs them."""
     if not any(needs_package(job) for job in jobs):
         return
     shutil.rmtree(PACKAGES, ignore_errors=True)
     for version in PACKAGE_VERSIONS:
-        build = [str(REPOSITORY / "scripts" / "deb"), "--version", version, "--out", str(PACKAGES), "--no-lintian"]
+        build = [str(REPOSITORY / "scripts" / "deb"), "--quick", "--version", version, "--out", str(PACKAGES), "--programs", str(source)]
         if subprocess.run(build, check=False).returncode != 0:
             raise UsageError("the Debian package cannot be built")
 
