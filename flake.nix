@@ -67,10 +67,11 @@
       packages = forAllSystems (
         pkgs:
         let
-          inherit (crateFor pkgs) gretun;
+          inherit (crateFor pkgs) gretun src;
         in
         {
           inherit gretun;
+          gretun-static = pkgs.pkgsStatic.callPackage ./nix/static.nix { inherit src; };
           # The same package; `nix run` starts the other program.
           gretun-coord = gretun // {
             meta = gretun.meta // {

@@ -74,7 +74,7 @@ let
   );
 in
 {
-  inherit gretun;
+  inherit gretun src;
 
   checks = {
     clippy = craneLib.cargoClippy (

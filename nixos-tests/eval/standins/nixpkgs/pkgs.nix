@@ -46,6 +46,20 @@ tools
   inherit lib system derivationOf;
   path = ./.;
 
+  pkgsStatic.callPackage =
+    file: args:
+    import file (
+      {
+        inherit lib;
+        rustPlatform.buildRustPackage =
+          attrs:
+          builtins.deepSeq (removeAttrs attrs [ "src" ]) (
+            derivationOf "${attrs.pname}-${attrs.version}" { inherit (attrs) meta src; }
+          );
+      }
+      // args
+    );
+
   stdenv = {
     hostPlatform = platform;
     buildPlatform = platform;
