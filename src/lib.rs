@@ -2,7 +2,8 @@
 //!
 //! The library has a pure core and a thin shell around it. [`proto`], [`tunnel`], [`portmap`], [`peer`] and [`node`] decide: they
 //! read no clock, open no socket and draw no randomness of their own. [`kernel`], [`probe`], [`daemon`] and [`coord`] act.
-//! Dependencies point downwards only: `cli` → `daemon` → `node` → `peer` → `proto`, and `cli` → `kernel` → `tunnel`.
+//! Dependencies point downwards only: `cli` → `daemon` → `node` → `peer` → `proto`, and `cli` → `kernel` → `tunnel`. Between
+//! `cli` and `daemon` lies [`local_api`], below both [`coordinator`], the client of a coordinator.
 
 #![warn(
     clippy::print_stdout,
@@ -12,11 +13,13 @@
 
 pub mod cli;
 pub mod coord;
+pub mod coordinator;
 pub mod daemon;
 pub mod doctor;
 pub mod error;
 mod http_client;
 pub mod kernel;
+pub mod local_api;
 pub mod netcheck;
 pub mod node;
 pub mod peer;

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use super::Context;
 use super::out::outln;
 use super::report::Report;
-use crate::daemon::local_api::{self, DaemonNetView, Request};
-use crate::daemon::settings::{CoordinatorUrl, DEFAULT_PORT, Settings};
+use crate::coordinator::CoordinatorUrl;
+use crate::daemon::settings::{DEFAULT_PORT, Settings};
 use crate::daemon::stun_servers;
 use crate::doctor::{self, Finding, Level, Patient};
+use crate::local_api::{self, DaemonNetView, Request};
 
 /// Find faults of this host that keep gretun from working, with the command that fixes each
 ///

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::report::Report;
-use crate::daemon::local_api::{self, LocalApiError, Request};
 use crate::daemon::settings::{DEFAULT_PORT, Settings};
 use crate::daemon::teardown;
+use crate::local_api::{self, LocalApiError, Request};
 
 /// Remove all overlay tunnels, the FOU port, and stop the daemon
 ///

@@ -5,8 +5,8 @@ use super::local::LocalArgs;
 use super::out::outln;
 use super::peer_arg::PeerArg;
 use super::report::Report;
-use crate::daemon::local_api::{self, Request};
-use crate::daemon::path_views::ExplainView;
+use crate::local_api::ExplainView;
+use crate::local_api::{self, Request};
 
 /// Say why a peer is direct or unreachable, what was observed, and what would change it
 #[derive(Debug, clap::Args)]

@@ -9,10 +9,10 @@ use super::local::LocalArgs;
 use super::out::{out, outln};
 use super::report::Report;
 use super::table;
-use crate::daemon::local_api::{self, DaemonNetView, LocalApiError, Request};
-use crate::daemon::port_mapping_status::PortMappingView;
-use crate::daemon::settings::CoordinatorUrl;
+use crate::coordinator::CoordinatorUrl;
 use crate::daemon::stun_servers;
+use crate::local_api::PortMappingView;
+use crate::local_api::{self, DaemonNetView, LocalApiError, Request};
 use crate::netcheck::{self, FamilyView, NetcheckView};
 
 /// Check NAT mapping and filtering, hairpin, blocked UDP, port-mapping services and MTU

@@ -5,7 +5,7 @@ use super::local::LocalArgs;
 use super::out::{out, outln};
 use super::report::Report;
 use super::table;
-use crate::daemon::local_api::{self, PeerView, Request};
+use crate::local_api::{self, PeerView, Request};
 
 /// Show all peers: tunnel addresses, state, path, round trip, MTU, traffic
 #[derive(Debug, clap::Args)]

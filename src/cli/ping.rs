@@ -13,8 +13,8 @@ use super::local::LocalArgs;
 use super::out::outln;
 use super::peer_arg::PeerArg;
 use super::report::Report;
-use crate::daemon::local_api::{self, Request};
-use crate::daemon::path_views::{PathView, PathsView};
+use crate::local_api::{self, Request};
+use crate::local_api::{PathView, PathsView};
 
 /// Rounds without `--count`: enough for a search to end.
 const MAX_ROUNDS: u32 = 10;

@@ -8,7 +8,7 @@ use super::local::LocalArgs;
 use super::out::{out, outln};
 use super::report::Report;
 use super::table;
-use crate::daemon::local_api::{self, Request, StunView};
+use crate::local_api::{self, Request, StunView};
 use crate::proto::TxId;
 use crate::proto::stun::{self, StunMessage};
 

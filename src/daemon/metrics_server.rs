@@ -8,8 +8,8 @@ use tiny_http::{Header, Method, Response, Server};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info};
 
-use super::local_api::{Query, Request};
 use crate::error::UserError;
+use crate::local_api::{Query, Request};
 
 /// Listens on `address` and answers scrapes with what the daemon says.
 ///

@@ -4,16 +4,14 @@
 //! Stopping leaves the kernel's tunnels and the FOU port as they are; the next start adopts them.
 
 mod applier;
-pub mod coordinator;
 mod event_loop;
 mod extra_ports;
-pub mod local_api;
 mod metrics;
 mod metrics_server;
 mod owner_alias;
-pub mod path_views;
 pub mod port_mapping;
-pub mod port_mapping_status;
+mod port_mapping_status;
+mod queries;
 pub mod settings;
 mod startup;
 pub mod state_dir;

@@ -1,65 +1,15 @@
-//! The port that the router grants: what the node is told of it, what is kept, and what `gretun netcheck` shows.
+//! The port that the router grants: what the node is told of it, what is kept, and what is shown.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::event_loop::Daemon;
 use super::port_mapping::Handle;
 use crate::error::chain;
+use crate::local_api::PortMappingView;
 use crate::node::RouterPort;
-use crate::portmap::{Lease, Protocol, Status};
-
-/// What came of asking the router, as `gretun netcheck` shows it. The names are stable.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortMappingView {
-    /// The router that is asked; null without a default route, or with a public address.
-    pub gateway: Option<Ipv4Addr>,
-    /// The protocol by which it granted a port.
-    pub protocol: Option<Protocol>,
-    /// Where the data port can be reached.
-    pub external: Option<SocketAddr>,
-    /// Seconds until the port ends unless it is renewed; null for one without end.
-    pub expires_in_s: Option<u64>,
-    /// Whether that is itself a private address: another NAT is in front of the router.
-    pub behind_another_nat: bool,
-    /// What came of each protocol.
-    pub protocols: Vec<ProtocolView>,
-}
-
-/// What came of one protocol.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProtocolView {
-    /// Which.
-    pub protocol: Protocol,
-    /// In words.
-    pub finding: String,
-}
-
-impl PortMappingView {
-    /// At this time.
-    pub fn new(status: &Status, now: Instant) -> Self {
-        let lease = status.lease.as_ref();
-        let protocols = Protocol::ALL.iter().zip(&status.findings);
-        PortMappingView {
-            gateway: status.network.map(|it| it.gateway),
-            protocol: lease.map(|it| it.protocol),
-            external: lease.map(|it| it.external.into()),
-            expires_in_s: status
-                .expires
-                .map(|at| at.saturating_duration_since(now).as_secs()),
-            behind_another_nat: lease.is_some_and(Lease::is_behind_another_nat),
-            protocols: protocols
-                .map(|(protocol, finding)| ProtocolView {
-                    protocol: *protocol,
-                    finding: finding.to_string(),
-                })
-                .collect(),
-        }
-    }
-}
+use crate::portmap::Status;
 
 impl Daemon {
     /// The router grants a port, or another, or none any more.

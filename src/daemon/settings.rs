@@ -8,8 +8,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::Deserialize;
 use thiserror::Error;
-use url::Url;
 
+use crate::coordinator::{CoordinatorUrl, UrlError};
 use crate::error::{Kind, UserError};
 use crate::tunnel::name;
 
@@ -255,60 +255,6 @@ impl Settings {
     }
 }
 
-/// The coordinator's URL: `http` or `https`, a host, no query.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CoordinatorUrl {
-    base: String,
-    host: String,
-}
-
-impl CoordinatorUrl {
-    /// The URL without a trailing slash, ready for an API path to follow. What comes before the API path (a reverse
-    /// proxy's prefix) is not part of what is signed.
-    pub fn base(&self) -> &str {
-        &self.base
-    }
-
-    /// The host, a name or an address; IPv6 addresses without brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// Whether requests travel inside TLS.
-    pub fn is_tls(&self) -> bool {
-        self.base.starts_with("https:")
-    }
-}
-
-impl FromStr for CoordinatorUrl {
-    type Err = SettingsError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = |why| SettingsError::Coordinator {
-            url: text.to_owned(),
-            why,
-        };
-        let url = Url::parse(text).map_err(|_| wrong("it is not a URL"))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(wrong("it must begin with http:// or https://"));
-        }
-        let host = url
-            .host_str()
-            .filter(|host| !host.is_empty())
-            .ok_or_else(|| wrong("it names no host"))?;
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong("it must not have a query or a fragment"));
-        }
-        Ok(CoordinatorUrl {
-            host: host
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .to_owned(),
-            base: url.as_str().trim_end_matches('/').to_owned(),
-        })
-    }
-}
-
 /// The pattern of tunnel interface names, with `%d` where the index goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IfaceTemplate {
@@ -439,13 +385,8 @@ pub enum SettingsError {
     #[error("no coordinator is named")]
     NoCoordinator,
     /// The coordinator's URL cannot be used.
-    #[error("coordinator {url:?}: {why}")]
-    Coordinator {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
+    #[error(transparent)]
+    Coordinator(#[from] UrlError),
     /// The interface template has no place for the index.
     #[error("iface {iface:?} has no %d")]
     IfaceNoIndex {
@@ -501,9 +442,7 @@ impl UserError for SettingsError {
             SettingsError::NoCoordinator => {
                 "give --coordinator URL, or `coordinator = \"URL\"` in the file named by --config"
             }
-            SettingsError::Coordinator { .. } => {
-                "give a URL such as https://gretun.example.org:8443"
-            }
+            SettingsError::Coordinator(error) => return error.hint(),
             SettingsError::IfaceNoIndex { .. } | SettingsError::Iface { .. } => {
                 "give a template such as gretun%d, at most 13 bytes long with its %d"
             }

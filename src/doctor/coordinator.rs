@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, Level, Patient};
-use crate::daemon::coordinator::http_client;
+use crate::coordinator::http_client;
 use crate::error::chain;
 use crate::proto::api::MAX_CLOCK_SKEW;
 

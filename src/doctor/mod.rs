@@ -12,9 +12,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::daemon::local_api::DaemonNetView;
-use crate::daemon::settings::CoordinatorUrl;
+use crate::coordinator::CoordinatorUrl;
 use crate::kernel::Kernel;
+use crate::local_api::DaemonNetView;
 use crate::netcheck::{self, Udp};
 
 /// The severity of a finding.

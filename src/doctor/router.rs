@@ -1,8 +1,8 @@
 //! Whether the router grants the daemon a port, where that would help.
 
 use super::{Finding, Level};
-use crate::daemon::local_api::DaemonNetView;
-use crate::daemon::port_mapping_status::PortMappingView;
+use crate::local_api::DaemonNetView;
+use crate::local_api::PortMappingView;
 
 const CHECK: &str = "port-mapping";
 

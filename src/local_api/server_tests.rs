@@ -1,4 +1,6 @@
 use super::*;
+use crate::error::UserError as _;
+use crate::local_api::{StunView, ask};
 
 #[tokio::test]
 async fn a_request_is_answered_and_the_socket_is_private() {

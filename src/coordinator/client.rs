@@ -4,34 +4,21 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use reqwest::{Client, Method, StatusCode};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use thiserror::Error;
+use reqwest::{Client, StatusCode};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
-use super::settings::CoordinatorUrl;
-use crate::error::{UserError, chain};
-use crate::http_client;
+use super::http::{ClientError, POLL_WAIT, Requester, http_client};
+use super::url::CoordinatorUrl;
+use crate::error::chain;
 use crate::proto::api::{
-    self, EndpointsRequest, ErrorBody, PeerList, RegisterRequest, RegisterResponse, SignalList,
-    SignalRequest,
+    self, EndpointsRequest, PeerList, RegisterRequest, RegisterResponse, SignalList, SignalRequest,
 };
 use crate::proto::keys::{DiscoPublic, NodePublic, NodeSecret};
-
-/// A TCP connection that takes longer than this to open is not coming.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long an ordinary request may take in all.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long the coordinator is asked to hold a long poll: short enough for NATs that forget idle TCP connections.
-const POLL_WAIT: Duration = Duration::from_secs(25);
 
 /// First pause after a failure; doubles with each further one.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
@@ -46,14 +33,8 @@ const SIGNAL_MAX_AGE: Duration = Duration::from_secs(10);
 /// other for itself. Each would cost a round trip in the middle of joining.
 const SPARE_CONNECTIONS: usize = 2;
 
-/// Answers without looking at who asks.
-const HEALTH_PATH: &str = "/healthz";
-
 /// Signals on their way at the same time.
 const SIGNALS_IN_FLIGHT: usize = 8;
-
-/// The largest answer that is read, in bytes.
-const ANSWER_MAX: usize = 4 << 20;
 
 /// What the client tells the daemon.
 #[derive(Debug)]
@@ -359,96 +340,12 @@ impl Coordinator {
     }
 
     fn requester(&self) -> Requester {
-        Requester {
-            http: self.http.clone(),
-            base: self.registration.url.base().to_owned(),
-            node: Arc::clone(&self.registration.node),
-        }
+        Requester::new(
+            self.http.clone(),
+            &self.registration.url,
+            Arc::clone(&self.registration.node),
+        )
     }
-}
-
-/// Sends one signed request at a time.
-struct Requester {
-    http: Client,
-    base: String,
-    node: Arc<NodeSecret>,
-}
-
-impl Requester {
-    /// Opens a connection and leaves it to the pool.
-    async fn warm_up(self) {
-        let request = self
-            .http
-            .get(format!("{}{}", self.base, HEALTH_PATH))
-            .timeout(REQUEST_TIMEOUT);
-        if let Err(error) = request.send().await {
-            debug!(error = %chain(&error), "no spare connection to the coordinator");
-        }
-    }
-
-    async fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, ClientError> {
-        let body = serde_json::to_vec(body).map_err(ClientError::Encode)?;
-        self.request(Method::POST, path, body, REQUEST_TIMEOUT)
-            .await
-    }
-
-    async fn poll<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.request(Method::GET, path, Vec::new(), POLL_WAIT + REQUEST_TIMEOUT)
-            .await
-    }
-
-    async fn request<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Vec<u8>,
-        timeout: Duration,
-    ) -> Result<T, ClientError> {
-        let time_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-            });
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).map_err(|_| ClientError::Randomness)?;
-        let signed = api::sign_request(&self.node, method.as_str(), path, &body, time_ms, nonce);
-        let mut request = self
-            .http
-            .request(method, format!("{}{path}", self.base))
-            .timeout(timeout)
-            .header("content-type", "application/json");
-        for (name, value) in signed.pairs() {
-            request = request.header(name, value);
-        }
-        let response = request.body(body).send().await?;
-        let status = response.status();
-        let answer = http_client::read_body(response, ANSWER_MAX).await?;
-        let answer = answer.ok_or(ClientError::TooLong)?;
-        if status.is_success() {
-            serde_json::from_slice(&answer).map_err(ClientError::Decode)
-        } else {
-            let body = serde_json::from_slice(&answer).unwrap_or_else(|_| ErrorBody {
-                error: format!("status {status}"),
-                hint: Some("check that the URL leads to a gretun coordinator".to_owned()),
-            });
-            Err(ClientError::Refused { status, body })
-        }
-    }
-}
-
-/// A client for the coordinator's API: its own timeouts, no proxy, TLS where the URL asks for it.
-pub(crate) fn http_client(url: &CoordinatorUrl) -> Result<Client, ClientError> {
-    let builder = Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .no_proxy();
-    let builder = http_client::with_tls(builder, url.is_tls()).map_err(ClientError::Tls)?;
-    let builder = builder.https_only(url.is_tls());
-    Ok(builder.build()?)
 }
 
 /// The pause after this many failures in a row, between half and all of the doubled base, so that the peers of a
@@ -463,50 +360,6 @@ fn backoff(failures: u32) -> Duration {
     full / 2 + full.mul_f64(f64::from(byte[0]) / 510.0)
 }
 
-/// Why a request or a session ended.
-#[derive(Debug, Error)]
-pub enum ClientError {
-    /// Connecting, sending or receiving failed.
-    #[error("request failed")]
-    Http(#[from] reqwest::Error),
-    /// The coordinator answered with an error.
-    #[error("the coordinator answered {status}: {}", body.error)]
-    Refused {
-        /// The HTTP status.
-        status: StatusCode,
-        /// What it said.
-        body: ErrorBody,
-    },
-    /// The request cannot be written as JSON.
-    #[error("the request cannot be encoded")]
-    Encode(#[source] serde_json::Error),
-    /// The answer is not what the API promises.
-    #[error("the answer cannot be understood")]
-    Decode(#[source] serde_json::Error),
-    /// The answer is larger than any honest one.
-    #[error("the answer is longer than {ANSWER_MAX} bytes")]
-    TooLong,
-    /// The file of the enrolment key cannot be read.
-    #[error("cannot read the enrolment key {}", path.display())]
-    AuthKey {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// No TLS client can be set up.
-    #[error("TLS cannot be set up")]
-    Tls(#[source] rustls::Error),
-    /// The system gives no random bytes.
-    #[error("the system gives no random bytes")]
-    Randomness,
-    /// The daemon is going away.
-    #[error("the daemon is stopping")]
-    Closed,
-}
-
-impl UserError for ClientError {}
-
 #[cfg(test)]
-#[path = "coordinator_tests.rs"]
+#[path = "client_tests.rs"]
 mod tests;
