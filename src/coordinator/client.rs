@@ -26,6 +26,12 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause between two attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 
+/// A long poll that brought no news is followed by the next one no sooner than this after it began.
+const POLL_FLOOR: Duration = Duration::from_millis(200);
+
+/// Polls in a row that were not held, after which the log says so.
+const POLLS_NOT_HELD: u32 = 25;
+
 /// A signal that could not be sent for this long is out of date: the peer machine sends a new one.
 const SIGNAL_MAX_AGE: Duration = Duration::from_secs(10);
 
@@ -50,6 +56,8 @@ pub enum Event {
         /// The disco envelope.
         sealed: Vec<u8>,
     },
+    /// The coordinator handed over a signal that is not base64.
+    BadSignal,
     /// The coordinator cannot be reached or refuses us; attempts go on.
     Lost,
 }
@@ -270,32 +278,40 @@ impl Coordinator {
 
     async fn poll_peers(&self, mut since: u64) -> Result<(), ClientError> {
         let requester = self.requester();
+        let mut pace = PollPace::default();
         loop {
+            let begun = Instant::now();
             let path = format!(
                 "{}?since={since}&wait={}",
                 api::PATH_PEERS,
                 POLL_WAIT.as_secs()
             );
             let list: PeerList = requester.poll(&path).await?;
-            if list.generation != since {
+            let is_news = list.generation != since;
+            if is_news {
                 since = list.generation;
                 self.emit(Event::Peers(list)).await?;
             }
+            pace.wait(begun, is_news).await;
         }
     }
 
     async fn poll_signals(&self) -> Result<(), ClientError> {
         let requester = self.requester();
         let path = format!("{}?wait={}", api::PATH_SIGNAL, POLL_WAIT.as_secs());
+        let mut pace = PollPace::default();
         loop {
+            let begun = Instant::now();
             let list: SignalList = requester.poll(&path).await?;
+            let is_news = !list.signals.is_empty();
             for signal in list.signals {
                 let from = signal.from;
                 match signal.envelope() {
                     Some(sealed) => self.emit(Event::Signal { from, sealed }).await?,
-                    None => debug!(%from, "signal dropped: not base64"),
+                    None => self.emit(Event::BadSignal).await?,
                 }
             }
+            pace.wait(begun, is_news).await;
         }
     }
 
@@ -345,6 +361,32 @@ impl Coordinator {
             &self.registration.url,
             Arc::clone(&self.registration.node),
         )
+    }
+}
+
+/// Keeps a coordinator or proxy that does not hold long polls from being asked without end.
+#[derive(Debug, Default)]
+struct PollPace {
+    /// Polls in a row that brought no news and were not held.
+    not_held: u32,
+}
+
+impl PollPace {
+    /// Waits until the next poll may begin, after one that began at `begun`.
+    async fn wait(&mut self, begun: Instant, is_news: bool) {
+        let took = begun.elapsed();
+        if is_news || took >= POLL_FLOOR {
+            self.not_held = 0;
+            return;
+        }
+        self.not_held += 1;
+        if self.not_held == POLLS_NOT_HELD {
+            warn!(
+                "the coordinator does not hold long polls: another host may use a copy of this state directory, and so this \
+                 node's key, or a proxy answers in the coordinator's place"
+            );
+        }
+        tokio::time::sleep(POLL_FLOOR - took).await;
     }
 }
 

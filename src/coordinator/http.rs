@@ -120,6 +120,8 @@ pub fn http_client(url: &CoordinatorUrl) -> Result<Client, ClientError> {
     let builder = Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
+        // A request is signed for this coordinator, and may carry the enrolment key.
+        .redirect(reqwest::redirect::Policy::none())
         .no_proxy();
     let builder = http_client::with_tls(builder, url.is_tls()).map_err(ClientError::Tls)?;
     let builder = builder.https_only(url.is_tls());

@@ -8,3 +8,6 @@ mod url;
 pub use client::{Event, Handle, Registration, start};
 pub use http::{ClientError, http_client};
 pub use url::{CoordinatorUrl, UrlError};
+
+#[cfg(test)]
+mod hostile_tests;
