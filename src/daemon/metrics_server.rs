@@ -63,7 +63,7 @@ fn scrape(queries: &mpsc::Sender<Query>) -> Option<String> {
     };
     queries.blocking_send(query).ok()?;
     match answered.blocking_recv().ok()? {
-        serde_json::Value::String(text) => Some(text),
+        Ok(serde_json::Value::String(text)) => Some(text),
         _ => None,
     }
 }

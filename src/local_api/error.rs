@@ -18,6 +18,12 @@ pub enum LocalApiError {
         /// Why not.
         source: io::Error,
     },
+    /// Something else than a socket is at the path; it is not removed.
+    #[error("{} is there, and is no socket", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
     /// Another daemon answers on the socket.
     #[error("another gretun daemon listens on {}", path.display())]
     Taken {
@@ -60,7 +66,9 @@ impl UserError for LocalApiError {
 
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            LocalApiError::Listen { .. } => "choose another path with --socket",
+            LocalApiError::Listen { .. } | LocalApiError::NotASocket { .. } => {
+                "choose another path with --socket"
+            }
             LocalApiError::Taken { .. } => {
                 "give each daemon on a host its own --state-dir, --socket, --fou-port and --iface"
             }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub struct Query {
     /// What was asked.
     pub request: Request,
     /// Where the answer goes; dropping it tells the client that the daemon is stopping.
-    pub answer: oneshot::Sender<serde_json::Value>,
+    pub answer: oneshot::Sender<Result<serde_json::Value, String>>,
 }
 
 /// The listening socket; its file goes away with it.
@@ -38,11 +38,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `path` and passes queries on. A file left by a daemon that was killed is replaced; a socket on which
-    /// a daemon still answers is not.
+    /// Listens on `path` and passes queries on. The socket of a daemon that was killed is replaced. A socket on which a
+    /// daemon still answers is not, and nothing else is.
     ///
     /// # Errors
-    /// When the socket cannot be made, or another daemon answers on it.
+    /// When the socket cannot be made, something else is at its path, or another daemon answers on it.
     pub fn start(path: &Path, queries: mpsc::Sender<Query>) -> Result<Self, LocalApiError> {
         let at = |source| LocalApiError::Listen {
             path: path.to_owned(),
@@ -53,6 +53,12 @@ impl Server {
         }
         if BlockingStream::connect(path).is_ok() {
             return Err(LocalApiError::Taken {
+                path: path.to_owned(),
+            });
+        }
+        let is_other = |it: fs::Metadata| !it.file_type().is_socket();
+        if fs::symlink_metadata(path).is_ok_and(is_other) {
+            return Err(LocalApiError::NotASocket {
                 path: path.to_owned(),
             });
         }
@@ -109,7 +115,7 @@ async fn serve(stream: UnixStream, queries: mpsc::Sender<Query>) -> io::Result<(
             let (answer, answered) = oneshot::channel();
             let asked = queries.send(Query { request, answer }).await.is_ok();
             match answered.await {
-                Ok(value) if asked => Ok(value),
+                Ok(answer) if asked => answer,
                 _ => Err("the daemon is stopping".to_owned()),
             }
         }

@@ -22,7 +22,7 @@ async fn a_request_is_answered_and_the_socket_is_private() {
     };
     query
         .answer
-        .send(serde_json::to_value([&view]).unwrap())
+        .send(Ok(serde_json::to_value([&view]).unwrap()))
         .unwrap();
     assert_eq!(client.await.unwrap().unwrap(), [view]);
     drop(server);
@@ -55,7 +55,7 @@ async fn garbage_gets_an_error_and_the_next_client_an_answer() {
         .await
         .unwrap()
         .answer
-        .send(serde_json::Value::Null)
+        .send(Ok(serde_json::Value::Null))
         .unwrap();
     client.await.unwrap().unwrap();
 }
@@ -78,4 +78,49 @@ fn no_daemon_is_said_plainly() {
     let error = ask::<()>(Path::new("/nonexistent/gretun.sock"), &Request::Peers).unwrap_err();
     assert!(matches!(error, LocalApiError::NoDaemon { .. }));
     assert!(error.hint().unwrap().contains("gretun up"));
+}
+
+/// `--socket /etc/gretun.toml` by mistake.
+#[tokio::test]
+async fn only_a_socket_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gretun.toml");
+    fs::write(&path, "precious").unwrap();
+    let (queries, _asked) = mpsc::channel(1);
+    let error = Server::start(&path, queries.clone()).unwrap_err();
+    assert!(matches!(error, LocalApiError::NotASocket { .. }), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    // A link is not followed, and not removed either.
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    Server::start(&link, queries.clone()).unwrap_err();
+    assert!(link.exists());
+    // The socket of a daemon that was killed.
+    let socket = dir.path().join("gretun.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    Server::start(&socket, queries).unwrap();
+}
+
+/// What cannot be answered is the client's error; the daemon goes on.
+#[tokio::test]
+async fn an_error_is_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gretun.sock");
+    let (queries, mut asked) = mpsc::channel(1);
+    let _server = Server::start(&path, queries).unwrap();
+    let answers = [
+        Err("the kernel is busy".to_owned()),
+        Ok(serde_json::json!([])),
+    ];
+    for answer in answers {
+        let path = path.clone();
+        let expected = answer.is_ok();
+        let client =
+            tokio::task::spawn_blocking(move || ask::<Vec<StunView>>(&path, &Request::Stun));
+        asked.recv().await.unwrap().answer.send(answer).unwrap();
+        match client.await.unwrap() {
+            Ok(views) => assert!(expected && views.is_empty()),
+            Err(error) => assert!(!expected && error.to_string().contains("busy"), "{error}"),
+        }
+    }
 }
