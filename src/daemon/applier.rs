@@ -23,7 +23,7 @@ use crate::kernel::fou::Family;
 use crate::kernel::lock::{Lock, LockError};
 use crate::kernel::observe::{Links, ObservedTunnel};
 use crate::kernel::{Kernel, KernelError};
-use crate::node::{FIRST_PATH_MTU, Path};
+use crate::node::{DesiredTunnel, FIRST_PATH_MTU, Path};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::encap::{Encap, Udp};
 use crate::tunnel::header_fields::InheritOrFixed;
@@ -39,39 +39,12 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Changes of links come in bursts, and the applier's own are among them: all tunnels are looked at together this long after the first.
 const LINK_SETTLE: Duration = Duration::from_millis(100);
 
-/// What one peer's tunnel should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DesiredTunnel {
-    /// The number of the request that this answers; 0 for a tunnel that was found at start.
-    pub number: u64,
-    /// Where the outer packets go.
-    pub path: Path,
-    /// Where the peer's packets may come from as well, while both sides move from one path to the other.
-    pub overlap: Option<Path>,
-    /// The largest outer packet that gets there, bytes, where that is known.
-    pub path_mtu: Option<u16>,
-    /// GRE key of the pair.
-    pub gre_key: u32,
-    /// Interface name.
-    pub name: String,
-    /// The peer's name, as alternative name of the interface.
-    pub alt_name: String,
-    /// Networks behind the peer to reach through the tunnel.
-    pub routes: Vec<IpNet>,
-    /// Networks behind us towards which the tunnel's packets are masqueraded.
-    pub snat: Vec<IpNet>,
-    /// Our addresses inside the tunnel.
-    pub own_ips: Vec<IpAddr>,
-    /// The peer's addresses inside the tunnel.
-    pub peer_ips: Vec<IpAddr>,
-}
-
 /// What all tunnels should be.
 pub type DesiredTunnels = BTreeMap<NodePublic, DesiredTunnel>;
 
 /// Where the kernel takes what comes through a tunnel.
 fn fou_port(wanted: &DesiredTunnel) -> (u16, Family) {
-    let path = wanted.path;
+    let path = wanted.outside.path;
     (path.port, Family::of(path.remote.ip()))
 }
 
@@ -217,12 +190,27 @@ impl Applier {
         }
         let links = self.observe(&wanted).await?;
         let ours = links.tunnels.iter();
-        let mut ours: BTreeMap<NodePublic, &ObservedTunnel> = ours
-            .filter_map(|tunnel| Some((self.peer_of(tunnel)?, tunnel)))
-            .collect();
+        let ours = ours.filter_map(|tunnel| Some((self.peer_of(tunnel)?, tunnel)));
+        let (mut ours, unwanted): (BTreeMap<NodePublic, &ObservedTunnel>, BTreeMap<_, _>) =
+            ours.partition(|(peer, _)| wanted.contains_key(peer));
         let mut overlaps = self.overlaps(&links);
         let mut settled = true;
-        for (&peer, tunnel) in &wanted {
+        // First what makes room: a name, or a network, that another tunnel has now.
+        for (peer, tunnel) in unwanted {
+            info!(interface = tunnel.state.link.name, "removing tunnel");
+            let ops = plan::overlay(Some(&tunnel.state), None, &links.others)?;
+            self.kernel.execute(&ops).await?;
+            self.applied.remove(&peer);
+            self.report(Applied::Removed { peer }).await;
+        }
+        let mut in_order: Vec<(&NodePublic, &DesiredTunnel)> = wanted.iter().collect();
+        in_order.sort_by_key(|(peer, tunnel)| {
+            let routes = ours.get(peer).map(|it| &it.state.routes[..]);
+            let mut networks = routes.unwrap_or_default().iter().map(|it| it.network);
+            let loses_one = networks.any(|it| !tunnel.inside.routes.contains(&it));
+            !loses_one
+        });
+        for (&peer, tunnel) in in_order {
             let there = Observed {
                 tunnel: ours.remove(&peer),
                 overlap: overlaps.remove(&peer).unwrap_or_default(),
@@ -239,20 +227,13 @@ impl Applier {
                     let error = chain(&error);
                     let failed = Applied::Failed {
                         peer,
-                        number: tunnel.number,
-                        path: tunnel.path,
+                        number: tunnel.outside.number,
+                        path: tunnel.outside.path,
                         error,
                     };
                     self.report(failed).await;
                 }
             }
-        }
-        for (peer, tunnel) in ours {
-            info!(interface = tunnel.state.link.name, "removing tunnel");
-            let ops = plan::overlay(Some(&tunnel.state), None, &links.others)?;
-            self.kernel.execute(&ops).await?;
-            self.applied.remove(&peer);
-            self.report(Applied::Removed { peer }).await;
         }
         for left in overlaps.into_values() {
             self.close_overlap(None, &left, &links.others).await?;
@@ -268,7 +249,7 @@ impl Applier {
     async fn observe(&mut self, wanted: &DesiredTunnels) -> Result<Links, KernelError> {
         let wants_routes = wanted
             .values()
-            .any(|tunnel| !tunnel.routes.is_empty() || !tunnel.snat.is_empty());
+            .any(|tunnel| !tunnel.inside.routes.is_empty() || !tunnel.inside.snat.is_empty());
         let had_routes = std::mem::replace(&mut self.has_routes, wants_routes);
         if !wants_routes && !had_routes {
             return self.kernel.links_without_routes().await;
@@ -289,7 +270,7 @@ impl Applier {
             local,
             port,
             remote,
-        } = wanted.path;
+        } = wanted.outside.path;
         let device_mtu = match self.kernel.route_to(local, remote.ip()).await {
             Ok(route) => route.mtu,
             // Nothing leaves now; what will, must not leave from an address that the host has lost.
@@ -297,7 +278,7 @@ impl Applier {
             Err(error) => return Err(error.into()),
         };
         let mark = OwnerAlias::new(self.own, peer);
-        let path_mtu = wanted.path_mtu.unwrap_or(FIRST_PATH_MTU);
+        let path_mtu = wanted.outside.path_mtu.unwrap_or(FIRST_PATH_MTU);
         let path_mtu = u32::from(path_mtu).min(device_mtu);
         let mut state = tunnel_state(wanted, mark.to_string(), path_mtu);
         if let Some(observed) = observed {
@@ -339,7 +320,7 @@ impl Applier {
         }
         self.close_overlap(Some(wanted), &there.overlap, &links.others)
             .await?;
-        debug!(interface = state.link.name, path = %wanted.path, steps = ops.len(), "tunnel is as wanted");
+        debug!(interface = state.link.name, path = %wanted.outside.path, steps = ops.len(), "tunnel is as wanted");
         Ok(Link {
             index,
             name: state.link.name,
@@ -391,14 +372,14 @@ impl Applier {
     }
 
     async fn report_done(&mut self, peer: NodePublic, wanted: &DesiredTunnel, link: Link) {
-        let told = |it: &DesiredTunnel| it.number;
+        let told = |it: &DesiredTunnel| it.outside.number;
         let done = (wanted.clone(), link.clone());
         let before = self.applied.insert(peer, done);
         if before.is_none_or(|it| (told(&it.0), it.1) != (told(wanted), link.clone())) {
             let done = Applied::Done {
                 peer,
-                number: wanted.number,
-                path: wanted.path,
+                number: wanted.outside.number,
+                path: wanted.outside.path,
                 link,
             };
             self.report(done).await;
@@ -422,7 +403,7 @@ fn tunnel_state(wanted: &DesiredTunnel, alias: String, path_mtu: u32) -> TunnelS
         local,
         port,
         remote,
-    } = wanted.path;
+    } = wanted.outside.path;
     let only_receives = receiving_link(wanted, alias, remote.ip());
     let encap = Encap::Fou(Udp {
         sport: port,
@@ -437,18 +418,19 @@ fn tunnel_state(wanted: &DesiredTunnel, alias: String, path_mtu: u32) -> TunnelS
             mtu,
             ..only_receives
         },
-        alt_names: Some(&wanted.alt_name)
+        alt_names: Some(&wanted.inside.alt_name)
             .filter(|name| !name.is_empty())
             .cloned()
             .into_iter()
             .collect(),
-        addresses: inner_addresses(&wanted.own_ips, &wanted.peer_ips, mtu),
+        addresses: inner_addresses(&wanted.inside.own_ips, &wanted.inside.peer_ips, mtu),
         routes: wanted
+            .inside
             .routes
             .iter()
             .map(|&network| TunnelRoute { network, via: None })
             .collect(),
-        snat: wanted.snat.clone(),
+        snat: wanted.inside.snat.clone(),
     }
 }
 
@@ -460,14 +442,14 @@ fn receiving_link(wanted: &DesiredTunnel, alias: String, remote: IpAddr) -> Link
         Mode::Ip6gre
     };
     LinkConfig {
-        name: wanted.name.clone(),
+        name: wanted.inside.name.clone(),
         alias: Some(alias),
         mode,
         local: None,
         remote: Some(remote),
         dev: None,
-        ikey: Some(wanted.gre_key),
-        okey: Some(wanted.gre_key),
+        ikey: Some(wanted.outside.gre_key),
+        okey: Some(wanted.outside.gre_key),
         ttl: InheritOrFixed::TTL,
         tos: InheritOrFixed::TOS,
         pmtudisc: true,
@@ -532,9 +514,10 @@ impl UserError for ApplyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::{Inside, Outside};
 
     pub(super) fn wanted() -> DesiredTunnel {
-        DesiredTunnel {
+        let outside = Outside {
             number: 1,
             path: Path {
                 local: "192.0.2.1".parse().unwrap(),
@@ -544,13 +527,15 @@ mod tests {
             overlap: None,
             path_mtu: None,
             gre_key: 5,
+        };
+        let inside = Inside {
             name: "gretun0".to_owned(),
             alt_name: "bob".to_owned(),
-            routes: Vec::new(),
-            snat: Vec::new(),
             own_ips: vec!["100.64.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             peer_ips: vec!["fd00::2".parse().unwrap(), "100.64.0.2".parse().unwrap()],
-        }
+            ..Inside::default()
+        };
+        DesiredTunnel { outside, inside }
     }
 
     #[test]
@@ -575,7 +560,7 @@ mod tests {
     fn another_path_is_a_change_in_place_and_the_same_path_is_nothing() {
         let before = tunnel_state(&wanted(), "mark".to_owned(), 1500);
         let mut other = wanted();
-        other.path.remote = "203.0.113.9:7777".parse().unwrap();
+        other.outside.path.remote = "203.0.113.9:7777".parse().unwrap();
         let after = tunnel_state(&other, "mark".to_owned(), 1500);
         assert!(
             plan::overlay(Some(&before), Some(&before), &[])

@@ -15,6 +15,7 @@ mod queries;
 pub mod settings;
 mod startup;
 pub mod state_dir;
+mod state_writer;
 pub mod stun_servers;
 pub mod teardown;
 

@@ -2,11 +2,9 @@
 
 use std::time::Instant;
 
-use tracing::warn;
-
 use super::event_loop::Daemon;
 use super::port_mapping::Handle;
-use crate::error::chain;
+use super::state_writer::Content;
 use crate::local_api::PortMappingView;
 use crate::node::RouterPort;
 use crate::portmap::Status;
@@ -22,9 +20,7 @@ impl Daemon {
             return;
         }
         self.lease.clone_from(&status.lease);
-        if let Err(error) = self.state.save_router_port(self.lease.as_ref()) {
-            warn!(error = %chain(&error), "the router's port cannot be kept; `gretun down` without a daemon would not give it back");
-        }
+        self.writer.write(Content::RouterPort(self.lease.clone()));
     }
 
     /// What is known of the router; `None` when it is not asked.

@@ -1,10 +1,124 @@
-//! What is asked of one peer: `gretun explain` and `gretun ping`.
+//! The answers to the commands that ask the daemon.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::{info, warn};
 
 use super::event_loop::Daemon;
-use crate::local_api::{ExplainView, PathsView};
+use super::metrics::Gauges;
+use super::state_writer::Content;
+use super::teardown;
+use crate::error::chain;
+use crate::kernel::KernelError;
+use crate::local_api::{DaemonNetView, ExplainView, PathsView, PeerView, Query, Request, StunView};
 use crate::node::{Evidence, Explanation, PeerStatus};
+
+/// Time for the last answer to reach its client.
+const ANSWER_GRACE: Duration = Duration::from_millis(50);
+
+impl Daemon {
+    /// Answers one query; true when it was `down` and everything is gone. What fails is the client's answer, and the daemon goes
+    /// on.
+    pub(super) async fn answer(&mut self, query: Query) -> bool {
+        let is_down = query.request == Request::Down;
+        let answer = self.answer_to(query.request).await;
+        if let Err(error) = &answer {
+            warn!(error, "a command cannot be answered");
+        }
+        let is_down = is_down && answer.is_ok();
+        // A client that did not wait for its answer has no use for it.
+        let _ = query.answer.send(answer);
+        if is_down {
+            // The answer is written by another task of this runtime.
+            tokio::time::sleep(ANSWER_GRACE).await;
+        }
+        is_down
+    }
+
+    async fn answer_to(&mut self, request: Request) -> Result<serde_json::Value, String> {
+        Ok(match request {
+            Request::Peers => {
+                let views = self.peer_views().await;
+                serde_json::json!(views.map_err(|error| chain(&error))?)
+            }
+            Request::Stun => serde_json::json!(
+                self.node
+                    .stun_answers()
+                    .map(|(server, endpoint)| StunView { server, endpoint })
+                    .collect::<Vec<_>>()
+            ),
+            Request::Explain(peer) => serde_json::json!(self.explain(&peer)),
+            Request::Paths(peer) => serde_json::json!(self.paths(&peer)),
+            Request::Ping(peer) => serde_json::json!(self.ping(&peer)),
+            Request::Net => serde_json::json!(DaemonNetView {
+                port: self.config.port,
+                mapping: self.node.nat_mapping(),
+                servers: self.node.stun_servers().collect(),
+                coordinator: self.config.coordinator.base().to_owned(),
+                state_dir: self.config.state_dir.clone(),
+                port_mapping: self.router_port_view(),
+            }),
+            Request::Metrics => {
+                let text = self.metrics.render(&self.gauges(), self.node.counters());
+                serde_json::Value::String(text.map_err(|error| chain(&error))?)
+            }
+            Request::Down => {
+                info!("taking the tunnels down");
+                let extra = self.state.extra_ports();
+                let port = self.config.port;
+                teardown::remove_all(&self.kernel, self.own, port, &extra)
+                    .await
+                    .map_err(|error| chain(&error))?;
+                if let Some(port_mapping) = &self.port_mapping {
+                    port_mapping.give_back().await;
+                    self.writer.write(Content::RouterPort(None));
+                }
+                serde_json::Value::Null
+            }
+        })
+    }
+
+    fn gauges(&self) -> Gauges {
+        Gauges {
+            states: self
+                .node
+                .status()
+                .iter()
+                .map(|status| status.state)
+                .collect(),
+            coordinator_up: self.coordinator_up,
+            router_port: self.has_router_port(),
+            receive_overruns: self.port.overruns(),
+            kernel_failures: self.kernel_failures,
+        }
+    }
+
+    async fn peer_views(&self) -> Result<Vec<PeerView>, KernelError> {
+        let observed = self.kernel.links_without_routes().await?.tunnels;
+        let views = self.node.status().into_iter().map(|status| {
+            let link = self
+                .tunnels
+                .get(&status.node_key)
+                .and_then(|link| observed.iter().find(|tunnel| tunnel.index == link.index));
+            PeerView {
+                name: status.name,
+                node_key: status.node_key,
+                tunnel_ips: status.tunnel_ips,
+                state: status.state.to_string(),
+                reason: status.reason,
+                via: status.via.map(|via| via.to_string()),
+                endpoint: status.path.map(|path| path.remote),
+                interface: link.map(|link| link.state.link.name.clone()),
+                rtt_ms: status.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+                mtu: link.map(|link| link.state.link.mtu),
+                rx_bytes: link.map_or(0, |link| link.counters.rx_bytes),
+                tx_bytes: link.map_or(0, |link| link.counters.tx_bytes),
+                since: rfc3339(status.since),
+            }
+        });
+        Ok(views.collect())
+    }
+}
 
 impl Daemon {
     /// The verdict on a peer, named by its name, tunnel address or node key; `None` when there is no such peer.
@@ -40,4 +154,12 @@ impl Daemon {
                 || it.tunnel_ips.iter().any(|ip| ip.to_string() == peer)
         })
     }
+}
+
+/// A point of the monotonic clock on the wall clock.
+fn rfc3339(instant: Instant) -> String {
+    let at = SystemTime::now()
+        .checked_sub(instant.elapsed())
+        .unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(at).to_string()
 }

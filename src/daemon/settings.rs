@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -11,7 +10,7 @@ use thiserror::Error;
 
 use crate::coordinator::{CoordinatorUrl, UrlError};
 use crate::error::{Kind, UserError};
-use crate::tunnel::name;
+use crate::node::{IfaceTemplate, IfaceTemplateError};
 
 /// Default UDP port for discovery and data.
 pub const DEFAULT_PORT: u16 = 7777;
@@ -21,9 +20,6 @@ pub const DEFAULT_SOCKET: &str = "/run/gretun/gretun.sock";
 
 const DEFAULT_STATE_DIR: &str = "/var/lib/gretun";
 const DEFAULT_IFACE: &str = "gretun%d";
-
-/// The largest link index that an interface template must have room for.
-const MAX_LINK_INDEX: u16 = 9999;
 
 /// What a person can set, each with the same name as flag (`--fou-port`), variable (`GRETUN_FOU_PORT`) and TOML key
 /// (`fou-port`). Everything is optional here; [`Settings::resolve`] fills in the defaults and checks.
@@ -83,12 +79,24 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub advertise_routes: Vec<IpNet>,
-    /// Reach the networks that peers offer through their tunnels
-    #[arg(long, env = "GRETUN_ACCEPT_ROUTES")]
-    pub accept_routes: bool,
-    /// Masquerade what peers send to the offered networks, so that the hosts there need no route back
-    #[arg(long, env = "GRETUN_SNAT_ROUTES")]
-    pub snat_routes: bool,
+    /// Reach the networks that peers offer through their tunnels [default: false]
+    #[arg(
+        long,
+        env = "GRETUN_ACCEPT_ROUTES",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub accept_routes: Option<bool>,
+    /// Masquerade what peers send to the offered networks, so that the hosts there need no route back [default: false]
+    #[arg(
+        long,
+        env = "GRETUN_SNAT_ROUTES",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub snat_routes: Option<bool>,
     /// Serve Prometheus metrics on this address, such as 127.0.0.1:9477
     #[arg(long, env = "GRETUN_METRICS_ADDR", value_name = "ADDR:PORT")]
     pub metrics_addr: Option<SocketAddr>,
@@ -167,8 +175,8 @@ impl Settings {
             } else {
                 self.advertise_routes
             },
-            accept_routes: self.accept_routes || below.accept_routes,
-            snat_routes: self.snat_routes || below.snat_routes,
+            accept_routes: self.accept_routes.or(below.accept_routes),
+            snat_routes: self.snat_routes.or(below.snat_routes),
             metrics_addr: self.metrics_addr.or(below.metrics_addr),
             socket: self.socket.or(below.socket),
         }
@@ -233,7 +241,8 @@ impl Settings {
         for &network in &self.advertise_routes {
             check_route(network)?;
         }
-        if self.snat_routes && self.advertise_routes.is_empty() {
+        let snat_routes = self.snat_routes.unwrap_or(false);
+        if snat_routes && self.advertise_routes.is_empty() {
             return Err(SettingsError::NothingToSnat);
         }
         Ok(Config {
@@ -247,56 +256,11 @@ impl Settings {
             aggressive_punch: self.aggressive_punch.unwrap_or(true),
             port_mapping: self.port_mapping.unwrap_or(true),
             advertise_routes: self.advertise_routes,
-            accept_routes: self.accept_routes,
-            snat_routes: self.snat_routes,
+            accept_routes: self.accept_routes.unwrap_or(false),
+            snat_routes,
             metrics_addr: self.metrics_addr,
             socket,
         })
-    }
-}
-
-/// The pattern of tunnel interface names, with `%d` where the index goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IfaceTemplate {
-    before: String,
-    after: String,
-}
-
-impl IfaceTemplate {
-    /// The interface name of the peer with this index.
-    pub fn name(&self, index: u16) -> String {
-        format!("{}{index}{}", self.before, self.after)
-    }
-
-    /// The index that is in this interface name, where the template could have made it.
-    pub fn index(&self, name: &str) -> Option<u16> {
-        name.strip_prefix(&self.before)?
-            .strip_suffix(&self.after)?
-            .parse()
-            .ok()
-    }
-}
-
-impl FromStr for IfaceTemplate {
-    type Err = SettingsError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (before, after) = text
-            .split_once("%d")
-            .ok_or_else(|| SettingsError::IfaceNoIndex {
-                iface: text.to_owned(),
-            })?;
-        let template = IfaceTemplate {
-            before: before.to_owned(),
-            after: after.to_owned(),
-        };
-        if name::check_new(&template.name(MAX_LINK_INDEX)).is_ok() {
-            Ok(template)
-        } else {
-            Err(SettingsError::Iface {
-                iface: text.to_owned(),
-            })
-        }
     }
 }
 
@@ -387,18 +351,9 @@ pub enum SettingsError {
     /// The coordinator's URL cannot be used.
     #[error(transparent)]
     Coordinator(#[from] UrlError),
-    /// The interface template has no place for the index.
-    #[error("iface {iface:?} has no %d")]
-    IfaceNoIndex {
-        /// What was given.
-        iface: String,
-    },
-    /// The names made from the interface template would not be valid.
-    #[error("iface {iface:?} does not give a valid interface name")]
-    Iface {
-        /// What was given.
-        iface: String,
-    },
+    /// The interface template cannot be used.
+    #[error(transparent)]
+    Iface(#[from] IfaceTemplateError),
     /// The node name is not a DNS label.
     #[error("node-name {name:?} is not a DNS label")]
     NodeName {
@@ -443,7 +398,7 @@ impl UserError for SettingsError {
                 "give --coordinator URL, or `coordinator = \"URL\"` in the file named by --config"
             }
             SettingsError::Coordinator(error) => return error.hint(),
-            SettingsError::IfaceNoIndex { .. } | SettingsError::Iface { .. } => {
+            SettingsError::Iface(_) => {
                 "give a template such as gretun%d, at most 13 bytes long with its %d"
             }
             SettingsError::NodeName { .. } => {

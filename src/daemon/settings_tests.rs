@@ -104,7 +104,7 @@ fn bad_values_are_refused_with_a_hint() {
 fn routes_are_networks_and_never_everything() {
     let with_routes = |routes: &[&str]| Settings {
         advertise_routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
-        snat_routes: true,
+        snat_routes: Some(true),
         ..with_coordinator("http://h")
     };
     assert_eq!(
@@ -171,9 +171,27 @@ fn the_router_is_asked_unless_told_otherwise() {
 }
 
 #[test]
-fn the_template_makes_names() {
-    let template: IfaceTemplate = "ov%d".parse().unwrap();
-    assert_eq!(template.name(12), "ov12");
-    assert_eq!(template.index("ov12"), Some(12));
-    assert_eq!(template.index("eth0"), None);
+fn a_flag_switches_off_what_the_file_switches_on() {
+    let flags = |flags: &[&str]| {
+        let mut args = vec!["up"];
+        args.extend(flags);
+        let matches = <Settings as clap::Args>::augment_args(clap::Command::new("up"))
+            .try_get_matches_from(args)
+            .unwrap();
+        <Settings as clap::FromArgMatches>::from_arg_matches(&matches).unwrap()
+    };
+    let file =
+        || -> Settings { toml::from_str("accept-routes = true\nsnat-routes = true").unwrap() };
+    let off = flags(&["--accept-routes=false", "--snat-routes=false"]).over(file());
+    assert_eq!(
+        (off.accept_routes, off.snat_routes),
+        (Some(false), Some(false))
+    );
+    let on = flags(&["--accept-routes", "--snat-routes"]);
+    assert_eq!((on.accept_routes, on.snat_routes), (Some(true), Some(true)));
+    let silent = flags(&[]).over(file());
+    assert_eq!(
+        (silent.accept_routes, silent.snat_routes),
+        (Some(true), Some(true))
+    );
 }

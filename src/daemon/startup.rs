@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::applier::{Applier, ApplyError, DesiredTunnel, DesiredTunnels};
+use super::applier::{Applier, ApplyError, DesiredTunnels};
 use super::event_loop::{Daemon, source_addresses};
 use super::metrics::{Metrics, MetricsError};
 use super::metrics_server::{self, MetricsServerError};
@@ -19,9 +19,10 @@ use super::owner_alias::OwnerAlias;
 use super::port_mapping;
 use super::settings::Config;
 use super::state_dir::{StateDir, StateError};
+use super::state_writer::StateWriter;
 use super::stun_servers;
 use crate::coordinator::{self, ClientError, Registration};
-use crate::error::{Kind, UserError};
+use crate::error::{Kind, UserError, chain};
 use crate::kernel::fou::{Added, Family};
 use crate::kernel::observe::ObservedTunnel;
 use crate::kernel::preflight::{self, PreflightError};
@@ -29,7 +30,9 @@ use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::RawPort;
 use crate::kernel::{Kernel, KernelError, NetChange};
 use crate::local_api::{LocalApiError, Server};
-use crate::node::{EXTRA_PORTS, FIRST_PATH_MTU, Node, NodeConfig, Path};
+use crate::node::{
+    DesiredTunnel, EXTRA_PORTS, Inside, NetworkSettings, Node, NodeConfig, Outside, Path,
+};
 use crate::portmap::Lease;
 use crate::proto::keys::NodePublic;
 use crate::tunnel::mtu;
@@ -100,32 +103,29 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
         disco: identity.disco.clone(),
         port: config.port,
         aggressive_punch: config.aggressive_punch,
+        network: NetworkSettings {
+            iface: config.iface.clone(),
+            advertise_routes: config.advertise_routes.clone(),
+            accept_routes: config.accept_routes,
+            snat_routes: config.snat_routes,
+        },
+        interface_numbers: state.interface_numbers(),
         seed,
     });
     let network = state.network();
-    let mut links = state.links();
     let addresses = source_addresses(&kernel).await?;
     info!(node = %own, ?addresses, port = config.port, "starting");
     node.handle_local_addresses(now, addresses.clone());
-    let mut wanted = DesiredTunnels::new();
     let mut links_there = kernel.links().await?;
     kernel.add_snat(&mut links_there).await;
     for tunnel in links_there.tunnels {
-        let Some((peer, adopted)) = adopt(&tunnel, own, config.port) else {
-            continue;
-        };
-        info!(interface = adopted.name, path = %adopted.path, "adopting tunnel");
-        if let Some(index) = config.iface.index(&adopted.name) {
-            links.keep(peer, index);
+        if let Some((peer, adopted)) = adopt(&tunnel, own, config.port) {
+            info!(interface = adopted.inside.name, path = %adopted.outside.path, "adopting tunnel");
+            node.handle_adopted(now, peer, adopted);
         }
-        let path_mtu = adopted.path_mtu.unwrap_or(FIRST_PATH_MTU);
-        node.handle_adopted(now, peer, adopted.path, path_mtu);
-        wanted.insert(peer, adopted);
     }
-    // Without a list from last time nothing is known of the peers, least of all that they are gone.
-    if !network.peers.is_empty() {
-        node.handle_peers(now, &network.peers);
-    }
+    node.handle_own_addresses(network.tunnel_ips.clone(), network.networks.clone());
+    node.handle_kept_peers(now, &network.peers);
     let names = if config.stun_servers.is_empty() {
         let ports = if network.stun_ports.is_empty() {
             stun_servers::DEFAULT_PORTS.to_vec()
@@ -151,7 +151,7 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
         auth_key_file: config.auth_key_file.clone(),
     };
     let coordinator = coordinator::start(registration, coordinator_tx)?;
-    let (wanted, wanted_rx) = watch::channel(wanted);
+    let (wanted, wanted_rx) = watch::channel(DesiredTunnels::new());
     let (applied_tx, applied) = mpsc::channel(QUEUE);
     let (link_changes, link_changed) = watch::channel(());
     let changes = Kernel::watch()?.inspect(move |change| {
@@ -159,23 +159,13 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
             link_changes.send_replace(());
         }
     });
-    tokio::spawn(
-        Applier::new(
-            kernel.clone(),
-            own,
-            config.port,
-            wanted_rx,
-            link_changed,
-            applied_tx,
-            state.extra_ports(),
-        )
-        .run(),
-    );
-    Ok(Daemon {
+    let extra_ports = state.extra_ports();
+    let mut daemon = Daemon {
+        writer: StateWriter::start(&state).map_err(DaemonError::Runtime)?,
         state,
         own,
         node,
-        kernel,
+        kernel: kernel.clone(),
         port,
         probes,
         coordinator,
@@ -189,7 +179,6 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
         wanted,
         applied,
         network,
-        links,
         metrics: Metrics::new()?,
         terminate: signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?,
         interrupt: signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?,
@@ -203,7 +192,20 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
         coordinator_up: false,
         kernel_failures: 0,
         config,
-    })
+    };
+    // The applier removes tunnels that nobody asks for, so those that were found are asked for before it begins.
+    daemon.drain_outputs();
+    let applier = Applier::new(
+        kernel,
+        own,
+        daemon.config.port,
+        wanted_rx,
+        link_changed,
+        applied_tx,
+        extra_ports,
+    );
+    tokio::spawn(applier.run());
+    Ok(daemon)
 }
 
 /// Begins to ask the router for a port; or gives back what an earlier run was granted, where it is not to be asked any more.
@@ -219,7 +221,9 @@ fn port_mapping(
     }
     if let Some(lease) = before {
         tokio::spawn(port_mapping::give_back(lease));
-        state.save_router_port(None)?;
+        if let Err(error) = state.save_router_port(None) {
+            warn!(error = %chain(&error), "the next start gives the router's port back once more");
+        }
     }
     Ok(None)
 }
@@ -246,22 +250,23 @@ fn adopt(
         remote: (link.remote?, udp.dport).into(),
     };
     let path_mtu = link.mtu + mtu::overhead(link.mode, link.encap, link.ikey.is_some());
-    let wanted = DesiredTunnel {
+    let outside = Outside {
         number: 0,
         path,
         overlap: None,
         path_mtu: Some(u16::try_from(path_mtu).unwrap_or(u16::MAX)),
         gre_key: link.ikey?,
+    };
+    let peer_ips = addresses.iter().filter_map(|address| address.peer);
+    let inside = Inside {
         name: link.name.clone(),
         alt_name: alt_names.first().cloned().unwrap_or_default(),
+        own_ips: addresses.iter().map(|address| address.net.addr()).collect(),
+        peer_ips: peer_ips.collect(),
         routes: routes.iter().map(|route| route.network).collect(),
         snat: snat.clone(),
-        own_ips: addresses.iter().map(|address| address.net.addr()).collect(),
-        peer_ips: addresses
-            .iter()
-            .filter_map(|address| address.peer)
-            .collect(),
     };
+    let wanted = DesiredTunnel { outside, inside };
     Some((mark.peer, wanted))
 }
 

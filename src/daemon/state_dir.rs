@@ -1,12 +1,13 @@
 //! The state directory: the node's keys, the last known peers and the link indices. One daemon at a time owns it. Every
 //! file is written whole (temporary file, sync, rename), so that a crash leaves the old or the new content, never half.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
@@ -15,9 +16,10 @@ use tracing::warn;
 
 use crate::error::{Kind, UserError};
 use crate::kernel::fou::Family;
+use crate::node::InterfaceNumbers;
 use crate::portmap::Lease;
 use crate::proto::api::PeerRecord;
-use crate::proto::keys::{DiscoSecret, NodePublic, NodeSecret};
+use crate::proto::keys::{DiscoSecret, NodeSecret};
 
 const NODE_KEY: &str = "node.key";
 const DISCO_KEY: &str = "disco.key";
@@ -49,41 +51,13 @@ pub struct Identity {
 pub struct Network {
     /// Our own tunnel addresses.
     pub tunnel_ips: Vec<std::net::IpAddr>,
+    /// The pools that all tunnel addresses come from.
+    #[serde(default)]
+    pub networks: Vec<IpNet>,
     /// The STUN ports at the coordinator's host.
     pub stun_ports: Vec<u16>,
     /// All peers.
     pub peers: Vec<PeerRecord>,
-}
-
-/// Which link index each peer has; stable across restarts, so that interface names are.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct InterfaceNumbers(BTreeMap<NodePublic, u16>);
-
-impl InterfaceNumbers {
-    /// The index of this peer, and whether it was given out just now.
-    pub fn index(&mut self, peer: NodePublic) -> (u16, bool) {
-        if let Some(&index) = self.0.get(&peer) {
-            return (index, false);
-        }
-        let taken: std::collections::BTreeSet<u16> = self.0.values().copied().collect();
-        let free = (0..=u16::MAX)
-            .find(|index| !taken.contains(index))
-            .unwrap_or(u16::MAX);
-        self.0.insert(peer, free);
-        (free, true)
-    }
-
-    /// Notes the index that a link in the kernel has, unless another peer has it by now.
-    pub fn keep(&mut self, peer: NodePublic, index: u16) {
-        if !self.0.values().any(|&taken| taken == index) {
-            self.0.entry(peer).or_insert(index);
-        }
-    }
-
-    /// Forgets peers that are gone, so that their indices can be used again.
-    pub fn retain(&mut self, keep: impl Fn(&NodePublic) -> bool) {
-        self.0.retain(|peer, _| keep(peer));
-    }
 }
 
 impl StateDir {
@@ -130,25 +104,9 @@ impl StateDir {
         self.cached(NETWORK)
     }
 
-    /// Keeps what the coordinator said.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn save_network(&self, network: &Network) -> Result<(), StateError> {
-        self.save_json(NETWORK, network)
-    }
-
-    /// The link indices given out so far.
-    pub fn links(&self) -> InterfaceNumbers {
+    /// The interface numbers given out so far.
+    pub fn interface_numbers(&self) -> InterfaceNumbers {
         self.cached(LINKS)
-    }
-
-    /// Keeps the link indices.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn save_links(&self, links: &InterfaceNumbers) -> Result<(), StateError> {
-        self.save_json(LINKS, links)
     }
 
     /// The note of extra FOU ports.
@@ -167,6 +125,11 @@ impl StateDir {
     /// When the file cannot be written.
     pub fn save_router_port(&self, lease: Option<&Lease>) -> Result<(), StateError> {
         self.save_json(ROUTER_PORT, &lease)
+    }
+
+    /// The files that the daemon writes while it runs: the network, the interface numbers and the router's port.
+    pub(super) fn written_files(&self) -> [PathBuf; 3] {
+        [NETWORK, LINKS, ROUTER_PORT].map(|name| self.path.join(name))
     }
 
     fn key(&self, name: &str) -> Result<[u8; 32], StateError> {
@@ -260,7 +223,7 @@ fn save_json(path: &Path, value: &impl Serialize) -> Result<(), StateError> {
 }
 
 /// Replaces a file as a whole, with mode 0600.
-fn write_whole(path: &Path, content: &[u8]) -> Result<(), StateError> {
+pub(super) fn write_whole(path: &Path, content: &[u8]) -> Result<(), StateError> {
     let at = |source| StateError::Write {
         path: path.to_owned(),
         source,

@@ -49,28 +49,6 @@ fn a_corrupt_cache_is_put_aside() {
     fs::write(dir.path().join(NETWORK), "{\"tunnel_ips\": [").unwrap();
     assert!(state.network().peers.is_empty());
     assert!(dir.path().join("network.corrupt").exists());
-    state
-        .save_network(&Network {
-            stun_ports: vec![3478],
-            ..Network::default()
-        })
-        .unwrap();
-    assert_eq!(state.network().stun_ports, [3478]);
-}
-
-#[test]
-fn link_indices_are_stable_and_reused_only_when_free() {
-    let peer = |byte| NodePublic::from_bytes([byte; 32]);
-    let mut links = InterfaceNumbers::default();
-    assert_eq!(links.index(peer(1)), (0, true));
-    assert_eq!(links.index(peer(2)), (1, true));
-    assert_eq!(links.index(peer(1)), (0, false));
-    links.retain(|key| *key != peer(1));
-    assert_eq!(links.index(peer(3)), (0, true));
-    let dir = tempfile::tempdir().unwrap();
-    let state = StateDir::open(dir.path()).unwrap();
-    state.save_links(&links).unwrap();
-    assert_eq!(state.links().index(peer(2)), (1, false));
 }
 
 #[test]

@@ -49,6 +49,19 @@ impl ProbeSocket {
         Ok((frame.device, buffer))
     }
 
+    /// A probe that is waiting, as [`ProbeSocket::recv`] gives it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn try_recv(&self) -> io::Result<Option<(u32, Vec<u8>)>> {
+        let mut buffer = vec![0; BUFFER];
+        let Some(frame) = self.socket.try_recv(&mut buffer)? else {
+            return Ok(None);
+        };
+        buffer.truncate(frame.length);
+        Ok(Some((frame.device, buffer)))
+    }
+
     /// Sends a probe through the device with this index.
     ///
     /// # Errors

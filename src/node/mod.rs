@@ -4,7 +4,10 @@
 //! it is empty, then sleeps until [`Node::poll_timeout`] or the next input, whichever comes first.
 
 mod deadlines;
+mod early_signals;
 mod explain;
+mod interface_names;
+mod network;
 mod observe;
 mod stun;
 
@@ -12,9 +15,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use ipnet::IpNet;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
-use tracing::{info, trace, warn};
+use tracing::{info, info_span, trace, warn};
 
 use crate::peer::{Channel, Context, Host, Limiter, Nat, Peer, is_usable};
 use crate::proto::api::{Endpoint, EndpointKind, EndpointsRequest, PeerRecord};
@@ -22,15 +26,20 @@ use crate::proto::disco::Envelope;
 use crate::proto::{DiscoPublic, DiscoSecret, NodePublic};
 
 use deadlines::Deadlines;
+use early_signals::EarlySignals;
+use network::Network;
 use observe::Observer;
 use stun::StunClient;
+
+pub use interface_names::{IfaceTemplate, IfaceTemplateError, InterfaceNumbers};
+pub use network::{NetworkSettings, OfferedRoute, RouteRefusal};
 
 pub use crate::proto::NatMapping;
 
 pub use crate::peer::{
-    Cause, Counters, DropReason, EXTRA_PORTS, Evidence, Explanation, FIRST_PATH_MTU,
-    MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, Output, Path, PeerStatus, Remedy,
-    RouterPort, Side, State, Tried, TunnelReport, TunnelSeen, Via,
+    Cause, Counters, DesiredTunnel, DropReason, EXTRA_PORTS, Evidence, Explanation, FIRST_PATH_MTU,
+    Inside, MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, Output, Outside, Path,
+    PeerStatus, Remedy, RouterPort, Side, State, Tried, TunnelReport, TunnelSeen, Via,
 };
 
 /// What a node is made of.
@@ -44,6 +53,10 @@ pub struct NodeConfig {
     pub port: u16,
     /// Whether ports may be searched for where nothing else helps.
     pub aggressive_punch: bool,
+    /// What this host's tunnels carry.
+    pub network: NetworkSettings,
+    /// The interface numbers of the last run.
+    pub interface_numbers: InterfaceNumbers,
     /// Fresh random bytes: all nonces and transaction ids are drawn from them.
     pub seed: [u8; 32],
 }
@@ -77,11 +90,14 @@ pub struct Node {
     on_extra_ports: BTreeSet<NodePublic>,
     listens: bool,
     peers: BTreeMap<NodePublic, Peer>,
+    /// What the tunnels of the peers carry; its members are the peers and the adopted tunnels.
+    network: Network,
     /// Whose disco key is whose: exactly those of `peers`.
     by_disco: BTreeMap<DiscoPublic, NodePublic>,
     deadlines: Deadlines,
     /// Tunnels found at start whose peers are not known yet.
     adopted: BTreeMap<NodePublic, Adopted>,
+    early_signals: EarlySignals,
     out: VecDeque<Output>,
     counters: Counters,
 }
@@ -110,9 +126,11 @@ impl Node {
             on_extra_ports: BTreeSet::new(),
             listens: false,
             peers: BTreeMap::new(),
+            network: Network::new(config.network, config.interface_numbers),
             by_disco: BTreeMap::new(),
             deadlines: Deadlines::default(),
             adopted: BTreeMap::new(),
+            early_signals: EarlySignals::default(),
             out: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -167,9 +185,23 @@ impl Node {
         self.handle_from(now, peer, Channel::Tunnel, data);
     }
 
-    /// The coordinator handed over an envelope that it says is `from`'s.
+    /// The coordinator handed over an envelope that it says is `from`'s. An envelope of a peer that is not in the list yet is
+    /// kept for a moment: list and signals come over different connections.
     pub fn handle_signal(&mut self, now: Instant, from: NodePublic, sealed: &[u8]) {
+        let sender = Envelope::parse(sealed).ok().map(|it| it.sender);
+        if sender.is_some_and(|it| !self.by_disco.contains_key(&it)) {
+            let lost = self.early_signals.keep(now, from, sealed);
+            self.counters.count_drops(DropReason::UnknownSender, lost);
+            return;
+        }
         self.handle_from(now, from, Channel::Coordinator, sealed);
+    }
+
+    /// This host's own addresses in the overlay, and the pools that all overlay addresses come from: from the coordinator, or at
+    /// start those kept from last time.
+    pub fn handle_own_addresses(&mut self, own_ips: Vec<IpAddr>, pools: Vec<IpNet>) {
+        self.network.set_own(own_ips, pools);
+        self.network.update(&mut self.out);
     }
 
     /// The host's usable source addresses: all of them, at start and whenever they change. Addresses on tunnel links are
@@ -213,8 +245,16 @@ impl Node {
         }
     }
 
-    /// The whole list of peers: from the coordinator, or at start the one kept from last time. Tunnels that are to be
-    /// adopted must be told before it: those of peers not in the list are removed.
+    /// The list of peers kept from last time, at start. Without a list nothing is known of the peers, least of all that they
+    /// are gone, so an empty one changes nothing: the tunnels stay until the coordinator answers.
+    pub fn handle_kept_peers(&mut self, now: Instant, records: &[PeerRecord]) {
+        if !records.is_empty() {
+            self.handle_peers(now, records);
+        }
+    }
+
+    /// The whole list of peers, from the coordinator. Tunnels that are to be adopted must be told before it: those of peers not
+    /// in the list are removed.
     pub fn handle_peers(&mut self, now: Instant, records: &[PeerRecord]) {
         let listed: BTreeSet<NodePublic> = records.iter().map(|it| it.node_key).collect();
         let unlisted_peers = self.peers.keys().filter(|key| !listed.contains(key));
@@ -229,17 +269,31 @@ impl Node {
             self.adopted.remove(&peer);
             self.out.push_back(Output::RemoveTunnel { peer });
         }
+        let mut taken: Vec<&PeerRecord> = Vec::with_capacity(records.len());
         for record in records {
             if record.node_key != self.host.node_key && self.claim_disco_key(record) {
-                self.handle_record(now, record);
+                taken.push(record);
             }
+        }
+        self.network.set_records(taken.iter().copied());
+        self.network.update(&mut self.out);
+        for record in taken {
+            self.handle_record(now, record);
         }
         self.update_listening();
     }
 
-    /// A tunnel of `peer` was found in the kernel at start, made for outer packets of `path_mtu` bytes. It is kept, tested, and
-    /// counts as direct once data crossed it.
-    pub fn handle_adopted(&mut self, now: Instant, peer: NodePublic, path: Path, path_mtu: u16) {
+    /// A tunnel of `peer` was found in the kernel at start. It is kept, tested, and counts as direct once data crossed it. It is
+    /// asked for as it is, so that it stays until more is known.
+    pub fn handle_adopted(&mut self, now: Instant, peer: NodePublic, tunnel: DesiredTunnel) {
+        let path = tunnel.outside.path;
+        let path_mtu = tunnel.outside.path_mtu.unwrap_or(FIRST_PATH_MTU);
+        self.network.adopt(peer, tunnel);
+        self.network.update(&mut self.out);
+        self.adopt(now, peer, path, path_mtu);
+    }
+
+    fn adopt(&mut self, now: Instant, peer: NodePublic, path: Path, path_mtu: u16) {
         if self.peers.contains_key(&peer) {
             self.with_peer(now, peer, |peer, cx| {
                 peer.handle_adopted(cx, path, path_mtu);
@@ -293,6 +347,22 @@ impl Node {
         self.peers.values().map(Peer::status).collect()
     }
 
+    /// The networks that a peer offers, each with the reason if it is not routed into the peer's tunnel.
+    pub fn offered_routes(&self, peer: NodePublic) -> &[OfferedRoute] {
+        self.network.offers(peer)
+    }
+
+    /// The number in the interface name of each peer, to be kept across restarts.
+    pub fn interface_numbers(&self) -> &InterfaceNumbers {
+        self.network.interface_numbers()
+    }
+
+    /// The peer's name for the log; its key where the name is not known.
+    pub fn name(&self, peer: NodePublic) -> String {
+        let known = self.peers.get(&peer);
+        known.map_or_else(|| peer.to_string(), |it| it.name().to_owned())
+    }
+
     /// Totals since the start.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -339,7 +409,7 @@ impl Node {
                 let peer = Peer::new(now, &self.host, record, shared);
                 self.peers.insert(key, peer);
                 if let Some(adopted) = self.adopted.remove(&key) {
-                    self.handle_adopted(now, key, adopted.path, adopted.path_mtu);
+                    self.adopt(now, key, adopted.path, adopted.path_mtu);
                     if let Some(report) = adopted.report {
                         self.handle_tunnel(now, key, report);
                     }
@@ -353,6 +423,9 @@ impl Node {
             Some(_) => {}
         }
         self.with_peer(now, key, |peer, cx| peer.update(cx, record));
+        if let Some(sealed) = self.early_signals.take(now, key) {
+            self.handle_from(now, key, Channel::Coordinator, &sealed);
+        }
     }
 
     /// Enters the record's disco key into the index, unless another peer holds it: whoever copies a peer's key must not
@@ -481,13 +554,16 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
+        let _span = info_span!("peer", name = peer.name(), %key).entered();
         let mut ask_stun = false;
+        let mut tunnel = None;
         let mut observe_nat = false;
         let mut cx = Context {
             now,
             host: &self.host,
             rng: &mut self.rng,
             out: &mut self.out,
+            tunnel: &mut tunnel,
             counters: &mut self.counters,
             ask_stun: &mut ask_stun,
             observe_nat: &mut observe_nat,
@@ -502,6 +578,11 @@ impl Node {
         } else {
             self.on_extra_ports.remove(&key)
         };
+        if let Some(outside) = tunnel {
+            self.network.ask(key, outside);
+        }
+        self.network.set_verified(key, peer.is_verified());
+        self.network.update(&mut self.out);
         if changed {
             self.update_listening();
         }
@@ -514,9 +595,14 @@ impl Node {
         }
     }
 
-    fn drop_input(&mut self, reason: DropReason) {
+    /// Counts input that the driver dropped.
+    pub fn count_drop(&mut self, reason: DropReason) {
         trace!(%reason, "dropped");
         self.counters.count_drop(reason);
+    }
+
+    fn drop_input(&mut self, reason: DropReason) {
+        self.count_drop(reason);
     }
 }
 

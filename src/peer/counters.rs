@@ -10,6 +10,10 @@ pub enum DropReason {
     Malformed,
     /// To an address that this host does not have, or has no more: a router that has not noticed yet still sends there.
     NotLocal,
+    /// It came to the data port through a tunnel: a path to a peer must not lead through one.
+    ThroughTunnel,
+    /// A data probe from a device that is no tunnel of this node.
+    NoTunnel,
     /// From a disco key that no peer has.
     UnknownSender,
     /// The sealed box does not open: forged, damaged, or sealed to another key.
@@ -38,6 +42,8 @@ impl DropReason {
         match self {
             DropReason::Malformed => "malformed",
             DropReason::NotLocal => "not_local",
+            DropReason::ThroughTunnel => "through_tunnel",
+            DropReason::NoTunnel => "no_tunnel",
             DropReason::UnknownSender => "unknown_sender",
             DropReason::NotForUs => "not_for_us",
             DropReason::Replay => "replay",
@@ -97,6 +103,13 @@ impl Counters {
     /// Counts one dropped input.
     pub(crate) fn count_drop(&mut self, reason: DropReason) {
         *self.drops.entry(reason).or_default() += 1;
+    }
+
+    /// Counts several dropped inputs.
+    pub(crate) fn count_drops(&mut self, reason: DropReason, count: u64) {
+        if count > 0 {
+            *self.drops.entry(reason).or_default() += count;
+        }
     }
 
     /// How much was dropped for `reason`.

@@ -9,6 +9,7 @@
 
 mod candidates;
 mod counters;
+mod desired_tunnel;
 mod evidence;
 mod explain;
 mod gather;
@@ -53,6 +54,7 @@ use search::{Calls, Pending, Search};
 use timers::{Timer, Timers};
 
 pub use counters::{Counters, DropReason};
+pub use desired_tunnel::{DesiredTunnel, Inside, Outside};
 pub use explain::{Cause, Evidence, Explanation, Remedy, Side, Tried, TunnelSeen, explain};
 pub(crate) use gather::Surroundings;
 pub use output::Output;
@@ -99,6 +101,8 @@ pub(crate) struct Context<'a> {
     pub(crate) host: &'a Host,
     pub(crate) rng: &'a mut ChaCha20Rng,
     pub(crate) out: &'a mut VecDeque<Output>,
+    /// Set to how the peer's tunnel should be from now on.
+    pub(crate) tunnel: &'a mut Option<Outside>,
     pub(crate) counters: &'a mut Counters,
     /// Set when this host's own mapping is in doubt: STUN should be asked now.
     pub(crate) ask_stun: &'a mut bool,
@@ -220,6 +224,15 @@ impl Peer {
             public: Vec::new(),
             mapped: None,
         }
+    }
+
+    /// Whether data crossed the tunnel and has not failed to since.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.state == State::Direct
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn disco_key(&self) -> DiscoPublic {
@@ -422,6 +435,7 @@ impl Peer {
             debug!(peer = %self.name, %from, %to, %reason, "state");
             cx.out.push_back(Output::StateChange {
                 peer: self.node_key,
+                name: self.name.clone(),
                 from,
                 to,
                 after: cx.now - self.since,

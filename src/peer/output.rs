@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::path::Path;
+use super::desired_tunnel::DesiredTunnel;
 use super::state::State;
 use crate::proto::NodePublic;
 use crate::proto::api::EndpointsRequest;
@@ -46,27 +46,22 @@ pub enum Output {
     SetTunnel {
         /// Whose tunnel.
         peer: NodePublic,
-        /// The number of this request; numbers of one node grow.
-        number: u64,
-        /// From where to where.
-        path: Path,
-        /// The pair's GRE key, for both directions.
-        gre_key: u32,
-        /// The largest outer packet that gets through, bytes. `None`: not known yet; what the device takes, and no more than
-        /// [`super::FIRST_PATH_MTU`].
-        path_mtu: Option<u16>,
-        /// A path that the peer's data may come over as well: the two sides are moving from one to the other.
-        overlap: Option<Path>,
+        /// How it should be.
+        tunnel: DesiredTunnel,
     },
     /// The peer left the network: remove its tunnel.
     RemoveTunnel {
         /// Whose tunnel.
         peer: NodePublic,
     },
+    /// The interface numbers of the peers changed: keep them across restarts.
+    KeepInterfaceNumbers,
     /// A peer changed its state; for the log and the metrics.
     StateChange {
         /// Who.
         peer: NodePublic,
+        /// Its name.
+        name: String,
         /// The state it left.
         from: State,
         /// The state it is in.

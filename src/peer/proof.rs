@@ -15,7 +15,7 @@ use super::tuning::{
     LOSS_TIMEOUT_CALLED, MOVE_TIMEOUT, PROBE_GAPS, PROBE_LATE_MAX, PROBE_LATE_MIN, PROBE_MIN_GAP,
     PROVEN_GAP, TEST_ROUND_TRIPS, TEST_TIMEOUT, UNPROVEN_GAP,
 };
-use super::{Context, DropReason, Output, Path, Peer, State, TunnelReport};
+use super::{Context, DropReason, Outside, Path, Peer, State, TunnelReport};
 use crate::proto::TxId;
 use crate::proto::disco::Message;
 
@@ -194,13 +194,12 @@ impl Peer {
             } else {
                 tunnel.path
             };
-            cx.out.push_back(Output::SetTunnel {
-                peer: self.node_key,
+            *cx.tunnel = Some(Outside {
                 number,
                 path,
-                gre_key: self.shared.gre_key(),
-                path_mtu: tunnel.mtu.asked,
                 overlap: self.overlap.other,
+                path_mtu: tunnel.mtu.asked,
+                gre_key: self.shared.gre_key(),
             });
         }
     }

@@ -70,28 +70,24 @@ impl World {
                     self.hosts[id.0].published = latest;
                     self.publish(id);
                 }
-                Output::SetTunnel {
-                    peer,
-                    number,
-                    path,
-                    gre_key,
-                    path_mtu,
-                    overlap,
-                } => {
+                Output::SetTunnel { peer, tunnel } => {
                     let host = &mut self.hosts[id.0];
                     let delay = host.apply_delay;
                     let wish = Wish {
-                        number,
-                        path,
-                        key: gre_key,
-                        path_mtu,
-                        overlap,
+                        number: tunnel.outside.number,
+                        path: tunnel.outside.path,
+                        key: tunnel.outside.gre_key,
+                        path_mtu: tunnel.outside.path_mtu,
+                        overlap: tunnel.outside.overlap,
                     };
+                    host.insides.insert(peer, tunnel.inside);
                     host.wanted.insert(peer, wish);
                     self.at(delay, Event::Apply(id, peer, wish));
                 }
+                Output::KeepInterfaceNumbers => {}
                 Output::RemoveTunnel { peer } => {
                     self.hosts[id.0].tunnels.remove(&peer);
+                    self.hosts[id.0].insides.remove(&peer);
                     self.hosts[id.0].wanted.remove(&peer);
                 }
                 Output::StateChange {
@@ -100,6 +96,7 @@ impl World {
                     to,
                     after,
                     reason,
+                    ..
                 } => {
                     let line = format!("{from} -> {to} after {after:.1?}: {reason}");
                     self.hosts[id.0].log.push((self.now, line));

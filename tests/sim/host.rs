@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use gretun::node::{EXTRA_PORTS, FIRST_PATH_MTU, Node, NodeConfig, Path, RouterPort};
+use gretun::node::{
+    EXTRA_PORTS, FIRST_PATH_MTU, Inside, InterfaceNumbers, NetworkSettings, Node, NodeConfig, Path,
+    RouterPort,
+};
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
+use ipnet::IpNet;
 
 use crate::driver::Wish;
 use crate::local_clock::LocalClock;
@@ -75,8 +79,14 @@ pub struct Host {
     pub cache: Vec<PeerRecord>,
     /// The endpoints that the daemon would publish.
     pub published: EndpointsRequest,
+    /// `--accept-routes` and the like.
+    pub network: NetworkSettings,
+    /// Networks behind it that it offers.
+    pub routes: Vec<IpNet>,
     /// The kernel's tunnels; they outlive the daemon.
     pub tunnels: BTreeMap<NodePublic, KernelTunnel>,
+    /// What each of them carries, as last asked for.
+    pub insides: BTreeMap<NodePublic, Inside>,
     /// The number of times that a tunnel was created or changed.
     pub tunnel_changes: u64,
     /// The latest desired state of each tunnel; older ones are never applied.
@@ -119,7 +129,10 @@ impl Host {
             registered: false,
             cache: Vec::new(),
             published: EndpointsRequest::default(),
+            network: NetworkSettings::default(),
+            routes: Vec::new(),
             tunnels: BTreeMap::new(),
+            insides: BTreeMap::new(),
             tunnel_changes: 0,
             wanted: BTreeMap::new(),
             apply_delay: Duration::from_millis(2),
@@ -138,6 +151,8 @@ impl Host {
             disco: self.disco.clone(),
             port: self.port,
             aggressive_punch: self.aggressive_punch,
+            network: self.network.clone(),
+            interface_numbers: InterfaceNumbers::default(),
             seed,
         }
     }
@@ -150,7 +165,7 @@ impl Host {
             tunnel_ips: Vec::new(),
             endpoints: self.published.endpoints.clone(),
             nat_mapping: self.published.nat_mapping,
-            routes: Vec::new(),
+            routes: self.routes.clone(),
             online,
         }
     }

@@ -27,4 +27,5 @@ mod mtu;
 mod paths;
 mod port_mapping;
 mod port_search;
+mod routes;
 mod schedule;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use gretun::node::{Node, PeerStatus, RouterPort, State, TunnelReport};
+use gretun::node::{DesiredTunnel, Node, Outside, PeerStatus, RouterPort, State, TunnelReport};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
@@ -156,16 +156,24 @@ impl World {
         host.searched.clear();
         host.search_pings = 0;
         for (peer, tunnel) in &host.tunnels {
-            node.handle_adopted(now, *peer, tunnel.path, tunnel.path_mtu);
+            let tunnel = DesiredTunnel {
+                outside: Outside {
+                    number: 0,
+                    path: tunnel.path,
+                    overlap: None,
+                    path_mtu: Some(tunnel.path_mtu),
+                    gre_key: tunnel.key,
+                },
+                inside: host.insides.get(peer).cloned().unwrap_or_default(),
+            };
+            node.handle_adopted(now, *peer, tunnel);
         }
         node.handle_local_addresses(now, host.locals());
         node.handle_router_port(now, host.router_port);
         if self.servers_known {
             node.handle_stun_servers(now, self.servers.clone());
         }
-        if !host.cache.is_empty() {
-            node.handle_peers(now, &host.cache);
-        }
+        node.handle_kept_peers(now, &host.cache);
         host.wanted = host
             .tunnels
             .iter()
@@ -211,6 +219,7 @@ impl World {
     pub fn reboot(&mut self, id: HostId) {
         self.stop(id);
         self.hosts[id.0].tunnels.clear();
+        self.hosts[id.0].insides.clear();
         self.start(id);
     }
 

@@ -12,7 +12,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use gretun::node::{Node, NodeConfig, Output, Path, TunnelReport};
+use gretun::node::{
+    InterfaceNumbers, NetworkSettings, Node, NodeConfig, Output, Outside, Path, TunnelReport,
+};
 use gretun::proto::api::{
     self, Endpoint, EndpointKind, PeerRecord, RegisterRequest, RegisterResponse, SignalList,
     SignalRequest, sign_request,
@@ -102,6 +104,8 @@ async fn run(url: String, ip: Ipv4Addr) {
             disco,
             port: PORT,
             aggressive_punch: false,
+            network: NetworkSettings::default(),
+            interface_numbers: InterfaceNumbers::default(),
             seed: random(),
         }),
         socket: UdpSocket::bind(local)
@@ -240,13 +244,13 @@ impl Member {
                         let _ = self.socket.send_to(&frame, path.remote).await;
                     }
                 }
-                Output::SetTunnel {
-                    peer,
-                    number,
-                    path,
-                    gre_key,
-                    ..
-                } => {
+                Output::SetTunnel { peer, tunnel } => {
+                    let Outside {
+                        number,
+                        path,
+                        gre_key,
+                        ..
+                    } = tunnel.outside;
                     self.tunnels.insert(peer, (path, gre_key));
                     let report = TunnelReport::Applied {
                         number,
@@ -270,6 +274,7 @@ impl Member {
                 // The endpoints went with the registration.
                 Output::PublishEndpoints(_)
                 | Output::ListenOnExtraPorts(_)
+                | Output::KeepInterfaceNumbers
                 | Output::StateChange { .. } => {}
             }
         }

@@ -53,7 +53,7 @@ impl Applier {
             }
             let name = loop {
                 number += 1;
-                let name = name(&wanted.name, number);
+                let name = name(&wanted.inside.name, number);
                 if !links.indices.contains_key(&name) {
                     break name;
                 }
@@ -68,7 +68,7 @@ impl Applier {
                     self.redirect(index, tunnel).await;
                 }
                 Err(error) => {
-                    warn!(interface = wanted.name, error = %chain(&error), "packets may be lost while the tunnel moves");
+                    warn!(interface = wanted.inside.name, error = %chain(&error), "packets may be lost while the tunnel moves");
                 }
             }
         }
@@ -118,11 +118,14 @@ impl Applier {
 /// for it is the other one a moment later. Ports are nothing to the kernel here.
 fn remotes(wanted: &DesiredTunnel) -> Vec<IpAddr> {
     let ends = |path: Path| (path.local, path.remote.ip());
-    let other = wanted.overlap.filter(|it| ends(*it) != ends(wanted.path));
+    let other = wanted
+        .outside
+        .overlap
+        .filter(|it| ends(*it) != ends(wanted.outside.path));
     let Some(other) = other else {
         return Vec::new();
     };
-    let mut remotes = vec![wanted.path.remote.ip(), other.remote.ip()];
+    let mut remotes = vec![wanted.outside.path.remote.ip(), other.remote.ip()];
     remotes.dedup();
     remotes
 }
@@ -152,7 +155,7 @@ mod tests {
 
     #[test]
     fn both_remotes_are_received_from_where_they_differ() {
-        let own = wanted().path;
+        let own = wanted().outside.path;
         let cases = [
             (None, 0),
             // Another port alone is nothing to GRE.
@@ -162,10 +165,8 @@ mod tests {
             (Some(path("2001:db8::1", "[2001:db8::2]:7777")), 2),
         ];
         for (overlap, expected) in cases {
-            let wanted = DesiredTunnel {
-                overlap,
-                ..wanted()
-            };
+            let mut wanted = wanted();
+            wanted.outside.overlap = overlap;
             let remotes = remotes(&wanted);
             assert_eq!(remotes.len(), expected, "{overlap:?}");
             assert!(expected == 0 || remotes[0] == own.remote.ip());

@@ -96,7 +96,10 @@ fn the_same_tunnel_is_asked_for_once() {
 /// The last request to the kernel: the path, and the one that it receives over besides.
 fn last_request(bench: &Bench) -> Option<(Path, Option<SocketAddr>)> {
     let request = |it: &Output| match it {
-        Output::SetTunnel { path, overlap, .. } => Some((*path, overlap.map(|it| it.remote))),
+        Output::SetTunnel { tunnel, .. } => {
+            let overlap = tunnel.outside.overlap.map(|it| it.remote);
+            Some((tunnel.outside.path, overlap))
+        }
         _ => None,
     };
     bench.outputs.iter().rev().find_map(request)
@@ -206,7 +209,8 @@ fn a_removed_peer_loses_its_tunnel_and_its_voice() {
     bench.node.handle_peers(bench.now, &[]);
     bench.collect();
     let peer = bench.peer;
-    assert_eq!(bench.outputs, [Output::RemoveTunnel { peer }]);
+    let expected = [Output::RemoveTunnel { peer }, Output::KeepInterfaceNumbers];
+    assert_eq!(bench.outputs, expected);
     assert!(bench.node.status().is_empty());
     bench.ping_from(REMOTE);
     assert_eq!(bench.dropped(DropReason::UnknownSender), 1);
@@ -216,34 +220,82 @@ fn a_removed_peer_loses_its_tunnel_and_its_voice() {
 fn an_adopted_tunnel_of_nobody_is_removed() {
     let mut bench = Bench::new(Role::Controlling);
     let peer = NodePublic::from_bytes([77; 32]);
-    let path = Path {
-        local: ip(LOCAL),
-        port: 7777,
-        remote: addr(REMOTE),
-    };
-    bench.node.handle_adopted(bench.now, peer, path, 1500);
+    bench.node.handle_adopted(bench.now, peer, found());
+    bench.collect();
+    let tunnel = found();
+    assert!(bench.outputs.contains(&Output::SetTunnel { peer, tunnel }));
     bench.outputs.clear();
+    // Nothing was kept from last time: nothing is known of anybody.
+    bench.node.handle_kept_peers(bench.now, &[]);
+    bench.collect();
+    assert!(bench.outputs.is_empty(), "{:?}", bench.outputs);
     bench.tell(&[REMOTE], true);
     assert!(bench.outputs.contains(&Output::RemoveTunnel { peer }));
+}
+
+/// A tunnel over [`REMOTE`] as a start finds it.
+fn found() -> DesiredTunnel {
+    DesiredTunnel {
+        outside: Outside {
+            number: 0,
+            path: Path {
+                local: ip(LOCAL),
+                port: 7777,
+                remote: addr(REMOTE),
+            },
+            overlap: None,
+            path_mtu: Some(1500),
+            gre_key: 1,
+        },
+        inside: Inside {
+            name: "gretun5".to_owned(),
+            ..Inside::default()
+        },
+    }
 }
 
 #[test]
 fn an_adopted_tunnel_counts_once_data_crossed_it() {
     for role in [Role::Controlling, Role::Controlled] {
         let mut bench = Bench::new(role);
-        let path = Path {
-            local: ip(LOCAL),
-            port: 7777,
-            remote: addr(REMOTE),
-        };
-        bench.node.handle_adopted(bench.now, bench.peer, path, 1500);
+        bench.node.handle_adopted(bench.now, bench.peer, found());
         bench.tell(&[REMOTE], true);
         assert_eq!(bench.state(), State::Punching);
         bench.answer_probes();
         assert_eq!(bench.state(), State::Direct);
-        let asked = |it: &Output| matches!(it, Output::SetTunnel { .. });
-        assert!(!bench.outputs.iter().any(asked));
+        let asked = bench.outputs.iter().filter_map(|it| match it {
+            Output::SetTunnel { tunnel, .. } => Some(tunnel.outside),
+            _ => None,
+        });
+        let asked: Vec<Outside> = asked.collect();
+        // As it was found, and once more with the peer's name.
+        assert_eq!(asked, [found().outside; 2]);
     }
+}
+
+/// The coordinator's list and its signals come over different connections.
+#[test]
+fn a_signal_that_overtakes_its_sender_s_record_waits_for_it() {
+    for (waits, is_kept) in [(SECOND - MS, true), (SECOND, false)] {
+        let mut bench = Bench::new(Role::Controlled);
+        let endpoints = vec![addr(ELSEWHERE)];
+        bench.receive_signal(&Message::CallMeMaybe { endpoints });
+        bench.pass(waits);
+        bench.tell(&[], true);
+        let pinged = bench.sent().iter().any(|(to, _)| *to == addr(ELSEWHERE));
+        assert_eq!(pinged, is_kept, "after {waits:?}");
+    }
+}
+
+#[test]
+fn early_signals_are_bounded_and_those_dropped_are_counted() {
+    let mut bench = Bench::new(Role::Controlled);
+    let sealed = bench.seal(&Message::CallMeMaybe { endpoints: vec![] });
+    for sender in 0..200_u8 {
+        let sender = NodePublic::from_bytes([sender; 32]);
+        bench.node.handle_signal(bench.now, sender, &sealed);
+    }
+    assert_eq!(bench.dropped(DropReason::UnknownSender), 200 - 64);
 }
 
 #[test]

@@ -64,6 +64,8 @@ impl Bench {
                 disco,
                 port: 7777,
                 aggressive_punch: true,
+                network: NetworkSettings::default(),
+                interface_numbers: InterfaceNumbers::default(),
                 seed: [7; 32],
             }),
             now: Instant::now(),
@@ -241,9 +243,10 @@ impl Bench {
 
     fn collect(&mut self) {
         while let Some(output) = self.node.poll_output() {
-            if let Output::SetTunnel { number, .. } = output {
-                assert!(number > self.request, "numbers grow");
-                self.request = number;
+            if let Output::SetTunnel { tunnel, .. } = &output {
+                // The same number where only the inside changed.
+                assert!(tunnel.outside.number >= self.request, "numbers grow");
+                self.request = tunnel.outside.number;
             }
             self.outputs.push(output);
         }
@@ -279,7 +282,7 @@ impl Bench {
 
     fn wanted_path(&self) -> Option<Path> {
         let wanted = self.outputs.iter().rev().find_map(|it| match it {
-            Output::SetTunnel { path, .. } => Some(*path),
+            Output::SetTunnel { tunnel, .. } => Some(tunnel.outside.path),
             _ => None,
         });
         wanted.or_else(|| self.status().path)
