@@ -22,7 +22,7 @@ const IFLA_GRE_FLAGS: u16 = 13;
 const IGNORE_ENCAP_LIMIT: u32 = 1;
 /// `IP6_TNL_F_USE_ORIG_TCLASS`: the traffic class is the inner packet's.
 const INHERIT_CLASS: u32 = 2;
-/// Where the traffic class is in the flow information of an IPv6 header.
+/// Position of the traffic class in the flow information of an IPv6 header.
 const CLASS_SHIFT: u32 = 20;
 /// The type of service that means "inherit" to the kernel's IPv4 tunnels.
 const TOS_INHERIT: u8 = 1;
@@ -40,7 +40,7 @@ fn kind(mode: Mode) -> InfoKind {
     }
 }
 
-/// Everything that describes the tunnel: the kernel takes a change as a whole, what is left out becomes its default.
+/// Encodes all attributes of the tunnel. The kernel takes a change as a whole and resets omitted attributes to their defaults.
 pub(super) fn encode(link: &LinkConfig, parent: Option<u32>) -> Vec<LinkInfo> {
     let data = match link.mode {
         Mode::Gre => InfoData::GreTun(gre(link, parent)),
@@ -198,16 +198,16 @@ fn ip_tunnel(link: &LinkConfig, parent: Option<u32>) -> Vec<InfoIpTunnel> {
     data
 }
 
-/// What a link's `IFLA_LINKINFO` says.
+/// The contents of a link's `IFLA_LINKINFO`.
 #[derive(Debug)]
 pub(super) struct Decoded {
-    /// The device; its name, alias and MTU are for the caller to fill in.
+    /// The link; the caller fills in its name, alias and MTU.
     pub link: LinkConfig,
-    /// Whether [`LinkConfig`] says everything: no checksums, sequence numbers, marks or unusual protocols.
+    /// Whether [`LinkConfig`] describes the link completely: no checksums, sequence numbers, marks or unusual protocols.
     pub exact: bool,
 }
 
-/// Reads a link; `None` when it is no tunnel of our kinds. `names` are the interface names by index.
+/// Reads a link; `None` if it is no tunnel of gretun's kinds. `names` are the interface names by index.
 pub(super) fn decode(infos: &[LinkInfo], names: &HashMap<u32, String>) -> Option<Decoded> {
     let kind = infos.iter().find_map(|info| match info {
         LinkInfo::Kind(kind) => Some(kind),

@@ -9,13 +9,13 @@ use thiserror::Error;
 
 use crate::error::{Kind, UserError};
 
-/// Where `ip netns` keeps them.
+/// The directory of `ip netns`.
 const DIRECTORY: &str = "/run/netns";
 
 /// Moves the calling thread into a namespace: a name of `ip netns`, or a path such as `/proc/PID/ns/net`.
 ///
 /// # Errors
-/// When there is none of this name, or the process may not.
+/// When no namespace has this name, or the process may not enter it.
 pub fn enter(name: &str) -> Result<(), NetnsError> {
     let path = if name.contains('/') {
         PathBuf::from(name)
@@ -41,7 +41,7 @@ pub fn enter(name: &str) -> Result<(), NetnsError> {
 pub struct NetnsError {
     /// Its name.
     pub name: String,
-    /// What the system said.
+    /// The system's error.
     pub source: io::Error,
 }
 

@@ -35,7 +35,7 @@ pub(super) mod bpf {
     pub const JUMP_SET: u16 = 0x45;
     /// End with so many bytes of the packet; 0 drops it.
     pub const RETURN: u16 = 0x06;
-    /// Where the kernel's own facts begin (`SKF_AD_OFF`); the packet type (`SKF_AD_PKTTYPE`) is at 4.
+    /// Offset of the kernel's ancillary data (`SKF_AD_OFF`); the packet type (`SKF_AD_PKTTYPE`) is at 4.
     pub const PACKET_TYPE: u32 = 0xffff_f000 + 4;
 }
 
@@ -53,7 +53,7 @@ pub(super) struct PacketSocket {
 /// One received frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame {
-    /// How many bytes of the buffer it fills.
+    /// Number of bytes of the buffer that the frame fills.
     pub length: usize,
     /// Index of the device on which it arrived.
     pub device: u32,
@@ -90,12 +90,12 @@ impl PacketSocket {
         })
     }
 
-    /// Takes the filter's place; frames that wait already went through the old one.
+    /// Replaces the filter. Frames that wait already passed the old filter.
     pub fn set_filter(&self, filter: &[SockFilter]) -> io::Result<()> {
         self.socket.get_ref().attach_filter(filter)
     }
 
-    /// Waits for a frame; what does not fit into the buffer is cut off.
+    /// Waits for a frame; cuts off the bytes that do not fit into the buffer.
     pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<Frame> {
         self.socket
             .async_io(Interest::READABLE, |socket| {
@@ -137,7 +137,7 @@ impl PacketSocket {
         }
     }
 
-    /// Frames lost since the socket was opened because nobody took them in time.
+    /// Returns the number of frames lost since the socket was opened, because nobody took them in time.
     pub fn overruns(&self) -> u64 {
         // SAFETY: tpacket_stats is plain integers, for which zero is a value.
         let mut statistics: libc::tpacket_stats = unsafe { std::mem::zeroed() };

@@ -1,4 +1,4 @@
-//! Which run of a program a process number means: numbers are used again, their starting times are not.
+//! Identifies one run of a program by process number and starting time, because numbers are used again.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ pub fn this() -> std::io::Result<Process> {
         .ok_or_else(|| std::io::Error::other("/proc/self/stat cannot be read"))
 }
 
-/// Whether this run still goes on.
+/// Returns whether this run still goes on.
 pub fn is_alive(process: Process) -> bool {
     start_of(process.pid) == Some(process.start)
 }

@@ -1,12 +1,12 @@
-//! The data port, shared with the kernel. The kernel's FOU socket owns UDP port P; this sends from it and listens on it all
-//! the same, so that discovery and data have one NAT mapping.
+//! The data port, shared with the kernel. The kernel's FOU socket owns UDP port P; these sockets send from P and listen on P all the
+//! same, so that discovery and data have one NAT mapping.
 //!
-//! A port search sends from other ports too, and listens to them while it lasts and while a tunnel that it made is there.
+//! A port search also sends from search ports. The sockets listen on them during the search, and while a tunnel uses one of them.
 //!
 //! Sending goes through raw sockets with headers of our own making (raw(7), `IPPROTO_RAW`: such a socket receives
 //! nothing). The packets pass the host's OUTPUT hooks, so its connection tracking opens the tuple that data uses.
 //!
-//! Receiving goes through packet sockets with a filter that takes only what is ours: whole UDP datagrams to port P
+//! Receiving goes through packet sockets whose filter takes only discovery packets: whole UDP datagrams to port P
 //! with the disco magic or the STUN cookie in its place. Data packets cost the filter a few instructions and are
 //! never copied. These sockets see packets before the host firewall does: nothing that arrives here proves that
 //! data gets in. UDP checksums are not looked at, since a packet from a virtual device has an unfinished one.
@@ -31,7 +31,7 @@ const DONT_FRAGMENT: u16 = 0x4000;
 /// The magic cookie of STUN (RFC 8489 section 5).
 const STUN_COOKIE: u32 = 0x2112_a442;
 
-/// Larger than any datagram of ours: a jumbo frame's payload.
+/// Size of the receive buffer, larger than any discovery datagram: a jumbo frame's payload.
 const BUFFER: usize = 9216;
 
 /// One datagram that came to the data port.
@@ -39,7 +39,7 @@ const BUFFER: usize = 9216;
 pub struct Received {
     /// The address and port of this host to which it was sent.
     pub local: SocketAddr,
-    /// Where it came from.
+    /// The source address and port.
     pub from: SocketAddr,
     /// Index of the device on which it arrived.
     pub device: u32,
@@ -52,7 +52,7 @@ pub struct Received {
 pub struct RawPort {
     port: u16,
     ipv4: Family,
-    /// Missing on hosts without IPv6.
+    /// The IPv6 sockets; missing on hosts without IPv6.
     ipv6: Option<Family>,
 }
 
@@ -132,7 +132,7 @@ impl RawPort {
         Ok(None)
     }
 
-    /// Takes what comes to these ports too; `None` for no others any more.
+    /// Receives packets to these ports too; `None` ends that.
     ///
     /// # Errors
     /// The system's.
@@ -182,7 +182,7 @@ impl RawPort {
         Ok(())
     }
 
-    /// Datagrams lost because nobody took them in time.
+    /// Returns the number of datagrams lost because nobody took them in time.
     pub fn overruns(&self) -> u64 {
         self.families()
             .map(|family| family.receiver.overruns())
@@ -194,8 +194,8 @@ impl RawPort {
     }
 }
 
-/// Packets leave whole up to the device's MTU, whatever the kernel has heard of the path's (ip(7), `IP_PMTUDISC_PROBE`): they
-/// are there to find that out.
+/// Lets packets leave whole up to the device's MTU, regardless of the path MTU that the kernel has cached (ip(7),
+/// `IP_PMTUDISC_PROBE`), because they probe the path MTU.
 fn ignore_learned_mtu(socket: &Socket, domain: Domain) -> io::Result<()> {
     let (level, option, value) = if domain == Domain::IPV4 {
         (
@@ -227,7 +227,7 @@ fn ignore_learned_mtu(socket: &Socket, domain: Domain) -> io::Result<()> {
     }
 }
 
-/// The address that the kernel would send from: what a connected UDP socket is bound to. Sends nothing.
+/// Returns the address that the kernel would send from, to which it binds a connected UDP socket. Sends nothing.
 fn route_source(to: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = match to {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -370,7 +370,7 @@ fn filter_ipv4(port: u16, extra: Option<Range<u16>>) -> Vec<SockFilter> {
     assemble(&filter)
 }
 
-/// The same for IPv6. Datagrams behind extension headers, fragments among them, are not ours: no peer sends such.
+/// The filter for IPv6. It refuses datagrams behind extension headers, fragments among them, because no peer sends such.
 fn filter_ipv6(port: u16, extra: Option<Range<u16>>) -> Vec<SockFilter> {
     const NEXT_HEADER: u32 = 6;
     let mut filter = vec![

@@ -1,6 +1,6 @@
-//! Removing devices. With every request that removes one the kernel waits until nobody reads its tables any more, some ten
-//! milliseconds; all devices of a device group go with one request and one wait (`rtnl_group_dellink`,
-//! net/core/rtnetlink.c). So many devices are put into a group of their own first.
+//! Deletes links. With each request that deletes a link, the kernel waits some ten milliseconds until nobody reads its tables any
+//! more. One request deletes all links of a device group with one wait (`rtnl_group_dellink`, net/core/rtnetlink.c). So a large
+//! number of links is put into a group of their own first.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use super::changing::Outcome;
 use super::{Kernel, KernelError};
 use crate::tunnel::op::KernelOp;
 
-/// From so many devices on they are removed together: putting one into a group costs a request more.
+/// The least number of links that are deleted as a group, because moving a link into a group costs another request.
 const MANY: usize = 8;
 
 /// The first device group that may be taken for a removal. "grm" in ASCII, and nothing else is there.
@@ -26,7 +26,7 @@ struct Device {
 }
 
 impl Kernel {
-    /// Removes devices; those that are gone already are removed.
+    /// Deletes links; a link that is gone already counts as deleted.
     pub(super) fn apply_removals(&self, ops: &[KernelOp]) -> Vec<Outcome> {
         if ops.len() < MANY {
             return self.apply_each(ops, &HashMap::new());
@@ -40,7 +40,7 @@ impl Kernel {
         }
     }
 
-    /// Removes all or none of the devices.
+    /// Deletes all or none of the links.
     fn remove_together(&self, ops: &[KernelOp]) -> Outcome {
         let devices = self.devices()?;
         let taken: HashSet<u32> = devices.values().map(|device| device.group).collect();
@@ -74,7 +74,7 @@ impl Kernel {
         removed
     }
 
-    /// Puts devices, by their indices, into groups.
+    /// Moves links, by their indices, into groups.
     fn set_groups(&self, ops: &[&KernelOp], devices: Vec<(u32, u32)>) -> Outcome {
         let message = |(index, group)| {
             let mut message = LinkMessage::default();
@@ -86,7 +86,7 @@ impl Kernel {
         self.ask(ops, messages).into_iter().collect()
     }
 
-    /// All devices by their names.
+    /// Returns all links by their names.
     fn devices(&self) -> Result<HashMap<String, Device>, KernelError> {
         let mut devices = HashMap::new();
         for link in self.list.links()? {
