@@ -27,3 +27,6 @@ pub mod portmap;
 pub mod probe;
 pub mod proto;
 pub mod tunnel;
+
+#[cfg(test)]
+mod layers_tests;
