@@ -28,14 +28,7 @@ const LAYERS: [&str; 19] = [
 ];
 
 /// Folders and files, below `src/`, that decide and do not act.
-const PURE: [&str; 6] = [
-    "proto",
-    "tunnel",
-    "portmap",
-    "peer",
-    "node",
-    "applier/machine",
-];
+const PURE: [&str; 5] = ["proto", "tunnel", "portmap", "peer", "node"];
 
 /// Text that only code that acts contains.
 const ACTS: [&str; 12] = [
