@@ -58,7 +58,8 @@ with subtest("netcheck and doctor tell of it"):
     assert services == {"pcp", "nat-pmp", "upnp-igd"}, checked
     found = checked["daemon"]["port_mapping"]
     assert (found["protocol"], found["external"], found["behind_another_nat"]) == ("pcp", f"{ROUTER}:{PORT}", False), found
-    assert found["expires_in_s"] <= LIFETIME_S, found
+    # A lease counts for two minutes at least, however short the router keeps it.
+    assert found["expires_in_s"] <= max(LIFETIME_S, 120), found
     findings = alice.succeed("gretun doctor")
     assert f"grants {ROUTER}:{PORT} by pcp" in findings, findings
 

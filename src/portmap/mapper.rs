@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::epoch::Epoch;
 use super::igd::{HttpRequest, Next, Session};
-use super::schedule::{DOUBT_GAPS, IGD_DELAY, RENEW_MIN_GAP, Repeat};
+use super::schedule::{DOUBT_GAPS, IGD_DELAY, LEASE_MIN, RENEW_MIN_GAP, Repeat};
 use super::{Finding, Lease, Network, Protocol, Status, nat_pmp, pcp, upnp};
 
 /// A message that the driver has to send.
@@ -100,7 +100,7 @@ struct Held {
 
 impl Held {
     fn expires(&self) -> Option<Instant> {
-        self.lifetime.map(|it| self.granted + it)
+        self.lifetime.map(|it| self.granted + it.max(LEASE_MIN))
     }
 }
 

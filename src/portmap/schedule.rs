@@ -46,6 +46,10 @@ pub(super) const LIFETIME: u32 = 7200;
 /// The lifetime asked for with UPnP, seconds: shorter, because only a renewal shows that the router still has the mapping.
 pub(super) const IGD_LIFETIME: u32 = 3600;
 
+/// A lease counts for at least this long: no router should grant less (RFC 6887 section 15). One that does is asked again as its
+/// lease wants it, but each lapse in between would have every peer called.
+pub(super) const LEASE_MIN: Duration = seconds(120);
+
 /// The least gap between renewals of one lease (RFC 6887 section 11.2.1).
 pub(super) const RENEW_MIN_GAP: Duration = seconds(4);
 

@@ -351,6 +351,16 @@ fn a_lease_never_runs_out_while_the_daemon_runs() {
 }
 
 #[test]
+fn a_lease_of_a_second_does_not_come_and_go() {
+    let mut bench = Bench::new(|it| (it.pcp, it.max_lifetime) = (Pcp::Grants, 1));
+    bench.seconds(1);
+    for second in 0..300 {
+        bench.seconds(1);
+        assert!(bench.mapper.lease().is_some(), "after {second} s");
+    }
+}
+
+#[test]
 fn a_router_without_any_service_is_asked_a_few_times_and_then_left_alone() {
     let mut bench = Bench::new(|_| {});
     bench.seconds(30);
@@ -519,9 +529,9 @@ fn a_lease_that_the_router_takes_back_is_asked_for_again() {
     bench.seconds(60);
     assert_eq!(bench.protocol(), Some(Protocol::UpnpIgd));
     // A router that falls silent.
-    let mut bench = Bench::new(|it| (it.pcp, it.max_lifetime) = (Pcp::Grants, 60));
+    let mut bench = Bench::new(|it| (it.pcp, it.max_lifetime) = (Pcp::Grants, 120));
     bench.router.pcp = Pcp::Silent;
-    bench.seconds(61);
+    bench.seconds(121);
     assert_eq!(bench.mapper.lease(), None);
     bench.router.pcp = Pcp::Grants;
     bench.seconds(90);
