@@ -30,6 +30,21 @@ pub fn at_host(host: &str, ports: &[u16]) -> Vec<String> {
         .collect()
 }
 
+/// All addresses, each once: a name with several addresses is several servers. The names take turns, so that no name with many
+/// addresses keeps the others from being asked.
+fn in_turn(found_by_name: &[Vec<SocketAddr>]) -> Vec<SocketAddr> {
+    let longest = found_by_name.iter().map(Vec::len).max().unwrap_or_default();
+    let mut addresses = Vec::new();
+    for index in 0..longest {
+        for found in found_by_name.iter().filter_map(|it| it.get(index)) {
+            if !addresses.contains(found) {
+                addresses.push(*found);
+            }
+        }
+    }
+    addresses
+}
+
 /// Looks up the names in `names` whenever they change, and regularly; sends all addresses found. Ends when nobody
 /// listens any more.
 pub async fn resolve(
@@ -39,13 +54,14 @@ pub async fn resolve(
     let mut last = Vec::new();
     loop {
         let wanted = names.borrow_and_update().clone();
-        let mut addresses = Vec::new();
+        let mut found_by_name = Vec::new();
         for name in &wanted {
             match tokio::net::lookup_host(name).await {
-                Ok(some) => addresses.extend(some),
+                Ok(some) => found_by_name.push(some.collect()),
                 Err(error) => debug!(name, %error, "STUN server cannot be looked up"),
             }
         }
+        let addresses = in_turn(&found_by_name);
         let pause = if addresses.is_empty() { RETRY } else { REFRESH };
         if addresses != last {
             last.clone_from(&addresses);
@@ -71,6 +87,18 @@ mod tests {
             at_host("2001:db8::1", &[3478, 3479]),
             ["[2001:db8::1]:3478", "[2001:db8::1]:3479"]
         );
+    }
+
+    #[test]
+    fn a_name_with_several_addresses_is_several_servers() {
+        let addr = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (one, two, three) = (addr("192.0.2.1:1"), addr("192.0.2.2:1"), addr("[::1]:1"));
+        let other = addr("198.51.100.1:1");
+        assert_eq!(
+            in_turn(&[vec![one, two, three], vec![other, two]]),
+            [one, other, two, three]
+        );
+        assert_eq!(in_turn(&[]), []);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng as _;
 
-use crate::peer::{Counters, DropReason, Output};
+use crate::peer::{Counters, DropReason, Output, is_usable};
 use crate::proto::stun::{self, StunMessage};
 use crate::proto::{NatMapping, TxId};
 
@@ -45,7 +45,7 @@ struct Server {
     due: Option<Instant>,
     mapped: Option<SocketAddr>,
     /// The host's addresses changed since that answer: it is void unless the server confirms it.
-    doubtful: bool,
+    unconfirmed: bool,
     /// The latest request and all its repetitions went unanswered.
     silent: bool,
 }
@@ -69,7 +69,7 @@ impl StunClient {
                     step: 0,
                     due: Some(now),
                     mapped: None,
-                    doubtful: false,
+                    unconfirmed: false,
                     silent: false,
                 });
             }
@@ -79,7 +79,7 @@ impl StunClient {
     /// The host's addresses changed: what was learned holds only as far as it is confirmed now.
     pub(super) fn restart(&mut self, now: Instant) {
         for server in &mut self.servers {
-            server.doubtful = true;
+            server.unconfirmed = true;
         }
         self.refreshed = None;
         for server in &mut self.servers {
@@ -151,7 +151,7 @@ impl StunClient {
                     server.due = Some(now + *gap);
                 }
                 None => {
-                    server.mapped = server.mapped.filter(|_| !server.doubtful);
+                    server.mapped = server.mapped.filter(|_| !server.unconfirmed);
                     server.silent = true;
                     server.rest(now, rng);
                 }
@@ -168,6 +168,10 @@ impl StunClient {
         rng: &mut ChaCha20Rng,
     ) -> Result<(), DropReason> {
         let (tx_id, mapped) = match stun::decode(data) {
+            // Publishing an address that nobody can send to would have the coordinator refuse all endpoints of this node.
+            Ok(StunMessage::Success { mapped, .. }) if !is_usable(mapped) => {
+                return Err(DropReason::Malformed);
+            }
             Ok(StunMessage::Success { tx_id, mapped }) => (tx_id, Some(mapped)),
             Ok(StunMessage::Error { tx_id, .. }) => (tx_id, None),
             Ok(StunMessage::Request { .. }) => return Err(DropReason::WrongChannel),
@@ -178,7 +182,7 @@ impl StunClient {
         let server = server.ok_or(DropReason::Unsolicited)?;
         server.rest(now, rng);
         server.mapped = mapped.or(server.mapped);
-        server.doubtful = false;
+        server.unconfirmed = false;
         server.silent = false;
         Ok(())
     }

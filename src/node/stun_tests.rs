@@ -200,3 +200,20 @@ fn servers_that_stay_keep_what_they_said() {
         .set_servers(bench.now, vec![addr("203.0.113.2:3478")]);
     assert_eq!(bench.client.mapped(), []);
 }
+
+#[test]
+fn an_address_that_nobody_can_send_to_is_no_answer() {
+    for mapped in [
+        "0.0.0.0:7777",
+        "203.0.113.1:0",
+        "224.0.0.1:7777",
+        "255.255.255.255:1",
+        "127.0.0.1:1",
+    ] {
+        let mut bench = Bench::new(&["198.51.100.1:3478"]);
+        let (_, _, tx_id) = bench.pass(Duration::ZERO)[0];
+        let answer = bench.answer("198.51.100.1:3478", tx_id, mapped);
+        assert_eq!(answer, Err(DropReason::Malformed), "{mapped}");
+        assert_eq!(bench.client.mapped(), []);
+    }
+}
