@@ -11,6 +11,38 @@ def rtt(ip: str) -> float:
     return statistics.median(float(t) for t in re.findall(r"time=([\d.]+)", alice.succeed(f"ping -c 50 -i 0.05 {ip}")))
 
 
+def carried(device: str) -> int:
+    """Bytes that alice's device has carried, in both directions."""
+    counters = " ".join(f"/sys/class/net/{device}/statistics/{way}_bytes" for way in ("rx", "tx"))
+    return sum(int(it) for it in alice.succeed(f"cat {counters}").split())
+
+
+def check_paths() -> None:
+    """The tunnel runs from NAT to NAT and not inside WireGuard, and each address leads into its own device."""
+    for machine, other in ((alice, "bob"), (bob, "alice")):
+        record = peer(machine, other)
+        assert (record["state"], record["endpoint"]) == ("direct", f"{NAT[other]}:{PORT}"), record
+    for name, ip in addresses.items():
+        route = alice.succeed(f"ip -o route get {ip}")
+        assert f"dev {devices[name]} " in route, route
+
+
+def measure(name: str) -> float:
+    """The rate through one device, while the other stands still."""
+    check_paths()
+    before = {it: carried(device) for it, device in devices.items()}
+    rate = tcp_rate(alice, bob, addresses[name], SECONDS)
+    moved = {it: carried(device) - before[it] for it, device in devices.items()}
+    check_paths()
+    for it, count in moved.items():
+        if it == name:
+            assert count > rate * 1e6 / 8 * SECONDS / 2, (name, rate, moved)
+        else:
+            # Data probes and keepalives.
+            assert count < 100_000, (name, rate, moved)
+    return rate
+
+
 start_all()
 join(alice, bob)
 
@@ -30,12 +62,13 @@ for machine, other in ((alice, "bob"), (bob, "alice")):
 alice.wait_until_succeeds(f"ping -c 1 -W 1 {WG['bob']}")
 
 addresses = {"gretun": tunnel_ip(alice, "bob"), "wireguard": WG["bob"]}
+devices = {"gretun": peer(alice, "bob")["interface"], "wireguard": "wg0"}
 rates: dict[str, list[float]] = {name: [] for name in addresses}
-for name, ip in addresses.items():
-    alice.log(f"warming up {name}: {tcp_rate(alice, bob, ip, SECONDS):.0f} Mbit/s")
+for name in addresses:
+    alice.log(f"warming up {name}: {measure(name):.0f} Mbit/s")
 for number in range(ROUNDS):
     for name in list(addresses)[:: 1 if number % 2 else -1]:
-        rates[name].append(tcp_rate(alice, bob, addresses[name], SECONDS))
+        rates[name].append(measure(name))
 for name, values in rates.items():
     measured(f"{name}_median_mbit_s", round(statistics.median(values), 1))
     measured(f"{name}_ping_median_ms", rtt(addresses[name]))
