@@ -1,7 +1,7 @@
 //! The event loop: one task owns the node; everything else sends it events and takes its outputs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -23,9 +23,11 @@ use crate::coordinator::{self, Event};
 use crate::error::chain;
 use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::{RawPort, Received};
-use crate::kernel::{Kernel, KernelError, NetChange};
+use crate::kernel::{self, Kernel, KernelError, NetChange};
 use crate::local_api::{self, Query};
-use crate::node::{DropReason, EXTRA_PORTS, Node, Output, State, TunnelReport};
+use crate::node::{
+    DropReason, EXTRA_PORTS, LinkKind, LocalAddress, Node, Output, State, TunnelReport,
+};
 use crate::portmap::Lease;
 use crate::proto::api::{PeerRecord, RegisterResponse};
 use crate::proto::keys::NodePublic;
@@ -71,7 +73,7 @@ pub struct Daemon {
     /// Links as the applier last saw them.
     pub(super) tunnels: BTreeMap<NodePublic, applier::Link>,
     pub(super) peer_of_link: HashMap<u32, NodePublic>,
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) addresses: Vec<LocalAddress>,
     /// When to look at the host's addresses, after something changed.
     pub(super) look_at_network: Option<Instant>,
     /// Whether something could not be sent for want of a route.
@@ -355,12 +357,21 @@ impl Daemon {
 }
 
 /// The addresses that packets to peers can leave from.
-pub(super) async fn source_addresses(kernel: &Kernel) -> Result<Vec<IpAddr>, KernelError> {
-    let mut addresses: Vec<IpAddr> = kernel
+pub(super) async fn source_addresses(kernel: &Kernel) -> Result<Vec<LocalAddress>, KernelError> {
+    let mut addresses: Vec<LocalAddress> = kernel
         .local_addresses()
         .await?
         .into_iter()
-        .map(|address| address.ip)
+        .map(|address| LocalAddress {
+            link: match address.link {
+                kernel::LinkKind::Network => LinkKind::Network,
+                kernel::LinkKind::Bridge => LinkKind::Bridge,
+                kernel::LinkKind::Overlay => LinkKind::Overlay,
+            },
+            ip: address.ip,
+            prefix_len: address.prefix_len,
+            is_published: address.is_lasting,
+        })
         .collect();
     addresses.sort_unstable();
     addresses.dedup();

@@ -138,6 +138,19 @@ impl Metrics {
             drops.with_label_values(&[reason.as_str()]).inc_by(*count);
         }
         registry.register(Box::new(drops))?;
+        let switches = prometheus::IntCounterVec::new(
+            Opts::new(
+                "gretun_path_switches_total",
+                "Tunnels set from one path to another, by reason",
+            ),
+            &["reason"],
+        )?;
+        for (reason, count) in &counters.path_switches {
+            switches
+                .with_label_values(&[reason.as_str()])
+                .inc_by(*count);
+        }
+        registry.register(Box::new(switches))?;
         let mut text = Vec::new();
         TextEncoder::new().encode(&registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())

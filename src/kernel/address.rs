@@ -1,10 +1,10 @@
 //! Addresses and routes of the host, as far as tunnels need them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt as _;
-use netlink_packet_route::address::{AddressAttribute, AddressScope};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
 use rtnetlink::RouteMessageBuilder;
@@ -14,13 +14,30 @@ use super::{Kernel, KernelError};
 /// An address to which only the default route leads: of TEST-NET-1 (RFC 5737).
 const ANYWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
+/// The kind of link that an address is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A network card, or what stands for one.
+    Network,
+    /// A bridge.
+    Bridge,
+    /// Another overlay's or tunnel's: WireGuard, a tun device, VXLAN and the like.
+    Overlay,
+}
+
 /// An address that packets can leave from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalAddress {
     /// The address.
     pub ip: IpAddr,
+    /// How many bits of it name the network that is on-link.
+    pub prefix_len: u8,
     /// Index of its device.
     pub device: u32,
+    /// The kind of its device.
+    pub link: LinkKind,
+    /// Whether it stays and its device has a carrier: it is neither an IPv6 temporary address (RFC 8981) nor deprecated.
+    pub is_lasting: bool,
 }
 
 /// What a route says.
@@ -52,20 +69,28 @@ impl Kernel {
     /// When the kernel cannot be asked.
     pub async fn local_addresses(&self) -> Result<Vec<LocalAddress>, KernelError> {
         let links = self.list.links()?;
-        let usable: HashSet<u32> = links
+        let usable: HashMap<u32, (LinkKind, bool)> = links
             .iter()
             .filter(|link| link.header.flags.contains(LinkFlags::Up))
             .filter(|link| !link.attributes.iter().any(is_tunnel))
-            .map(|link| link.header.index)
+            .map(|link| {
+                let has_carrier = link.header.flags.contains(LinkFlags::LowerUp);
+                (
+                    link.header.index,
+                    (link_kind(&link.attributes), has_carrier),
+                )
+            })
             .collect();
         let addresses = self.list.addresses()?;
         Ok(addresses
             .iter()
             .filter(|address| {
+                let unusable = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
                 address.header.scope == AddressScope::Universe
-                    && usable.contains(&address.header.index)
+                    && !address.header.flags.intersects(unusable)
             })
             .filter_map(|address| {
+                let (link, has_carrier) = *usable.get(&address.header.index)?;
                 let local = address
                     .attributes
                     .iter()
@@ -82,9 +107,16 @@ impl Kernel {
                             _ => None,
                         })
                 })?;
+                // `IFA_F_TEMPORARY` is `IFA_F_SECONDARY`, which says nothing of the kind for IPv4.
+                let flags = address.header.flags;
+                let is_passing = flags.contains(AddressHeaderFlags::Deprecated)
+                    || (ip.is_ipv6() && flags.contains(AddressHeaderFlags::Secondary));
                 Some(LocalAddress {
                     ip,
+                    prefix_len: address.header.prefix_len,
                     device: address.header.index,
+                    link,
+                    is_lasting: has_carrier && !is_passing,
                 })
             })
             .collect())
@@ -223,4 +255,41 @@ fn is_tunnel(attribute: &LinkAttribute) -> bool {
     infos
         .iter()
         .any(|info| matches!(info, LinkInfo::Kind(kind) if KINDS.contains(kind)))
+}
+
+/// The kind of a link that addresses for packets to peers are on.
+fn link_kind(attributes: &[LinkAttribute]) -> LinkKind {
+    let infos = attributes.iter().filter_map(|it| match it {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let kind = infos.flatten().find_map(|it| match it {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    });
+    match kind {
+        Some(InfoKind::Bridge) => LinkKind::Bridge,
+        Some(
+            InfoKind::Wireguard
+            | InfoKind::Tun
+            | InfoKind::Vxlan
+            | InfoKind::Geneve
+            | InfoKind::GreTap
+            | InfoKind::GreTap6
+            | InfoKind::IpIp
+            | InfoKind::Ip6Tnl
+            | InfoKind::SitTun
+            | InfoKind::Vti
+            | InfoKind::Vti6
+            | InfoKind::Xfrm
+            | InfoKind::Gtp
+            | InfoKind::Amt
+            | InfoKind::BareUdp
+            | InfoKind::ErSpan
+            | InfoKind::Ip6ErSpan,
+        ) => LinkKind::Overlay,
+        // OpenVPN's own kind has no name in the netlink crate.
+        Some(InfoKind::Other(name)) if name == "ovpn" => LinkKind::Overlay,
+        _ => LinkKind::Network,
+    }
 }

@@ -23,7 +23,7 @@ mod remove;
 mod socket;
 mod watch;
 
-pub use address::{LocalAddress, Route, RouteTo};
+pub use address::{LinkKind, LocalAddress, Route, RouteTo};
 pub use error::KernelError;
 pub use interfaces::Interface;
 pub use watch::NetChange;

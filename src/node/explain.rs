@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Evidence, Explanation, Node};
-use crate::peer::{Peer, Surroundings, explain};
+use crate::peer::{HostSnapshot, Peer, explain};
 use crate::proto::NodePublic;
 
 impl Node {
@@ -16,7 +16,7 @@ impl Node {
         coordinator_up: bool,
     ) -> Option<(Evidence, Explanation)> {
         let (stun_asked, stun_answered) = self.stun.count(&self.host.locals);
-        let around = Surroundings {
+        let around = HostSnapshot {
             coordinator_up,
             nat: self.nat_mapping(),
             public: self.stun.mapped(),

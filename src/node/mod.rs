@@ -8,7 +8,7 @@ mod early_signals;
 mod explain;
 mod interface_names;
 mod network;
-mod observe;
+mod port_allocation;
 mod stun;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,7 +20,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use tracing::{info, info_span, trace, warn};
 
-use crate::peer::{Channel, Context, Host, Limiter, Nat, Peer, is_usable};
+use crate::peer::{Channel, Context, Host, NatState, PacketWindow, Peer, is_usable};
 use crate::proto::api::{Endpoint, EndpointKind, EndpointsRequest, PeerRecord};
 use crate::proto::disco::Envelope;
 use crate::proto::{DiscoPublic, DiscoSecret, NodePublic};
@@ -28,7 +28,7 @@ use crate::proto::{DiscoPublic, DiscoSecret, NodePublic};
 use deadlines::Deadlines;
 use early_signals::EarlySignals;
 use network::Network;
-use observe::Observer;
+use port_allocation::AllocationSampler;
 use stun::StunClient;
 
 pub use interface_names::{IfaceTemplate, IfaceTemplateError, InterfaceNumbers};
@@ -38,8 +38,9 @@ pub use crate::proto::NatMapping;
 
 pub use crate::peer::{
     Cause, Counters, DesiredTunnel, DropReason, EXTRA_PORTS, Evidence, Explanation, FIRST_PATH_MTU,
-    Inside, MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, Output, Outside, Path,
-    PeerStatus, Remedy, RouterPort, Side, State, Tried, TunnelReport, TunnelSeen, Via,
+    Inside, LinkKind, LocalAddress, MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, Output,
+    Outside, Path, PeerStatus, Remedy, RouterPort, Side, State, SwitchReason, Tried, TunnelReport,
+    TunnelSeen, Via,
 };
 
 /// What a node is made of.
@@ -81,8 +82,8 @@ pub struct Node {
     published: EndpointsRequest,
     rng: ChaCha20Rng,
     stun: StunClient,
-    observer: Observer,
-    search_limiter: Limiter,
+    allocation_sampler: AllocationSampler,
+    search_limiter: PacketWindow,
     /// The number of the latest [`Output::SetTunnel`]. One sequence for all peers, so that a peer that leaves and comes back
     /// goes on with higher numbers.
     requests: u64,
@@ -94,6 +95,8 @@ pub struct Node {
     network: Network,
     /// Whose disco key is whose: exactly those of `peers`.
     by_disco: BTreeMap<DiscoPublic, NodePublic>,
+    /// Who claimed a disco key of another peer, and which: said once.
+    disco_key_conflicts: BTreeSet<(NodePublic, DiscoPublic)>,
     deadlines: Deadlines,
     /// Tunnels found at start whose peers are not known yet.
     adopted: BTreeMap<NodePublic, Adopted>,
@@ -111,8 +114,9 @@ impl Node {
                 disco_key: config.disco.public(),
                 port: config.port,
                 locals: Vec::new(),
+                addresses: Vec::new(),
                 endpoints: Vec::new(),
-                nat: Nat::default(),
+                nat: NatState::default(),
                 router_port: RouterPort::default(),
                 aggressive: config.aggressive_punch,
             },
@@ -120,14 +124,15 @@ impl Node {
             published: EndpointsRequest::default(),
             rng: ChaCha20Rng::from_seed(config.seed),
             stun: StunClient::default(),
-            observer: Observer::default(),
-            search_limiter: Limiter::default(),
+            allocation_sampler: AllocationSampler::default(),
+            search_limiter: PacketWindow::default(),
             requests: 0,
             on_extra_ports: BTreeSet::new(),
             listens: false,
             peers: BTreeMap::new(),
             network: Network::new(config.network, config.interface_numbers),
             by_disco: BTreeMap::new(),
+            disco_key_conflicts: BTreeSet::new(),
             deadlines: Deadlines::default(),
             adopted: BTreeMap::new(),
             early_signals: EarlySignals::default(),
@@ -206,12 +211,25 @@ impl Node {
 
     /// The host's usable source addresses: all of them, at start and whenever they change. Addresses on tunnel links are
     /// not usable: a tunnel's own path would lead through it.
-    pub fn handle_local_addresses(&mut self, now: Instant, mut locals: Vec<IpAddr>) {
-        locals.retain(|it| is_usable(SocketAddr::new(*it, self.host.port)));
+    pub fn handle_local_addresses(
+        &mut self,
+        now: Instant,
+        addresses: Vec<impl Into<LocalAddress>>,
+    ) {
+        let mut addresses: Vec<LocalAddress> = addresses.into_iter().map(Into::into).collect();
+        addresses.retain(|it| is_usable(SocketAddr::new(it.ip, self.host.port)));
+        addresses.sort_unstable();
+        addresses.dedup_by_key(|it| it.ip);
+        if addresses == self.host.addresses {
+            return;
+        }
+        let mut locals: Vec<IpAddr> = addresses.iter().map(|it| it.ip).collect();
         locals.sort_unstable();
         locals.dedup();
+        self.host.addresses = addresses;
         if locals == self.host.locals {
-            return;
+            // They only changed their links: paths and NATs are as before.
+            return self.endpoints_changed(now, false);
         }
         info!(?locals, "local addresses");
         self.host.locals = locals;
@@ -257,6 +275,8 @@ impl Node {
     /// in the list are removed.
     pub fn handle_peers(&mut self, now: Instant, records: &[PeerRecord]) {
         let listed: BTreeSet<NodePublic> = records.iter().map(|it| it.node_key).collect();
+        self.disco_key_conflicts
+            .retain(|(claimant, _)| listed.contains(claimant));
         let unlisted_peers = self.peers.keys().filter(|key| !listed.contains(key));
         let unlisted_tunnels = self.adopted.keys().filter(|key| !listed.contains(key));
         let gone: Vec<NodePublic> = unlisted_peers.chain(unlisted_tunnels).copied().collect();
@@ -344,7 +364,8 @@ impl Node {
 
     /// Every peer, by node key.
     pub fn status(&self) -> Vec<PeerStatus> {
-        self.peers.values().map(Peer::status).collect()
+        let peers = self.peers.values();
+        peers.map(|it| it.status(&self.host)).collect()
     }
 
     /// The networks that a peer offers, each with the reason if it is not routed into the peer's tunnel.
@@ -436,7 +457,12 @@ impl Node {
             .entry(record.disco_key)
             .or_insert(record.node_key);
         if owner != record.node_key {
-            warn!(name = %record.name, key = %record.disco_key, "ignored: another peer has this disco key");
+            if self
+                .disco_key_conflicts
+                .insert((record.node_key, record.disco_key))
+            {
+                warn!(name = %record.name, key = %record.disco_key, "ignored: another peer has this disco key");
+            }
             return false;
         }
         let before = self.peers.get(&record.node_key).map(Peer::disco_key);
@@ -448,11 +474,11 @@ impl Node {
 
     /// STUN answered at an extra port.
     fn handle_observation(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
-        match self.observer.handle_datagram(now, from, data) {
+        match self.allocation_sampler.handle_datagram(now, from, data) {
             Ok(false) => self.counters.stun_answers_received += 1,
             Ok(true) => {
                 self.counters.stun_answers_received += 1;
-                self.host.nat.fresh = self.observer.latest;
+                self.host.nat.fresh = self.allocation_sampler.latest;
                 let peers: Vec<NodePublic> = self.peers.keys().copied().collect();
                 for peer in peers {
                     self.with_peer(now, peer, |peer, cx| peer.handle_observed(cx));
@@ -466,7 +492,8 @@ impl Node {
         let server = self.stun.answers().find(|(it, _)| it.is_ipv4());
         if let Some((server, _)) = server {
             let (rng, out) = (&mut self.rng, &mut self.out);
-            self.observer.ask(server, rng, out, &mut self.counters);
+            self.allocation_sampler
+                .ask(server, rng, out, &mut self.counters);
         }
     }
 
@@ -495,21 +522,28 @@ impl Node {
 
     fn endpoints_changed(&mut self, now: Instant, locals_changed: bool) {
         self.update_nat();
-        let local = self.host.locals.iter().map(|ip| Endpoint {
-            addr: SocketAddr::new(*ip, self.host.port),
-            kind: EndpointKind::Local,
-        });
+        // What is reached from outside comes first: of more than fit, the host's own addresses that are the least use are left out.
         let mapped = self.host.router_port.granted().map(|addr| Endpoint {
             addr: addr.into(),
             kind: EndpointKind::Mapped,
         });
-        let mut endpoints: Vec<Endpoint> = local.chain(mapped).collect();
-        for addr in self.stun.mapped() {
-            if endpoints.iter().all(|it| it.addr != addr) {
-                endpoints.push(Endpoint {
-                    addr,
-                    kind: EndpointKind::Reflexive,
-                });
+        let reflexive = self.stun.mapped().into_iter().map(|addr| Endpoint {
+            addr,
+            kind: EndpointKind::Reflexive,
+        });
+        let published = self.host.addresses.iter().filter(|it| it.is_published);
+        let local = published.map(|it| Endpoint {
+            addr: SocketAddr::new(it.ip, self.host.port),
+            kind: EndpointKind::Local,
+        });
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        for endpoint in mapped.into_iter().chain(reflexive).chain(local) {
+            let known = endpoints.iter_mut().find(|it| it.addr == endpoint.addr);
+            match (known, endpoint.kind) {
+                (None, _) if is_usable(endpoint.addr) => endpoints.push(endpoint),
+                // Without a NAT the public address is the host's own.
+                (Some(known), EndpointKind::Local) => known.kind = EndpointKind::Local,
+                _ => {}
             }
         }
         endpoints.truncate(MAX_ENDPOINTS);

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::path::{self, Path};
-use super::tuning::{
-    BLOCK_MAX, BLOCK_MIN, BURST_GAPS, FRESH, IDLE_GAP, MAX_ADVERTISED, MAX_LEARNED, MOVE_BLOCK,
-    UPGRADE_SAMPLES,
+use super::constants::{
+    BLOCK_MAX, BLOCK_MIN, BURST_GAPS, IDLE_GAP, LOCAL_ADDRESS_MAX_AGE, MAX_ADVERTISED, MAX_LEARNED,
+    MOVE_BLOCK, UPGRADE_SAMPLES,
 };
+use super::path::{self, Path};
 
 /// A smoothed round trip, as in RFC 6298 section 2: each new measurement counts for an eighth.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,13 +66,13 @@ impl Sources {
     }
 }
 
-/// Which list of endpoints is being told.
+/// Where a list of advertised candidates comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// By the coordinator's record.
-    ByRecord,
-    /// By the peer's call.
-    ByCall,
+pub(crate) enum AdvertisedBy {
+    /// The coordinator's record.
+    Record,
+    /// A call-me-maybe from the peer.
+    CallMeMaybe,
 }
 
 /// One place.
@@ -88,7 +88,9 @@ pub(crate) struct Candidate {
     pub(crate) answered: Option<Instant>,
     /// Whether the answer came from the very port that was pinged. When not, a NAT gives each direction its own
     /// mapping; that works, but only one of them is kept open by traffic.
-    pub(crate) symmetric: bool,
+    pub(crate) replies_from_same_port: bool,
+    /// This host's address as the peer saw it in the latest ping that it answered.
+    pub(crate) seen_from: Option<IpAddr>,
     pub(crate) round_trip: RoundTrip,
     /// Pings sent there.
     pub(crate) pings: u32,
@@ -111,7 +113,8 @@ impl Candidate {
             local: None,
             heard: None,
             answered: None,
-            symmetric: true,
+            replies_from_same_port: true,
+            seen_from: None,
             round_trip: RoundTrip::default(),
             pings: 0,
             pongs: 0,
@@ -132,7 +135,8 @@ impl Candidate {
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
-        self.heard.is_some_and(|heard| now < heard + FRESH)
+        self.heard
+            .is_some_and(|heard| now < heard + LOCAL_ADDRESS_MAX_AGE)
     }
 
     /// A packet of the peer came to `local`. One port is as good as another, so the first stays while it is in use.
@@ -157,10 +161,6 @@ impl Candidate {
             port: local.port(),
             remote: self.remote,
         })
-    }
-
-    pub(crate) fn is_lan(&self) -> bool {
-        path::is_private(self.remote.ip())
     }
 
     pub(crate) fn answered_since(&self, start: Instant) -> bool {
@@ -272,21 +272,21 @@ impl Candidates {
     }
 
     /// Takes a whole list of endpoints in place of the earlier one from the same source. Returns whether one is new.
-    pub(crate) fn told(
+    pub(crate) fn set_advertised(
         &mut self,
         now: Instant,
-        by: Told,
+        by: AdvertisedBy,
         endpoints: impl Iterator<Item = SocketAddr>,
     ) -> bool {
         let known = self.list.len();
         for candidate in &mut self.list {
-            *candidate.sources.told(by) = false;
+            *candidate.sources.advertised(by) = false;
         }
         for remote in endpoints
             .filter(|it| path::is_usable(*it))
             .take(MAX_ADVERTISED)
         {
-            *self.entry(remote, now).sources.told(by) = true;
+            *self.entry(remote, now).sources.advertised(by) = true;
         }
         let added = self.list.len() > known;
         // One that the peer was heard from is worth keeping, whatever the lists say.
@@ -405,10 +405,10 @@ impl Candidates {
 }
 
 impl Sources {
-    fn told(&mut self, by: Told) -> &mut bool {
+    fn advertised(&mut self, by: AdvertisedBy) -> &mut bool {
         match by {
-            Told::ByRecord => &mut self.record,
-            Told::ByCall => &mut self.called,
+            AdvertisedBy::Record => &mut self.record,
+            AdvertisedBy::CallMeMaybe => &mut self.called,
         }
     }
 }

@@ -14,8 +14,13 @@ fn from(remote: &str) -> Path {
     }
 }
 
-fn told(candidates: &mut Candidates, now: Instant, by: Told, endpoints: &[&str]) -> bool {
-    candidates.told(now, by, endpoints.iter().map(|it| addr(it)))
+fn advertise(
+    candidates: &mut Candidates,
+    now: Instant,
+    by: AdvertisedBy,
+    endpoints: &[&str],
+) -> bool {
+    candidates.set_advertised(now, by, endpoints.iter().map(|it| addr(it)))
 }
 
 fn remotes(candidates: &Candidates) -> Vec<String> {
@@ -27,15 +32,30 @@ fn a_candidate_stays_as_long_as_somebody_says_so() {
     let now = Instant::now();
     let mut candidates = Candidates::default();
     let (one, two) = ("192.0.2.2:1", "192.0.2.2:2");
-    assert!(told(&mut candidates, now, Told::ByRecord, &[one]));
-    assert!(told(&mut candidates, now, Told::ByCall, &[one, two]));
-    assert!(!told(&mut candidates, now, Told::ByRecord, &[]));
+    assert!(advertise(
+        &mut candidates,
+        now,
+        AdvertisedBy::Record,
+        &[one]
+    ));
+    assert!(advertise(
+        &mut candidates,
+        now,
+        AdvertisedBy::CallMeMaybe,
+        &[one, two]
+    ));
+    assert!(!advertise(&mut candidates, now, AdvertisedBy::Record, &[]));
     assert_eq!(remotes(&candidates), [one, two]);
-    assert!(!told(&mut candidates, now, Told::ByCall, &[two]));
+    assert!(!advertise(
+        &mut candidates,
+        now,
+        AdvertisedBy::CallMeMaybe,
+        &[two]
+    ));
     assert_eq!(remotes(&candidates), [two]);
     // It was heard from: that keeps it.
     candidates.heard(now, from(two), now);
-    told(&mut candidates, now, Told::ByCall, &[]);
+    advertise(&mut candidates, now, AdvertisedBy::CallMeMaybe, &[]);
     assert_eq!(remotes(&candidates), [two]);
 }
 
@@ -45,7 +65,7 @@ fn only_so_many_are_taken_and_learned() {
     let mut candidates = Candidates::default();
     let many: Vec<String> = (1..100).map(|it| format!("192.0.2.2:{it}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    told(&mut candidates, now, Told::ByRecord, &many);
+    advertise(&mut candidates, now, AdvertisedBy::Record, &many);
     assert_eq!(candidates.iter().count(), MAX_ADVERTISED);
     for host in 10..100 {
         candidates.heard(now + host * SECOND, from(&format!("192.0.2.{host}:1")), now);
@@ -68,10 +88,10 @@ fn useless_addresses_are_not_taken() {
         "[ff02::1]:1",
         "[fe80::1]:1",
     ];
-    assert!(!told(
+    assert!(!advertise(
         &mut candidates,
         Instant::now(),
-        Told::ByRecord,
+        AdvertisedBy::Record,
         &useless
     ));
     assert!(candidates.is_empty());
@@ -82,7 +102,12 @@ fn ports_of_an_address_that_answers_are_not_learned() {
     let start = Instant::now();
     let now = start + SECOND;
     let mut candidates = Candidates::default();
-    told(&mut candidates, start, Told::ByRecord, &["192.0.2.2:1"]);
+    advertise(
+        &mut candidates,
+        start,
+        AdvertisedBy::Record,
+        &["192.0.2.2:1"],
+    );
     assert!(candidates.heard(now, from("192.0.2.2:2"), start));
     let answering = candidates.get_mut(addr("192.0.2.2:1")).unwrap();
     answering.pong(now, SECOND, Duration::ZERO);
@@ -132,7 +157,10 @@ fn the_route_chooses_the_source_unless_the_peer_was_just_heard() {
     let candidate = candidates.get(addr("192.0.2.2:1")).unwrap();
     let local = from("192.0.2.2:1").local;
     assert_eq!(candidate.source(now, 1), (Some(local), 7777));
-    assert_eq!(candidate.source(now + FRESH, 1), (None, 7777));
+    assert_eq!(
+        candidate.source(now + LOCAL_ADDRESS_MAX_AGE, 1),
+        (None, 7777)
+    );
     candidates.keep_locals(&[]);
     let candidate = candidates.get(addr("192.0.2.2:1")).unwrap();
     assert_eq!(candidate.source(now, 1), (None, 1));

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::path_switch::SwitchReason;
+
 /// Why a datagram, frame or signal was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DropReason {
@@ -95,6 +97,8 @@ pub struct Counters {
     pub port_searches: u64,
     /// Pings sent by port searches, which are not among `pings_sent`.
     pub port_search_pings_sent: u64,
+    /// Switches of a tunnel from one path to another, by reason.
+    pub path_switches: BTreeMap<SwitchReason, u64>,
     /// Input that was dropped, by reason.
     pub drops: BTreeMap<DropReason, u64>,
 }

@@ -9,8 +9,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use super::path::Path;
-use super::router_port::{RouterPort, is_open};
+use super::path::{Path, Via};
+use super::port_mapping::{RouterPort, is_open};
 use super::state::State;
 use crate::proto::NatMapping;
 
@@ -40,6 +40,8 @@ pub struct Tried {
 pub struct TunnelSeen {
     /// From where to where it is set.
     pub path: Path,
+    /// What kind of path that is.
+    pub via: Via,
     /// What the kernel said against it.
     pub error: Option<String>,
     /// Data pings sent over this path so far.
@@ -237,8 +239,8 @@ pub fn explain(evidence: &Evidence) -> Explanation {
     let cause = cause(evidence);
     Explanation {
         cause,
-        verdict: super::verdict::verdict(evidence, cause),
-        evidence: super::verdict::lines(evidence),
+        verdict: super::explain_text::verdict(evidence, cause),
+        evidence: super::explain_text::lines(evidence),
         remedies: remedies(evidence, cause),
     }
 }

@@ -1,34 +1,36 @@
 //! One peer as a sans-IO state machine: candidates, hole punching, path choice, proof by data, timers.
 //!
-//! `docs/NAT_TRAVERSAL.md` tells the whole story. In short: both sides *search* (`search.rs`): they ping every candidate and
+//! `docs/NAT_TRAVERSAL.md` tells the whole story. In short: both sides *search* (`path_search.rs`): they ping every candidate and
 //! call the peer to do the same. The side with the greater node key is *controlling*: it chooses a path and nominates
-//! it (`nomination.rs`). Both then set their kernel tunnels to it and *prove* it (`proof.rs`) by probes through the tunnel,
+//! it (`nomination.rs`). Both then set their kernel tunnels to it and *prove* it (`tunnel_check.rs`) by probes through the tunnel,
 //! and go on doing so once a second.
 //!
 //! Nothing here reads a clock, opens a socket or draws randomness of its own; [`crate::node`] is the only caller.
 
 mod candidates;
+mod constants;
 mod counters;
 mod desired_tunnel;
-mod evidence;
 mod explain;
-mod gather;
-mod limiter;
+mod explain_input;
+mod explain_text;
+mod local_address;
+mod make_before_break;
 mod mtu_search;
 mod nomination;
 mod output;
-mod overlap;
+mod packet_window;
 mod path;
 mod path_mtu;
+mod path_search;
+mod path_switch;
+mod port_mapping;
 mod port_search;
-mod proof;
 mod replay;
-mod router_port;
-mod search;
 mod state;
 mod timers;
-mod tuning;
-mod verdict;
+mod tunnel_check;
+mod unreachable_reason;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
@@ -42,30 +44,33 @@ use crate::proto::api::PeerRecord;
 use crate::proto::disco::{self, Envelope, Message};
 use crate::proto::{DiscoPublic, DiscoShared, NatMapping, NodePublic, TxId};
 
-use candidates::{Candidates, Told};
-use limiter::Budget;
-pub(crate) use limiter::Limiter;
+use candidates::{AdvertisedBy, Candidate, Candidates};
+use local_address::Cost;
+use make_before_break::Overlap;
 use nomination::Nomination;
-use overlap::Overlap;
+use packet_window::Budget;
+pub(crate) use packet_window::PacketWindow;
+use path_search::{Calls, Pending, Search};
 use port_search::PortSearch;
-use proof::Tunnel;
 use replay::ReplayWindow;
-use search::{Calls, Pending, Search};
 use timers::{Timer, Timers};
+use tunnel_check::Tunnel;
 
+pub(crate) use constants::MAX_STEP;
+pub use constants::{MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
 pub use counters::{Counters, DropReason};
 pub use desired_tunnel::{DesiredTunnel, Inside, Outside};
 pub use explain::{Cause, Evidence, Explanation, Remedy, Side, Tried, TunnelSeen, explain};
-pub(crate) use gather::Surroundings;
+pub(crate) use explain_input::HostSnapshot;
+pub use local_address::{LinkKind, LocalAddress};
 pub use output::Output;
 pub(crate) use path::is_usable;
 pub use path::{FIRST_PATH_MTU, Path, Via};
+pub use path_switch::SwitchReason;
+pub use port_mapping::RouterPort;
 pub use port_search::EXTRA_PORTS;
-pub(crate) use port_search::{Fresh, Nat};
-pub use router_port::RouterPort;
+pub(crate) use port_search::{NatState, PortAllocation};
 pub use state::{PeerStatus, State, TunnelReport};
-pub(crate) use tuning::MAX_STEP;
-pub use tuning::{MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
 
 /// What a peer needs to know of the host it runs on.
 #[derive(Debug)]
@@ -76,10 +81,12 @@ pub(crate) struct Host {
     pub(crate) port: u16,
     /// Usable source addresses.
     pub(crate) locals: Vec<IpAddr>,
+    /// The same with what is known of each, in the order in which peers are told of them.
+    pub(crate) addresses: Vec<LocalAddress>,
     /// Where this node can perhaps be reached.
     pub(crate) endpoints: Vec<SocketAddr>,
     /// What STUN tells of the NAT.
-    pub(crate) nat: Nat,
+    pub(crate) nat: NatState,
     /// Whether ports may be searched for.
     pub(crate) aggressive: bool,
     /// What the router grants for the data port.
@@ -87,6 +94,22 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// What the path to a candidate costs; the LAN only once the peer showed that it sees this host's own address.
+    pub(crate) fn cost(&self, candidate: &Candidate) -> Cost {
+        let is_own = |ip: IpAddr| self.locals.contains(&ip);
+        let is_own_source = candidate.seen_from.is_some_and(is_own);
+        candidate.path().map_or(Cost::Direct, |path| {
+            local_address::cost(&self.addresses, path, is_own_source)
+        })
+    }
+
+    /// What a path in use costs. A path that was just adopted counts as one in the LAN until a pong says otherwise.
+    pub(crate) fn cost_in_use(&self, path: Path, candidate: Option<&Candidate>) -> Cost {
+        let seen_from = candidate.and_then(|it| it.seen_from);
+        let is_own_source = seen_from.is_none_or(|ip| self.locals.contains(&ip));
+        local_address::cost(&self.addresses, path, is_own_source)
+    }
+
     /// Whether there is an address to send from at all.
     pub(crate) fn reaches(&self, remote: IpAddr) -> bool {
         self.locals
@@ -109,7 +132,7 @@ pub(crate) struct Context<'a> {
     /// Set when a port search wants to know what the NAT gives to new flows.
     pub(crate) observe_nat: &'a mut bool,
     /// The cap on packets of port searches, for all peers together.
-    pub(crate) search_limiter: &'a mut Limiter,
+    pub(crate) search_limiter: &'a mut PacketWindow,
     /// The number of the latest [`Output::SetTunnel`] of this node.
     pub(crate) requests: &'a mut u64,
 }
@@ -168,7 +191,7 @@ pub(crate) struct Peer {
     reason: String,
     since: Instant,
     timers: Timers,
-    limiter: Limiter,
+    limiter: PacketWindow,
     replay: ReplayWindow,
     candidates: Candidates,
     pending: VecDeque<Pending>,
@@ -184,6 +207,8 @@ pub(crate) struct Peer {
     loss_timeout: Duration,
     /// When data of the peer last came out of the tunnel.
     data_heard: Option<Instant>,
+    /// When the driver last came so late that it must have been stalled.
+    stalled: Option<Instant>,
     /// How the peer's NAT maps, as it says.
     nat_mapping: NatMapping,
     /// Where STUN servers saw the peer, as it says.
@@ -207,7 +232,7 @@ impl Peer {
             reason: NO_ENDPOINT.to_owned(),
             since: now,
             timers: Timers::default(),
-            limiter: Limiter::default(),
+            limiter: PacketWindow::default(),
             replay: ReplayWindow::default(),
             candidates: Candidates::default(),
             pending: VecDeque::new(),
@@ -218,8 +243,9 @@ impl Peer {
             overlap: Overlap::default(),
             port_search: PortSearch::default(),
             tunnel: None,
-            loss_timeout: tuning::LOSS_TIMEOUT,
+            loss_timeout: constants::LOSS_TIMEOUT,
             data_heard: None,
+            stalled: None,
             nat_mapping: NatMapping::Unknown,
             public: Vec::new(),
             mapped: None,
@@ -264,9 +290,9 @@ impl Peer {
         self.learn_nat(record);
         let own = &cx.host.endpoints;
         let endpoints = record.endpoints.iter().map(|it| it.addr);
-        let added = self.candidates.told(
+        let added = self.candidates.set_advertised(
             cx.now,
-            Told::ByRecord,
+            AdvertisedBy::Record,
             endpoints.filter(|it| !own.contains(it)),
         );
         if came_online || added {
@@ -296,16 +322,16 @@ impl Peer {
             self.candidates.keep_locals(&cx.host.locals);
             if let Some(gone) = self.abandon_lost_local(cx) {
                 self.begin_search(cx, format!("this host lost its address {gone}"));
-            } else if self.state == State::Direct {
+            } else if self.state.is_proven() {
                 // The new address may lead to the peer's LAN, and the old path may not lead anywhere any more.
                 self.candidates.burst(cx.now, 0);
-                self.probe(cx);
+                self.send_data_probe(cx);
             } else {
                 self.take_back_local(cx);
             }
         }
         match self.state {
-            State::Punching | State::Direct => self.call(cx),
+            State::Punching | State::Direct => self.send_call_me_maybe(cx),
             State::Unreachable => {
                 self.begin_search(cx, "this host can be reached elsewhere now".to_owned());
             }
@@ -355,15 +381,26 @@ impl Peer {
         };
         self.replay.insert(envelope.nonce);
         trace!(peer = %self.name, ?channel, ?message, "received");
-        if matches!(&message, Message::Ping { node_key, .. } if *node_key != self.node_key) {
-            return Err(DropReason::WrongIdentity);
+        if let Err(reason) = self.judge(channel, &message) {
+            if let (
+                DropReason::StaleNomination,
+                Channel::Udp(path),
+                Message::Nominate { seq, tx_id },
+            ) = (reason, channel, &message)
+                && *seq < self.seq
+            {
+                self.answer_nomination(cx, path, *tx_id);
+            }
+            return Err(reason);
         }
         if let Channel::Udp(path) = channel {
             self.heard_from(cx, path);
         }
         match (channel, message) {
             (Channel::Udp(path), Message::Ping { tx_id, .. }) => self.handle_ping(cx, path, tx_id),
-            (Channel::Udp(path), Message::Pong { tx_id, .. }) => self.handle_pong(cx, path, tx_id),
+            (Channel::Udp(path), Message::Pong { tx_id, src }) => {
+                self.handle_pong(cx, path, tx_id, src)
+            }
             (Channel::Udp(path), Message::Nominate { seq, tx_id }) => {
                 self.handle_nominate(cx, path, seq, tx_id)
             }
@@ -383,7 +420,31 @@ impl Peer {
         }
     }
 
+    /// Whether a message that could be opened is to be believed. Nothing has changed yet, and nothing does when it is refused: whoever
+    /// replays or invents messages teaches this host no address.
+    fn judge(&self, channel: Channel, message: &Message) -> Result<(), DropReason> {
+        let accepted_if = |accepted: bool, reason| if accepted { Ok(()) } else { Err(reason) };
+        match (channel, message) {
+            (_, Message::Ping { node_key, .. }) if *node_key != self.node_key => {
+                Err(DropReason::WrongIdentity)
+            }
+            (Channel::Udp(path), Message::Pong { tx_id, .. }) => self.judge_pong(path, *tx_id),
+            (Channel::Udp(path), Message::Nominate { seq, .. }) => {
+                self.judge_nomination(path, *seq)
+            }
+            (Channel::Udp(_), Message::Nominated { tx_id, .. }) => accepted_if(
+                self.nomination.is_some_and(|it| it.tx_id == *tx_id),
+                DropReason::Unsolicited,
+            ),
+            (Channel::Udp(_), Message::Ping { .. } | Message::CallMeMaybe { .. })
+            | (Channel::Coordinator, Message::CallMeMaybe { .. } | Message::PortSearch(_))
+            | (Channel::Tunnel, Message::DataPing { .. } | Message::DataPong { .. }) => Ok(()),
+            _ => Err(DropReason::WrongChannel),
+        }
+    }
+
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        self.let_sockets_be_drained(cx.now);
         while let Some(timer) = self.timers.take_due(cx.now) {
             match timer {
                 Timer::Search => self.search_ended(cx),
@@ -391,7 +452,7 @@ impl Peer {
                 Timer::Call => self.call_again(cx),
                 Timer::Nomination => self.repeat_nomination(cx),
                 Timer::Probe => self.probe_due(cx),
-                Timer::Proof => self.proof_due(cx),
+                Timer::TunnelCheck => self.proof_due(cx),
                 Timer::PortSearch => self.port_search_due(cx),
                 Timer::Mtu => self.mtu_due(cx),
                 Timer::Overlap => self.end_overlap(cx),
@@ -409,7 +470,16 @@ impl Peer {
             .min_by_key(|(at, _)| *at)
     }
 
-    pub(crate) fn status(&self) -> PeerStatus {
+    /// What kind of path the tunnel uses, to the people who read `gretun peers`.
+    pub(crate) fn via(&self, host: &Host, path: Path) -> Via {
+        let candidate = self.candidates.get(path.remote);
+        match host.cost_in_use(path, candidate) {
+            Cost::Lan => Via::Lan,
+            Cost::Direct | Cost::Overlay => Via::Direct,
+        }
+    }
+
+    pub(crate) fn status(&self, host: &Host) -> PeerStatus {
         let path = self.tunnel.as_ref().map(|tunnel| tunnel.path);
         PeerStatus {
             name: self.name.clone(),
@@ -422,8 +492,8 @@ impl Peer {
             since: self.since,
             path,
             via: path
-                .filter(|_| self.state == State::Direct)
-                .map(|path| path.via()),
+                .filter(|_| self.state.is_proven())
+                .map(|path| self.via(host, path)),
             rtt: self.round_trip(),
         }
     }

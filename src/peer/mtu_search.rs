@@ -8,10 +8,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::path::Path;
-use super::tuning::{
+use super::constants::{
     MTU_CONFIRM_GAP, MTU_PATIENCE_MAX, MTU_PATIENCE_MIN, MTU_RAISE_GAP, MTU_TRIES,
 };
+use super::path::Path;
 use crate::proto::TxId;
 
 /// Sizes of IP packets that real links carry: IPv6's least (RFC 8200), other tunnels, PPPoE (RFC 2516), Ethernet, jumbo frames.
@@ -169,6 +169,11 @@ impl MtuSearch {
         if let Some(probe) = self.round.iter_mut().find(|probe| probe.size == size) {
             probe.tx_ids.push(tx_id);
         }
+    }
+
+    /// Whether a ping with this id was sent and waits for its answer.
+    pub(crate) fn awaits(&self, tx_id: TxId) -> bool {
+        self.round.iter().any(|it| it.tx_ids.contains(&tx_id))
     }
 
     /// A ping was answered. False when it was none of these.

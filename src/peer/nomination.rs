@@ -1,23 +1,26 @@
 //! The choice of the path. A kernel tunnel has one remote, so both sides must agree on it: the controlling side chooses and
 //! sends `Nominate` over the path; the other side's tunnel follows to where that came from.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::candidates::Candidate;
-use super::proof::{Proof, Purpose};
+use super::constants::{NOMINATION_GAPS, OVERLAP_PATIENCE, UPGRADE_MARGIN, UPGRADE_SHARE};
+use super::local_address::Cost;
+use super::path_switch::SwitchReason;
 use super::timers::Timer;
-use super::tuning::{NOMINATION_GAPS, OVERLAP_PATIENCE, UPGRADE_MARGIN, UPGRADE_SHARE};
-use super::{Context, DropReason, Path, Peer};
+use super::tunnel_check::{CheckReason, CheckState, Tunnel};
+use super::{Context, DropReason, Host, Path, Peer};
 use crate::proto::TxId;
 use crate::proto::disco::Message;
 
 /// A nomination that waits for its answer; only the controlling side has one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nomination {
-    tx_id: TxId,
+    pub(crate) tx_id: TxId,
     pub(crate) path: Path,
+    reason: SwitchReason,
     /// Whether the tunnel works over another path, and so moves only when the peer agreed.
     pub(crate) is_move: bool,
     /// Whether it waits for the kernel, and was not sent.
@@ -45,24 +48,33 @@ impl Peer {
             .iter()
             .filter(|it| it.heard_since(start) && !it.is_blocked(cx.now))
             .filter_map(|it| Some((it, it.path()?)))
-            .max_by_key(|(it, _)| rank(it, start));
+            .max_by_key(|(it, _)| rank(cx.host, it, start));
         let Some((best, path)) = best else {
             return;
         };
         let nominated = match &self.tunnel {
             None => None,
-            Some(tunnel) => match (tunnel.proof, tunnel.purpose) {
-                (Proof::Unproven, _) => None,
-                (Proof::Pending | Proof::Testing, Purpose::Nominated) => Some(tunnel.path),
-                (Proof::Pending | Proof::Testing, Purpose::Grace) => return,
-                (Proof::Proven | Proof::Late, _) => return,
+            Some(tunnel) => match tunnel.check {
+                CheckState::Silent { .. } => None,
+                CheckState::Asked
+                | CheckState::Testing {
+                    reason: CheckReason::Nominated,
+                    ..
+                } => Some(tunnel.path),
+                CheckState::Testing {
+                    reason: CheckReason::Revalidation,
+                    ..
+                }
+                | CheckState::Proven { .. }
+                | CheckState::Late { .. } => return,
             },
         };
         // A ping that came in is reason enough to nominate at once, which saves a round trip; but a candidate that also
         // answered, or one in the LAN, takes its place.
         let nominated = nominated.and_then(|path| self.candidates.get(path.remote));
-        if nominated.is_none_or(|it| class(it, start) < class(best, start)) {
-            self.nominate(cx, path, false);
+        let class = |it: &Candidate| preemption_class(cx.host, it, start);
+        if nominated.is_none_or(|it| class(it) < class(best)) {
+            self.nominate(cx, path, false, SwitchReason::PathSearch);
         }
     }
 
@@ -75,28 +87,46 @@ impl Peer {
             return;
         }
         let in_use = self.round_trip();
+        let cost_in_use = cx
+            .host
+            .cost_in_use(current, self.candidates.get(current.remote));
         let Some(candidate) = self.candidates.get_mut(remote) else {
             return;
         };
-        let to_lan = candidate.is_lan() && current.via() != super::Via::Lan;
-        let to_wan = !candidate.is_lan() && current.via() == super::Via::Lan;
-        if to_wan || !candidate.may_be_moved_to(cx.now) {
+        let Some(path) = candidate
+            .path()
+            .filter(|_| candidate.may_be_moved_to(cx.now))
+        else {
             return;
-        }
-        if to_lan || is_faster(candidate.round_trip.settled(), in_use) {
-            if let Some(path) = candidate.path() {
-                self.nominate(cx, path, true);
+        };
+        match cx.host.cost(candidate).cmp(&cost_in_use) {
+            Ordering::Greater => {}
+            Ordering::Less => self.nominate(cx, path, true, SwitchReason::CheaperPath),
+            // The packets take the same way, whatever their ports: a shorter round trip is noise, such as that of a busy moment.
+            Ordering::Equal if path.has_addresses_of(current) => {}
+            Ordering::Equal if is_faster(candidate.round_trip.settled(), in_use) => {
+                self.nominate(cx, path, true, SwitchReason::ShorterRoundTrip);
             }
-        } else if candidate.is_idle() && is_faster(candidate.round_trip.latest(), in_use) {
-            candidate.measure_anew(cx.now);
+            Ordering::Equal => {
+                if candidate.is_idle() && is_faster(candidate.round_trip.latest(), in_use) {
+                    candidate.measure_anew(cx.now);
+                }
+            }
         }
     }
 
-    pub(crate) fn nominate(&mut self, cx: &mut Context<'_>, path: Path, is_move: bool) {
+    pub(crate) fn nominate(
+        &mut self,
+        cx: &mut Context<'_>,
+        path: Path,
+        is_move: bool,
+        reason: SwitchReason,
+    ) {
         self.seq = self.seq.saturating_add(1);
         let nomination = Nomination {
             tx_id: cx.tx_id(),
             path,
+            reason,
             is_move,
             waits: is_move && self.overlap.other != Some(path),
             sent: cx.now,
@@ -112,7 +142,7 @@ impl Peer {
         }
         self.send_nomination(cx, nomination);
         if !is_move {
-            self.set_tunnel(cx, path, Purpose::Nominated);
+            self.set_tunnel(cx, path, reason);
         }
     }
 
@@ -148,7 +178,9 @@ impl Peer {
         }
         match self.tunnel_path() {
             // The answers may be what was lost: the peer is called back to the path that works.
-            Some(current) if nomination.is_move => self.nominate(cx, current, false),
+            Some(current) if nomination.is_move => {
+                self.nominate(cx, current, false, SwitchReason::CalledBack);
+            }
             _ => self.test_failed(cx),
         }
     }
@@ -169,6 +201,20 @@ impl Peer {
         self.nomination = Some(nomination);
     }
 
+    /// Refuses nominations that are older than the one in force. Its very number may come again over another path only as long as no
+    /// data has crossed the tunnel: a proven tunnel never follows a nomination that somebody has recorded.
+    pub(crate) fn judge_nomination(&self, path: Path, seq: u32) -> Result<(), DropReason> {
+        if self.controlling {
+            return Err(DropReason::WrongRole);
+        }
+        let is_in_force = |it: &Tunnel| it.path != path && it.check.is_in_use();
+        let is_repeated = seq == self.seq && self.tunnel.as_ref().is_some_and(is_in_force);
+        if seq < self.seq || is_repeated {
+            return Err(DropReason::StaleNomination);
+        }
+        Ok(())
+    }
+
     /// The controlling side chose the path that this came over.
     pub(crate) fn handle_nominate(
         &mut self,
@@ -177,15 +223,7 @@ impl Peer {
         seq: u32,
         tx_id: TxId,
     ) -> Result<(), DropReason> {
-        if self.controlling {
-            return Err(DropReason::WrongRole);
-        }
-        let stale = seq < self.seq;
-        self.seq = self.seq.max(seq);
-        if stale {
-            self.answer_nomination(cx, path, tx_id);
-            return Err(DropReason::StaleNomination);
-        }
+        self.seq = seq;
         cx.counters.nominations_received += 1;
         if let Some(before) = self.proven_path().filter(|it| *it != path) {
             self.begin_overlap(cx.now, before);
@@ -195,7 +233,8 @@ impl Peer {
             .as_ref()
             .is_some_and(|it| it.path == path && it.is_being_tested());
         if !repeated {
-            self.set_tunnel(cx, path, Purpose::Nominated);
+            let reason = SwitchReason::ChosenByPeer;
+            self.set_tunnel(cx, path, reason);
         }
         if self.is_moving_to(path) {
             self.answer_when_moved(path, tx_id);
@@ -215,7 +254,12 @@ impl Peer {
         let nomination = self.nomination.take_if(|it| it.tx_id == tx_id);
         let nomination = nomination.ok_or(DropReason::Unsolicited)?;
         self.timers.clear(Timer::Nomination);
-        let Nomination { path, is_move, .. } = nomination;
+        let Nomination {
+            path,
+            is_move,
+            reason,
+            ..
+        } = nomination;
         if let Some(candidate) = self.candidates.get_mut(path.remote) {
             candidate.answered = Some(cx.now);
             if nomination.step == 0 {
@@ -224,12 +268,12 @@ impl Peer {
         }
         if seq > self.seq {
             self.seq = seq;
-            self.nominate(cx, path, is_move);
+            self.nominate(cx, path, is_move, reason);
         } else if is_move {
             if let Some(before) = self.tunnel_path() {
                 self.begin_overlap(cx.now, before);
             }
-            self.set_tunnel(cx, path, Purpose::Nominated);
+            self.set_tunnel(cx, path, reason);
         }
         Ok(())
     }
@@ -239,19 +283,22 @@ impl Peer {
     }
 }
 
-/// What makes one candidate take the place of another that is being nominated: an answer, then the LAN.
-fn class(candidate: &Candidate, start: Instant) -> (bool, bool) {
-    (candidate.answered_since(start), candidate.is_lan())
+/// What makes one candidate take the place of another that is being nominated: an answer, then a lower cost.
+fn preemption_class(host: &Host, candidate: &Candidate, start: Instant) -> (bool, Reverse<Cost>) {
+    (
+        candidate.answered_since(start),
+        Reverse(host.cost(candidate)),
+    )
 }
 
-/// Greater is better: an answer, few failures, the LAN, both directions over one mapping, a short round trip.
-fn rank(candidate: &Candidate, start: Instant) -> impl Ord + use<> {
+/// Greater is better: an answer, few failures, a low cost, both directions over one mapping, a short round trip.
+fn rank(host: &Host, candidate: &Candidate, start: Instant) -> impl Ord + use<> {
     let round_trip = candidate.round_trip.get().unwrap_or(Duration::MAX);
     (
         candidate.answered_since(start),
         Reverse(candidate.failures),
-        candidate.is_lan(),
-        candidate.symmetric,
+        Reverse(host.cost(candidate)),
+        candidate.replies_from_same_port,
         Reverse(round_trip),
     )
 }

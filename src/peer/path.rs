@@ -23,6 +23,11 @@ impl Path {
         SocketAddr::new(self.local, self.port)
     }
 
+    /// Whether the packets of both paths go from one address to one address, whatever their ports.
+    pub(crate) fn has_addresses_of(self, other: Path) -> bool {
+        (self.local, self.remote.ip()) == (other.local, other.remote.ip())
+    }
+
     /// The same from whichever address the route chooses: the tunnel's `local any`. For a host that lost `local`, which the kernel
     /// would go on to send from as long as a link that is down keeps it.
     #[must_use]
@@ -32,15 +37,6 @@ impl Path {
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         Path { local, ..self }
-    }
-
-    /// What kind of path this is to the people who read `gretun peers`.
-    pub fn via(&self) -> Via {
-        if is_private(self.remote.ip()) {
-            Via::Lan
-        } else {
-            Via::Direct
-        }
     }
 }
 
@@ -53,9 +49,9 @@ impl fmt::Display for Path {
 /// How data reaches the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Via {
-    /// Inside one site: the peer's address is a private one, so nothing crosses the internet.
+    /// Inside one LAN: the peer's private address is on-link, and no NAT is in between.
     Lan,
-    /// From public address to public address, through whatever NATs there are.
+    /// Any other way from host to host, through whatever NATs there are.
     Direct,
 }
 

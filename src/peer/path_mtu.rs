@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use tracing::debug;
 
-use super::limiter::Budget;
 use super::mtu_search::{MtuSearch, Step};
-use super::proof::Proof;
+use super::packet_window::Budget;
 use super::timers::Timer;
+use super::tunnel_check::CheckState;
 use super::{Context, Path, Peer};
 use crate::proto::TxId;
 use crate::proto::disco::{Message, PING_LEN};
@@ -70,11 +70,11 @@ impl Peer {
         let Some(tunnel) = self.tunnel.as_mut() else {
             return;
         };
-        let (path, proof, silent) = (tunnel.path, tunnel.proof, tunnel.is_silent());
+        let (path, check) = (tunnel.path, tunnel.check);
         let Some(search) = &mut tunnel.mtu.search else {
             return;
         };
-        if proof == Proof::Unproven {
+        if check.is_silent() {
             // Goes on when data crosses again.
             return self.timers.clear(Timer::Mtu);
         }
@@ -89,8 +89,8 @@ impl Peer {
             }
             Step::ShowLife => {
                 self.timers.set(Timer::Mtu, cx.now + patience);
-                if proof == Proof::Proven && !silent {
-                    self.probe(cx);
+                if check == (CheckState::Proven { unanswered: None }) {
+                    self.send_data_probe(cx);
                 }
             }
             Step::Sleep(until) => self.timers.set(Timer::Mtu, until),
@@ -105,6 +105,15 @@ impl Peer {
         if self.timers.get(Timer::Mtu).is_none() {
             self.mtu_due(cx);
         }
+    }
+
+    /// Whether a pong with this id over this path answers a ping of the search.
+    pub(crate) fn is_mtu_pong(&self, path: Path, tx_id: TxId) -> bool {
+        let tunnel = self.tunnel.as_ref();
+        let tunnel = tunnel.filter(|it| it.path.remote.ip() == path.remote.ip());
+        tunnel
+            .and_then(|it| it.mtu.search.as_ref())
+            .is_some_and(|it| it.awaits(tx_id))
     }
 
     /// Whether this pong answers a ping of the search.

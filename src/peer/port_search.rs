@@ -17,13 +17,14 @@ use std::time::{Duration, Instant};
 use rand_chacha::rand_core::Rng as _;
 use tracing::debug;
 
-use super::limiter::Budget;
-use super::timers::Timer;
-use super::tuning::{
-    DOUBT_DELAY, FOUND_PATIENCE, GUESSES, HUNT_BATCH, HUNT_GAP, HUNT_LISTEN, HUNT_MIN_GAP,
-    HUNT_PATIENCE, OBSERVE_TIMEOUT, OFFER_DELAY, OFFER_LIFETIME, PORT_SEARCH_GAPS,
+use super::constants::{
+    ATTEMPT_BATCH, ATTEMPT_GAP, ATTEMPT_LISTEN, ATTEMPT_MIN_GAP, ATTEMPT_PATIENCE, DOUBT_DELAY,
+    FOUND_PATIENCE, GUESSES, OBSERVE_TIMEOUT, OFFER_DELAY, OFFER_LIFETIME, PORT_SEARCH_GAPS,
     PREDICTED_WINDOW, PRESERVED_GUESSES, SPREAD_PORTS,
 };
+use super::packet_window::Budget;
+use super::path_switch::SwitchReason;
+use super::timers::Timer;
 use super::{Context, DropReason, Output, Path, Peer, State};
 use crate::proto::TxId;
 use crate::proto::disco::{Message, PortOffer};
@@ -34,18 +35,18 @@ pub const EXTRA_PORTS: Range<u16> = 20_480..32_768;
 
 /// What STUN tells of the NAT in front of this host, for IPv4.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Nat {
+pub(crate) struct NatState {
     /// Whether each destination gets a public port of its own; `None` while too few servers answered.
     pub(crate) dependent: Option<bool>,
     /// Where a server saw the data port.
     pub(crate) seen: Option<SocketAddr>,
     /// What the NAT gives to new flows.
-    pub(crate) fresh: Option<Fresh>,
+    pub(crate) fresh: Option<PortAllocation>,
 }
 
 /// Two new flows of this host, as a server saw them just now.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fresh {
+pub(crate) struct PortAllocation {
     pub(crate) at: Instant,
     /// The second of them.
     pub(crate) seen: SocketAddr,
@@ -56,33 +57,50 @@ pub(crate) struct Fresh {
 /// A peer's searches for ports.
 #[derive(Debug, Default)]
 pub(crate) struct PortSearch {
-    theirs: Option<(Instant, PortOffer)>,
-    told: Option<(Instant, PortOffer)>,
+    /// The peer's latest offer, and when it came.
+    peer_offer: Option<(Instant, PortOffer)>,
+    /// This host's latest offer, and when it was sent.
+    our_offer: Option<(Instant, PortOffer)>,
     /// The next offer waits for a look at the NAT.
     observing: bool,
-    hunt: Option<Hunt>,
-    /// When the latest hunt began.
+    attempt: Option<Attempt>,
+    /// When the latest attempt began.
     began: Option<Instant>,
     /// What all its pings carried.
     tx_id: Option<TxId>,
     listen_until: Option<Instant>,
-    /// Hunts in a row without success.
+    /// Attempts in a row without success.
     failures: usize,
     not_before: Option<Instant>,
-    /// What the last hunt sent in vain.
+    /// What the last attempt sent in vain.
     in_vain: Option<(usize, SocketAddr)>,
 }
 
-/// One search under way.
+/// One run of the search, under way.
 #[derive(Debug)]
-struct Hunt {
+struct Attempt {
     began: Instant,
     ticked: Instant,
     /// The first source port and the destination, when spreading.
-    spread: Option<(u16, SocketAddr)>,
+    spread: Option<Spread>,
     spread_sent: usize,
     guesses: Option<Guesses>,
     guesses_sent: usize,
+}
+
+/// Pings from [`SPREAD_PORTS`] source ports to each target in turn.
+#[derive(Debug)]
+struct Spread {
+    first_port: u16,
+    targets: Vec<SocketAddr>,
+}
+
+impl Spread {
+    /// The ports and the destination of the ping with this number, until all are sent.
+    fn ping(&self, number: usize) -> Option<(u16, SocketAddr)> {
+        let target = self.targets.get(number / SPREAD_PORTS)?;
+        Some((self.first_port + (number % SPREAD_PORTS) as u16, *target))
+    }
 }
 
 /// The ports to guess, in order, none twice except by a wrong prediction.
@@ -135,42 +153,90 @@ impl Guesses {
     }
 }
 
-/// The public port that a NAT which gives them out in order will give after so many steps.
+/// The public port that a NAT which allocates ports in order will allocate after so many steps. Past the last port the NAT begins
+/// again with the first: 1024, or 1 where the NAT uses the well-known ports too.
 fn predicted(offer: &PortOffer, steps: i32) -> u16 {
-    let port = i32::from(offer.seen.port()) + i32::from(offer.step) * steps;
-    port as u16
+    let seen = i32::from(offer.seen.port());
+    let lowest = if seen < Guesses::LOWEST as i32 {
+        1
+    } else {
+        Guesses::LOWEST as i32
+    };
+    let port = seen + i32::from(offer.step) * steps;
+    (lowest + (port - lowest).rem_euclid(65_536 - lowest)) as u16
 }
 
 /// What a search does next.
-enum Shot {
+enum NextPacket {
     From(u16, SocketAddr),
     Done,
 }
 
-impl Hunt {
-    fn next(&self, data_port: u16) -> Shot {
-        if let Some((first, to)) = self.spread.filter(|_| self.spread_sent < SPREAD_PORTS) {
-            return Shot::From(first + self.spread_sent as u16, to);
+impl Attempt {
+    fn next(&self, data_port: u16) -> NextPacket {
+        if let Some((port, to)) = self.next_of_spread() {
+            return NextPacket::From(port, to);
         }
         match &self.guesses {
             Some(guesses) if self.guesses_sent < GUESSES => {
                 let port = guesses.port(self.guesses_sent);
-                Shot::From(data_port, SocketAddr::new(guesses.ip, port))
+                NextPacket::From(data_port, SocketAddr::new(guesses.ip, port))
             }
-            _ => Shot::Done,
+            _ => NextPacket::Done,
         }
     }
 
+    fn next_of_spread(&self) -> Option<(u16, SocketAddr)> {
+        self.spread.as_ref()?.ping(self.spread_sent)
+    }
+
     fn has_sent_from(&self, port: u16) -> bool {
-        let sent = |(first, _)| (first..first + self.spread_sent as u16).contains(&port);
-        self.spread.is_some_and(sent)
+        let ports = self.spread_sent.min(SPREAD_PORTS) as u16;
+        let sent = |it: &Spread| (it.first_port..it.first_port + ports).contains(&port);
+        self.spread.as_ref().is_some_and(sent)
     }
 
     fn sent(&mut self) {
-        if self.spread.is_some() && self.spread_sent < SPREAD_PORTS {
+        if self.next_of_spread().is_some() {
             self.spread_sent += 1;
         } else {
             self.guesses_sent += 1;
+        }
+    }
+}
+
+/// What this side does in an attempt, from what both sides know of their NATs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct AttemptPlan {
+    spreads: bool,
+    guesses: bool,
+}
+
+impl AttemptPlan {
+    fn of(ours: &PortOffer, theirs: &PortOffer) -> Self {
+        let in_order = ours.step != 0 && theirs.step != 0;
+        match (ours.dependent, theirs.dependent) {
+            // Each side can foretell the other's ports. Without order chance would have to strike twice, which is not tried.
+            (true, true) => AttemptPlan {
+                spreads: in_order,
+                guesses: false,
+            },
+            (true, false) => AttemptPlan {
+                spreads: true,
+                guesses: theirs.maybe_dependent && in_order,
+            },
+            (false, true) => AttemptPlan {
+                spreads: ours.maybe_dependent && in_order,
+                guesses: true,
+            },
+            // Either side may be the one with the difficult NAT, so both do both.
+            (false, false) => {
+                let in_doubt = ours.maybe_dependent || theirs.maybe_dependent;
+                AttemptPlan {
+                    spreads: in_doubt,
+                    guesses: in_doubt,
+                }
+            }
         }
     }
 }
@@ -199,15 +265,15 @@ impl Peer {
         if !state.began.is_some_and(soon) {
             state.renew();
         }
-        if self.port_search.hunt.is_none() && cx.host.aggressive {
+        if self.port_search.attempt.is_none() && cx.host.aggressive {
             let at = cx.now + OFFER_DELAY;
             self.timers.set(Timer::PortSearch, at);
         }
     }
 
     /// Whether a search is under way, so that no verdict is due yet.
-    pub(crate) fn is_hunting(&self) -> bool {
-        self.port_search.hunt.is_some()
+    pub(crate) fn is_searching_ports(&self) -> bool {
+        self.port_search.attempt.is_some()
     }
 
     /// Whether packets to extra ports are for this peer.
@@ -219,8 +285,8 @@ impl Peer {
 
     /// [`Timer::PortSearch`].
     pub(crate) fn port_search_due(&mut self, cx: &mut Context<'_>) {
-        if self.port_search.hunt.is_some() {
-            self.hunt(cx);
+        if self.port_search.attempt.is_some() {
+            self.send_due_search_pings(cx);
         } else if std::mem::take(&mut self.port_search.observing) {
             self.tell_nat(cx);
         } else {
@@ -234,33 +300,34 @@ impl Peer {
         let state = &self.port_search;
         if !cx.host.aggressive
             || !self.online
-            || matches!(self.state, State::Direct | State::Unknown)
-            || state.hunt.is_some()
+            || self.state.is_proven()
+            || self.state == State::Unknown
+            || state.attempt.is_some()
             || state.observing
             || state.not_before.is_some_and(too_early)
             || self.has_answer_since(self.search.started)
         {
             return;
         }
-        match cx.host.nat.dependent {
-            Some(true) => self.observe_and_tell(cx),
-            // Perhaps all the same; but what most pairs need gets more time.
-            Some(false) if self.may_doubt(cx) => self.tell_nat(cx),
-            Some(false) if self.state == State::Punching => {
-                let at = self.search.started + DOUBT_DELAY;
-                self.timers.set(Timer::PortSearch, at);
-            }
-            Some(false) => {}
-            // STUN has not said yet.
-            None if self.state == State::Punching => {
+        let nat = cx.host.nat;
+        if nat.dependent == Some(true) {
+            self.observe_and_tell(cx);
+        } else if nat.dependent.is_none() && nat.seen.is_none() {
+            // No STUN server has answered yet.
+            if self.state == State::Punching {
                 self.timers.set(Timer::PortSearch, cx.now + OFFER_DELAY);
             }
-            None => {}
+        } else if self.is_search_overdue(cx) {
+            // STUN cannot see every mapping that depends on the destination, and one server alone sees none.
+            self.observe_and_tell(cx);
+        } else {
+            let at = self.search.started + DOUBT_DELAY;
+            self.timers.set(Timer::PortSearch, at);
         }
     }
 
-    /// Whether the ordinary means had time enough.
-    fn may_doubt(&self, cx: &Context<'_>) -> bool {
+    /// Whether the ordinary path search had time enough, so that the mapping may be another than STUN told.
+    fn is_search_overdue(&self, cx: &Context<'_>) -> bool {
         self.state != State::Punching || cx.now >= self.search.started + DOUBT_DELAY
     }
 
@@ -271,7 +338,7 @@ impl Peer {
     /// Tells the peer of the NAT as it is now; one that gives out ports in order is looked at first.
     fn observe_and_tell(&mut self, cx: &mut Context<'_>) {
         let fresh = cx.host.nat.fresh;
-        if cx.host.nat.dependent == Some(true)
+        if cx.host.nat.dependent != Some(false)
             && fresh.is_none_or(|it| cx.now >= it.at + OBSERVE_TIMEOUT)
         {
             self.port_search.observing = true;
@@ -292,26 +359,36 @@ impl Peer {
 
     fn tell_nat(&mut self, cx: &mut Context<'_>) {
         let nat = cx.host.nat;
+        // Of a NAT whose mapping is not known the data port's own mapping says more than that of a new flow, unless the NAT
+        // allocates ports in order.
         let fresh = nat
             .fresh
-            .filter(|it| nat.dependent == Some(true) && cx.now < it.at + OFFER_LIFETIME);
+            .filter(|it| cx.now < it.at + OFFER_LIFETIME)
+            .filter(|it| match nat.dependent {
+                Some(dependent) => dependent,
+                None => it.step != 0,
+            });
         let Some(seen) = fresh.map(|it| it.seen).or(nat.seen) else {
             return;
         };
         let ports = u32::from(EXTRA_PORTS.end - EXTRA_PORTS.start) - SPREAD_PORTS as u32;
         let offer = PortOffer {
             dependent: nat.dependent == Some(true),
-            doubtful: nat.dependent == Some(false) && self.may_doubt(cx),
+            maybe_dependent: match nat.dependent {
+                Some(true) => false,
+                Some(false) => self.is_search_overdue(cx),
+                None => true,
+            },
             step: fresh.map_or(0, |it| it.step),
             first_port: EXTRA_PORTS.start + (cx.rng.next_u32() % ports) as u16,
             seen,
         };
         debug!(peer = %self.name, ?offer, "port search offered");
-        self.port_search.told = Some((cx.now, offer));
+        self.port_search.our_offer = Some((cx.now, offer));
         let message = Message::PortSearch(offer);
         let (to, sealed) = (self.node_key, self.seal(cx, &message));
         cx.out.push_back(Output::Signal { to, sealed });
-        self.begin_hunt(cx);
+        self.begin_attempt(cx);
     }
 
     /// The peer tells of its NAT, and asks for a search or agrees to one.
@@ -320,7 +397,7 @@ impl Peer {
         cx: &mut Context<'_>,
         offer: PortOffer,
     ) -> Result<(), DropReason> {
-        if !cx.host.aggressive || self.state == State::Direct {
+        if !cx.host.aggressive || self.state.is_proven() {
             return Ok(());
         }
         let ip = offer.seen.ip();
@@ -328,13 +405,13 @@ impl Peer {
         if !ip.is_ipv4() || !self.candidates.iter().any(|it| it.remote.ip() == ip) {
             return Err(DropReason::WrongSource);
         }
-        if self.is_hunting() {
+        if self.is_searching_ports() {
             return Ok(());
         }
-        self.port_search.theirs = Some((cx.now, offer));
-        let told = self.port_search.told;
-        if told.is_some_and(|(at, _)| cx.now < at + OFFER_LIFETIME) {
-            self.begin_hunt(cx);
+        self.port_search.peer_offer = Some((cx.now, offer));
+        let our_offer = self.port_search.our_offer;
+        if our_offer.is_some_and(|(at, _)| cx.now < at + OFFER_LIFETIME) {
+            self.begin_attempt(cx);
         } else if !self.port_search.observing {
             self.observe_and_tell(cx);
         }
@@ -342,47 +419,43 @@ impl Peer {
     }
 
     /// Begins once both sides have told of their NATs.
-    fn begin_hunt(&mut self, cx: &mut Context<'_>) {
+    fn begin_attempt(&mut self, cx: &mut Context<'_>) {
         let recent = |it: &(Instant, PortOffer)| cx.now < it.0 + OFFER_LIFETIME;
         let state = &mut self.port_search;
-        let (Some((_, ours)), Some((_, theirs))) =
-            (state.told.filter(recent), state.theirs.filter(recent))
-        else {
+        let (Some((_, ours)), Some((_, theirs))) = (
+            state.our_offer.filter(recent),
+            state.peer_offer.filter(recent),
+        ) else {
             return self.wait_for_offer(cx);
         };
-        let just_began = state.began.is_some_and(|at| cx.now < at + HUNT_MIN_GAP);
-        let both = ours.dependent && theirs.dependent;
-        let neither = !(ours.dependent || theirs.dependent);
-        let doubtful = neither && (ours.doubtful || theirs.doubtful);
-        // Two such NATs without order cannot be foretold, and chance would have to strike twice.
-        let hopeless = both && (ours.step == 0 || theirs.step == 0);
-        if (neither && !doubtful) || hopeless || just_began {
+        let just_began = state.began.is_some_and(|at| cx.now < at + ATTEMPT_MIN_GAP);
+        let plan = AttemptPlan::of(&ours, &theirs);
+        let is_hopeless = plan == AttemptPlan::default();
+        if is_hopeless || just_began {
+            let knows_more = is_hopeless && ours.dependent;
             self.back_off(cx.now);
-            if hopeless && self.state == State::Unreachable {
+            if knows_more && self.state == State::Unreachable {
                 // The verdict knows more now.
                 self.conclude(cx);
             }
             return;
         }
-        let middle = (SPREAD_PORTS / 2) as i32;
-        let target = match theirs.step {
-            0 => theirs.seen.port(),
-            _ => predicted(&theirs, middle),
-        };
-        let target = SocketAddr::new(theirs.seen.ip(), target);
         let random = cx.rng.next_u64();
-        let hunt = Hunt {
+        let targets = self.spread_targets(&theirs);
+        let attempt = Attempt {
             began: cx.now,
             ticked: cx.now,
-            spread: (ours.dependent || doubtful).then_some((ours.first_port, target)),
+            spread: plan.spreads.then_some(Spread {
+                first_port: ours.first_port,
+                targets,
+            }),
             spread_sent: 0,
-            guesses: ((theirs.dependent && !both) || doubtful)
-                .then(|| Guesses::new(theirs, random)),
+            guesses: plan.guesses.then(|| Guesses::new(theirs, random)),
             guesses_sent: 0,
         };
-        debug!(peer = %self.name, ?hunt, "port search begins");
+        debug!(peer = %self.name, ?attempt, "port search begins");
         cx.counters.port_searches += 1;
-        self.port_search.hunt = Some(hunt);
+        self.port_search.attempt = Some(attempt);
         // What it was to find out is known, and the timer is the search's now.
         self.port_search.observing = false;
         self.port_search.began = Some(cx.now);
@@ -391,10 +464,26 @@ impl Peer {
         self.timers.set(Timer::PortSearch, cx.now);
     }
 
+    /// Where to spread to: the port that the peer's NAT will allocate for the middle of the peer's own spread, if it allocates ports in
+    /// order; and the public port of the peer's data port, unless the peer's mapping is known to depend on the destination.
+    fn spread_targets(&self, theirs: &PortOffer) -> Vec<SocketAddr> {
+        let ip = theirs.seen.ip();
+        if theirs.step == 0 {
+            return vec![theirs.seen];
+        }
+        let middle = (SPREAD_PORTS / 2) as i32;
+        let mut targets = vec![SocketAddr::new(ip, predicted(theirs, middle))];
+        if !theirs.dependent {
+            let data_port = self.public.iter().find(|it| it.ip() == ip);
+            targets.extend(data_port);
+        }
+        targets
+    }
+
     /// The offer may have been lost, or the peer may not be there yet: it costs little to repeat.
     fn wait_for_offer(&mut self, cx: &mut Context<'_>) {
         if self.state == State::Punching {
-            self.timers.set(Timer::PortSearch, cx.now + HUNT_MIN_GAP);
+            self.timers.set(Timer::PortSearch, cx.now + ATTEMPT_MIN_GAP);
         }
     }
 
@@ -402,43 +491,44 @@ impl Peer {
     pub(crate) fn offer_port_search_soon(&mut self, cx: &mut Context<'_>) {
         let at = cx.now + OFFER_DELAY;
         let sooner = self.timers.get(Timer::PortSearch).is_none_or(|it| at < it);
-        if cx.host.aggressive && !self.is_hunting() && !self.port_search.observing && sooner {
+        if cx.host.aggressive && !self.is_searching_ports() && !self.port_search.observing && sooner
+        {
             self.timers.set(Timer::PortSearch, at);
         }
     }
 
     fn listen(&mut self, cx: &Context<'_>) {
-        self.port_search.listen_until = Some(cx.now + HUNT_LISTEN);
+        self.port_search.listen_until = Some(cx.now + ATTEMPT_LISTEN);
     }
 
     /// Sends what is due of the search, within the node's cap.
-    fn hunt(&mut self, cx: &mut Context<'_>) {
-        let Some(mut hunt) = self.port_search.hunt.take() else {
+    fn send_due_search_pings(&mut self, cx: &mut Context<'_>) {
+        let Some(mut attempt) = self.port_search.attempt.take() else {
             return;
         };
-        if self.state == State::Direct || self.has_answer_since(hunt.began) {
+        if self.state.is_proven() || self.has_answer_since(attempt.began) {
             return self.found(cx);
         }
         self.listen(cx);
-        let elapsed = cx.now - hunt.ticked;
+        let elapsed = cx.now - attempt.ticked;
         let rate = Budget::Search.limit() as u128;
         let due = 1 + (elapsed.as_micros() * rate / 1_000_000) as usize;
-        hunt.ticked = cx.now;
-        let mut next = cx.now + HUNT_GAP;
-        for _ in 0..due.min(HUNT_BATCH) {
-            match hunt.next(cx.host.port) {
-                Shot::From(port, to) => {
+        attempt.ticked = cx.now;
+        let mut next = cx.now + ATTEMPT_GAP;
+        for _ in 0..due.min(ATTEMPT_BATCH) {
+            match attempt.next(cx.host.port) {
+                NextPacket::From(port, to) => {
                     if !cx.search_limiter.take(cx.now, Budget::Search) {
-                        next = cx.search_limiter.room_at(cx.now, Budget::Search) + HUNT_GAP;
+                        next = cx.search_limiter.room_at(cx.now, Budget::Search) + ATTEMPT_GAP;
                         break;
                     }
-                    self.shoot(cx, port, to);
-                    hunt.sent();
+                    self.send_search_ping(cx, port, to);
+                    attempt.sent();
                 }
-                Shot::Done => {
-                    next = hunt.began + HUNT_PATIENCE;
+                NextPacket::Done => {
+                    next = attempt.began + ATTEMPT_PATIENCE;
                     if cx.now >= next {
-                        return self.hunted_in_vain(cx, &hunt);
+                        return self.attempt_failed(cx, &attempt);
                     }
                     break;
                 }
@@ -448,10 +538,10 @@ impl Peer {
             Timer::PortSearch,
             next.max(cx.now + Duration::from_millis(1)),
         );
-        self.port_search.hunt = Some(hunt);
+        self.port_search.attempt = Some(attempt);
     }
 
-    fn shoot(&mut self, cx: &mut Context<'_>, port: u16, to: SocketAddr) {
+    fn send_search_ping(&mut self, cx: &mut Context<'_>, port: u16, to: SocketAddr) {
         let Some(tx_id) = self.port_search.tx_id else {
             return;
         };
@@ -471,12 +561,12 @@ impl Peer {
     }
 
     /// Whether an answer is to a ping of the search.
-    pub(crate) fn is_of_hunt(&self, tx_id: TxId) -> bool {
+    pub(crate) fn is_of_port_search(&self, tx_id: TxId) -> bool {
         self.port_search.tx_id == Some(tx_id)
     }
 
     /// A guess, or a ping of the spread, was answered.
-    pub(crate) fn handle_pong_of_hunt(
+    pub(crate) fn handle_port_search_pong(
         &mut self,
         cx: &mut Context<'_>,
         path: Path,
@@ -495,11 +585,11 @@ impl Peer {
     /// right. What comes to a port of an earlier search is sent to a mapping of then, and answers may leave by another.
     pub(crate) fn heard_at_extra_port(&mut self, cx: &mut Context<'_>, path: Path) {
         let used = self.tunnel.as_ref().map(|it| it.path);
-        if self.state == State::Direct || used == Some(path) {
+        if self.state.is_proven() || used == Some(path) {
             return;
         }
-        let hunt = self.port_search.hunt.as_ref();
-        if !hunt.is_some_and(|it| it.has_sent_from(path.port)) {
+        let attempt = self.port_search.attempt.as_ref();
+        if !attempt.is_some_and(|it| it.has_sent_from(path.port)) {
             return;
         }
         self.found(cx);
@@ -511,13 +601,13 @@ impl Peer {
         }
         // Whatever was being tried does not lead anywhere: the peer had to guess.
         if self.controlling {
-            self.nominate(cx, path, false);
+            self.nominate(cx, path, false, SwitchReason::PortSearch);
         }
     }
 
     /// The search met something: the rest is up to nomination and proof.
     fn found(&mut self, cx: &mut Context<'_>) {
-        self.port_search.hunt = None;
+        self.port_search.attempt = None;
         self.port_search.observing = false;
         self.timers.clear(Timer::PortSearch);
         if self.state == State::Punching && self.timers.get(Timer::Search).is_none() {
@@ -527,9 +617,9 @@ impl Peer {
         self.back_off(cx.now);
     }
 
-    fn hunted_in_vain(&mut self, cx: &mut Context<'_>, hunt: &Hunt) {
-        let theirs = self.port_search.theirs.map(|(_, offer)| offer.seen);
-        let sent = hunt.spread_sent + hunt.guesses_sent;
+    fn attempt_failed(&mut self, cx: &mut Context<'_>, attempt: &Attempt) {
+        let theirs = self.port_search.peer_offer.map(|(_, offer)| offer.seen);
+        let sent = attempt.spread_sent + attempt.guesses_sent;
         debug!(peer = %self.name, sent, "port search without success");
         self.port_search.in_vain = theirs.map(|seen| (sent, seen));
         self.back_off(cx.now);
@@ -555,7 +645,10 @@ impl Peer {
     /// What ports have to do with it that no path was found; for the verdict.
     pub(crate) fn port_evidence(&self, cx: &Context<'_>) -> Option<String> {
         let ours = cx.host.nat.dependent == Some(true);
-        let theirs = self.port_search.theirs.is_some_and(|(_, it)| it.dependent);
+        let theirs = self
+            .port_search
+            .peer_offer
+            .is_some_and(|(_, it)| it.dependent);
         let whose = match (ours, theirs) {
             (true, true) => {
                 "both are behind symmetric NATs, which give every destination another port"
@@ -584,7 +677,7 @@ impl Peer {
                 "{sent} packets to ports of {} met none that is open",
                 seen.ip()
             ),
-            None if self.port_search.theirs.is_none() => {
+            None if self.port_search.peer_offer.is_none() => {
                 "the peer takes no part in a search for ports".to_owned()
             }
             None => return Some(whose.to_owned()),

@@ -3,7 +3,7 @@ use super::*;
 fn offer(step: i16) -> PortOffer {
     PortOffer {
         dependent: true,
-        doubtful: false,
+        maybe_dependent: false,
         step,
         first_port: 21_000,
         seen: "203.0.113.1:40000".parse().unwrap(),
@@ -34,4 +34,54 @@ fn ports_in_order_are_guessed_from_the_middle_of_what_comes_next() {
     let mut window = ports(1);
     window.sort_unstable();
     assert_eq!((window[0], window[255]), (40_000, 40_255));
+}
+
+#[test]
+fn past_the_last_port_the_prediction_goes_on_with_the_first() {
+    let after = |port: u16, step: i16, steps| {
+        let seen = SocketAddr::new([203, 0, 113, 1].into(), port);
+        predicted(
+            &PortOffer {
+                seen,
+                ..offer(step)
+            },
+            steps,
+        )
+    };
+    assert_eq!(after(65_535, 1, 1), 1024);
+    assert_eq!(after(65_530, 2, 4), 1026);
+    assert_eq!(after(1024, -1, 1), 65_535);
+    // A NAT that uses the well-known ports: never port 0, which nobody can send to.
+    assert_eq!(after(1000, 1, 1), 1001);
+    assert_eq!(after(3, -1, 3), 65_535);
+}
+
+#[test]
+fn who_does_not_know_its_mapping_searches_in_both_roles() {
+    let dependent = offer(0);
+    let unknown = PortOffer {
+        dependent: false,
+        maybe_dependent: true,
+        ..dependent
+    };
+    let independent = PortOffer {
+        maybe_dependent: false,
+        ..unknown
+    };
+    let in_order = |it: PortOffer| PortOffer { step: 1, ..it };
+    for (ours, theirs, spreads, guesses) in [
+        (unknown, unknown, true, true),
+        (unknown, independent, true, true),
+        (independent, unknown, true, true),
+        (independent, independent, false, false),
+        (unknown, dependent, false, true),
+        (dependent, unknown, true, false),
+        (dependent, dependent, false, false),
+        (in_order(dependent), in_order(dependent), true, false),
+        (in_order(unknown), in_order(dependent), true, true),
+        (in_order(dependent), in_order(unknown), true, true),
+    ] {
+        let plan = AttemptPlan { spreads, guesses };
+        assert_eq!(AttemptPlan::of(&ours, &theirs), plan, "{ours:?} {theirs:?}");
+    }
 }

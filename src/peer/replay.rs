@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::tuning::REPLAY_NONCES;
+use super::constants::REPLAY_NONCES;
 
 type Nonce = [u8; 24];
 

@@ -32,6 +32,11 @@ impl State {
         State::Unreachable,
     ];
 
+    /// Whether data crossed the tunnel both ways and is taken to do so still, over whatever kind of path.
+    pub fn is_proven(self) -> bool {
+        self == State::Direct
+    }
+
     /// The name in `gretun --json peers` and in metrics; stable.
     pub fn as_str(self) -> &'static str {
         match self {

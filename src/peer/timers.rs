@@ -16,7 +16,7 @@ pub(crate) enum Timer {
     /// The next data probe is sent.
     Probe,
     /// The tunnel has had its time to prove itself.
-    Proof,
+    TunnelCheck,
     /// The port search goes on.
     PortSearch,
     /// The search for the path MTU goes on.
@@ -32,7 +32,7 @@ impl Timer {
         Timer::Call,
         Timer::Nomination,
         Timer::Probe,
-        Timer::Proof,
+        Timer::TunnelCheck,
         Timer::PortSearch,
         Timer::Mtu,
         Timer::Overlap,
@@ -45,7 +45,7 @@ impl Timer {
             Timer::Call => "call",
             Timer::Nomination => "nomination",
             Timer::Probe => "data probe",
-            Timer::Proof => "proof due",
+            Timer::TunnelCheck => "proof due",
             Timer::PortSearch => "port search",
             Timer::Mtu => "path MTU",
             Timer::Overlap => "move over",

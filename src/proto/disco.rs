@@ -56,7 +56,7 @@ const TYPE_PORT_SEARCH: u8 = 0x44;
 const FLAG_DEPENDENT: u8 = 0x01;
 
 /// In the flags of a port search: the sender's NAT may do so all the same.
-const FLAG_DOUBTFUL: u8 = 0x02;
+const FLAG_MAYBE_DEPENDENT: u8 = 0x02;
 
 const ADDRESS_LEN: usize = 16;
 const ENDPOINT_LEN: usize = ADDRESS_LEN + 2;
@@ -121,9 +121,10 @@ pub struct PortOffer {
     /// Whether the NAT has endpoint-dependent mapping (RFC 5128 section 2.4). The node behind it sends from many source ports;
     /// the other side guesses.
     pub dependent: bool,
-    /// Whether the mapping may be address-dependent although STUN does not show it: STUN servers at one address cannot tell
-    /// address-dependent from endpoint-independent mapping. Both sides then send from many source ports and guess.
-    pub doubtful: bool,
+    /// Perhaps the NAT does: STUN saw no such thing, but nothing else joined the two, for servers at one address cannot tell an
+    /// address-dependent mapping from an independent one; or one server alone showed nothing of the mapping. Then both sides
+    /// send from many ports and guess.
+    pub maybe_dependent: bool,
     /// The increment between public ports if the NAT allocates them sequentially; else 0.
     pub step: i16,
     /// The first of the inner ports that the sender will send from.
@@ -210,7 +211,8 @@ impl Message {
                 let mut out = header(TYPE_PORT_SEARCH, 5 + ENDPOINT_LEN);
                 let flag = |set, flag| if set { flag } else { 0 };
                 out.push(
-                    flag(offer.dependent, FLAG_DEPENDENT) | flag(offer.doubtful, FLAG_DOUBTFUL),
+                    flag(offer.dependent, FLAG_DEPENDENT)
+                        | flag(offer.maybe_dependent, FLAG_MAYBE_DEPENDENT),
                 );
                 out.extend_from_slice(&offer.step.to_be_bytes());
                 out.extend_from_slice(&offer.first_port.to_be_bytes());
@@ -263,7 +265,7 @@ impl Message {
                 let [flags] = rest.take()?;
                 Ok(Message::PortSearch(PortOffer {
                     dependent: flags & FLAG_DEPENDENT != 0,
-                    doubtful: flags & FLAG_DOUBTFUL != 0,
+                    maybe_dependent: flags & FLAG_MAYBE_DEPENDENT != 0,
                     step: i16::from_be_bytes(rest.take()?),
                     first_port: u16::from_be_bytes(rest.take()?),
                     seen: rest.endpoint()?,

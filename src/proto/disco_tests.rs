@@ -93,7 +93,7 @@ fn vectors() -> Vec<(Message, &'static str)> {
         (
             Message::PortSearch(PortOffer {
                 dependent: true,
-                doubtful: false,
+                maybe_dependent: false,
                 step: -2,
                 first_port: 0x5678,
                 seen: "192.0.2.1:4660".parse().unwrap(),

@@ -7,7 +7,7 @@ use gretun::proto::NodePublic;
 use gretun::proto::api::PeerRecord;
 
 use crate::driver::Wish;
-use crate::network::{Packet, Place};
+use crate::network::{Frame, Packet, Payload, Place};
 use crate::world::{HostId, World};
 
 #[derive(Debug)]
@@ -25,6 +25,27 @@ pub enum Event {
     SignalDown(HostId, NodePublic, Vec<u8>),
     Apply(HostId, NodePublic, Wish),
     User(HostId),
+    /// A stalled daemon goes on.
+    GoOn(HostId, u64),
+}
+
+impl Event {
+    /// The host whose daemon this is for.
+    fn daemon(&self) -> Option<HostId> {
+        match self {
+            Event::Arrive(_, packet)
+                if matches!(packet.payload, Payload::Data(_, Frame::User(_))) =>
+            {
+                None
+            }
+            Event::Arrive(Place::Host(id, _), _)
+            | Event::Registered(id, _)
+            | Event::Peers(id, _)
+            | Event::SignalDown(id, ..)
+            | Event::Apply(id, ..) => Some(*id),
+            _ => None,
+        }
+    }
 }
 
 /// The coming events, by time and then by the order in which they were scheduled.
@@ -98,7 +119,24 @@ impl World {
     }
 
     pub fn handle(&mut self, event: Event) {
+        let stalled_until = event.daemon().and_then(|id| self.hosts[id.0].stalled_until);
+        if let Some(until) = stalled_until {
+            return self.at(until - self.now, event);
+        }
         match event {
+            Event::GoOn(id, incarnation) => {
+                let now = self.local_time(id);
+                let host = &mut self.hosts[id.0];
+                host.stalled_until = None;
+                if let Some(node) = host
+                    .node
+                    .as_mut()
+                    .filter(|_| host.incarnation == incarnation)
+                {
+                    node.handle_timeout(now);
+                }
+                self.drain(id);
+            }
             Event::Arrive(place, packet) => self.arrive(place, packet),
             Event::Register(id, incarnation) => self.register(id, incarnation),
             Event::Enrol(id, incarnation, record) => self.enrol(id, incarnation, record),

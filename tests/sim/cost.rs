@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::nat::NatKind;
+use crate::oracle::Seen;
 use crate::world::{HostId, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(10);
+const TWO: Seen = Seen::FromTwoPorts;
+const ONE: Seen = Seen::FromOneServer;
 const DOCUMENTATION: &str = include_str!("../../docs/NAT_TRAVERSAL.md");
 
 /// Packets that the host has sent to its peer, those of port searches included.
@@ -20,9 +23,12 @@ fn worst<T: Ord>(hosts: [HostId; 2], figure: impl Fn(HostId) -> T) -> T {
     hosts.into_iter().map(figure).max().expect("two hosts")
 }
 
-/// One line of the documentation's table: packets until both have verified the path, in the busiest second, and in a second when idle.
-fn row(name: &str, one: Option<NatKind>, other: Option<NatKind>) -> String {
+/// One line of the documentation's table: packets until both have proven the path, in the busiest second, and in a second when idle.
+fn row(name: &str, seen: Seen, one: Option<NatKind>, other: Option<NatKind>) -> String {
     let mut world = World::new(1);
+    if seen == Seen::FromOneServer {
+        world.servers.truncate(1);
+    }
     let hosts = [world.site("a", 2, one), world.site("b", 1, other)];
     let [a, b] = hosts;
     world.start(a);
@@ -53,16 +59,33 @@ fn a_peer_costs_as_many_packets_as_documented() {
     let restricted = Some(NatKind::PORT_RESTRICTED);
     let symmetric = Some(NatKind::SYMMETRIC);
     let mut table = String::new();
-    for (name, one, other) in [
-        ("no NAT, port-restricted", None, restricted),
-        ("both port-restricted", restricted, restricted),
-        ("symmetric, port-restricted", symmetric, restricted),
-        ("both symmetric", symmetric, symmetric),
+    for (name, seen, one, other) in [
+        ("no NAT, port-restricted", TWO, None, restricted),
+        ("both port-restricted", TWO, restricted, restricted),
+        ("symmetric, port-restricted", TWO, symmetric, restricted),
+        ("both symmetric", TWO, symmetric, symmetric),
+        (
+            "symmetric, port-restricted, one STUN server",
+            ONE,
+            symmetric,
+            restricted,
+        ),
+        ("both symmetric, one STUN server", ONE, symmetric, symmetric),
     ] {
-        writeln!(table, "{}", row(name, one, other)).expect("a string takes it");
+        writeln!(table, "{}", row(name, seen, one, other)).expect("a string takes it");
     }
     assert!(
         DOCUMENTATION.contains(&table),
         "docs/NAT_TRAVERSAL.md should say:\n{table}"
     );
+}
+
+#[test]
+fn a_pair_of_easy_nats_costs_no_more_with_one_stun_server_than_with_two() {
+    let kinds = [None, Some(NatKind::LINUX), Some(NatKind::PORT_RESTRICTED)];
+    for one in kinds {
+        for other in kinds {
+            assert_eq!(row("", ONE, one, other), row("", TWO, one, other));
+        }
+    }
 }

@@ -537,3 +537,44 @@ fn an_asymmetric_pair_survives_a_reboot_of_either_router() {
         }
     }
 }
+
+/// Ten hosts, all joined with each other; each daemon in turn stands still for a second, its timers firing before its sockets are read.
+#[test]
+fn a_daemon_that_stands_still_for_a_second_loses_no_path() {
+    let mut world = World::new(21);
+    let kinds = [None, Some(restricted()), Some(NatKind::LINUX)];
+    let hosts: Vec<HostId> = (1..=10)
+        .map(|key| {
+            world.site(
+                &format!("h{key}"),
+                key,
+                kinds[usize::from(key) % kinds.len()],
+            )
+        })
+        .collect();
+    for host in &hosts {
+        world.start(*host);
+    }
+    let pairs = || {
+        let with = |a: &HostId| hosts.iter().map(|b| (*a, *b)).collect::<Vec<_>>();
+        hosts.iter().flat_map(with).filter(|(a, b)| a != b)
+    };
+    let all = |world: &World| pairs().all(|(a, b)| world.joined(a, b));
+    let took = world.run_until(20 * SECOND, all);
+    assert!(took.is_some(), "not joined\n{}", world.story());
+    world.run(10 * SECOND);
+    let before = world.now;
+    let changes: Vec<u64> = world.hosts.iter().map(|it| it.tunnel_changes).collect();
+    for (round, host) in hosts.iter().cycle().take(20).enumerate() {
+        world.run(Duration::from_millis(1000 + 73 * round as u64));
+        world.stall(*host, SECOND);
+    }
+    world.run(5 * SECOND);
+    for host in &world.hosts {
+        let lost = host.log.iter().find(|(at, _)| *at > before);
+        assert_eq!(lost, None, "{}\n{}", host.name, world.story());
+    }
+    let after: Vec<u64> = world.hosts.iter().map(|it| it.tunnel_changes).collect();
+    assert_eq!(after, changes);
+    world.check();
+}

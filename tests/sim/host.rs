@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use gretun::node::{
-    EXTRA_PORTS, FIRST_PATH_MTU, Inside, InterfaceNumbers, NetworkSettings, Node, NodeConfig, Path,
-    RouterPort,
+    EXTRA_PORTS, FIRST_PATH_MTU, Inside, InterfaceNumbers, LinkKind, LocalAddress, NetworkSettings,
+    Node, NodeConfig, Path, RouterPort,
 };
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use crate::driver::Wish;
 use crate::local_clock::LocalClock;
-use crate::network::{Link, NetId};
+use crate::network::{INTERNET, Link, NetId};
 
 /// One network interface.
 #[derive(Clone, Debug)]
@@ -70,7 +70,9 @@ pub struct Host {
     pub clock: LocalClock,
     /// The daemon, while it runs.
     pub node: Option<Node>,
-    /// The time of the daemon's next timer.
+    /// Until when the daemon's thread stands still.
+    pub stalled_until: Option<Instant>,
+    /// When the daemon's next timer is due.
     pub next_timer: Option<Instant>,
     /// Rises with each start of the daemon, so that what belonged to an earlier one is ignored.
     pub incarnation: u64,
@@ -124,6 +126,7 @@ impl Host {
             firewall: Firewall::default(),
             clock: LocalClock::default(),
             node: None,
+            stalled_until: None,
             next_timer: None,
             incarnation: 0,
             registered: false,
@@ -170,9 +173,23 @@ impl Host {
         }
     }
 
-    pub fn locals(&self) -> Vec<IpAddr> {
+    /// Nothing on the public network is on-link; in a site it is whoever has an address of the same 24 or 64 bits.
+    pub fn locals(&self) -> Vec<LocalAddress> {
         let up = self.interfaces.iter().filter(|it| it.up);
-        up.map(|it| it.ip).collect()
+        let address = |it: &Interface| LocalAddress {
+            link: if it.link.is_overlay {
+                LinkKind::Overlay
+            } else {
+                LinkKind::Network
+            },
+            prefix_len: match it.ip {
+                _ if it.net == INTERNET => return LocalAddress::from(it.ip),
+                IpAddr::V4(_) => 24,
+                IpAddr::V6(_) => 64,
+            },
+            ..LocalAddress::from(it.ip)
+        };
+        up.map(address).collect()
     }
 
     /// Returns whether neighbours on `net` believe that it has this address, which it had.

@@ -31,6 +31,8 @@ pub struct Link {
     pub duplication: f64,
     /// Larger packets vanish, and no ICMP tells of it.
     pub mtu: u16,
+    /// Whether an interface on it is another overlay's.
+    pub is_overlay: bool,
 }
 
 /// Unsupported that comes in bursts, after Gilbert and Elliott: the link changes between a good state without loss and a bad one in
@@ -82,6 +84,7 @@ impl Link {
             loss: 0.0,
             duplication: 0.0,
             mtu: 1500,
+            is_overlay: false,
         }
     }
 }
@@ -140,9 +143,20 @@ pub struct Router {
     pub link: Link,
     /// Unsupported in bursts, of what goes through in either direction.
     pub bursts: Option<Bursts>,
+    /// How long each packet keeps the line busy, in either direction; those that come meanwhile queue.
+    pub spacing: Duration,
+    /// When the line out and the line in are free again.
+    pub free_at: [Option<Instant>; 2],
 }
 
 impl Router {
+    /// How long a packet waits for the line out (0) or in (1), its own time included.
+    fn queue(&mut self, now: Instant, direction: usize) -> Duration {
+        let free_at = self.free_at[direction].unwrap_or(now).max(now) + self.spacing;
+        self.free_at[direction] = Some(free_at);
+        free_at - now
+    }
+
     fn loses(&mut self, now: Instant, rng: &mut ChaCha8Rng) -> bool {
         self.bursts.as_mut().is_some_and(|it| it.lose(now, rng))
     }
@@ -248,7 +262,8 @@ impl World {
                 if hairpin {
                     self.arrive(Place::RouterOutside(id), packet);
                 } else {
-                    let (outside, link) = (router.outside, router.link);
+                    let (outside, mut link) = (router.outside, router.link);
+                    link.latency += router.queue(now, 0);
                     self.transmit(outside, link, packet);
                 }
             }
@@ -263,6 +278,7 @@ impl World {
                     let inside = router.inside;
                     let wire = Link {
                         mtu: self.wire_mtu,
+                        latency: WIRE.latency + router.queue(now, 1),
                         ..WIRE
                     };
                     self.transmit(inside, wire, packet);

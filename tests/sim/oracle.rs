@@ -102,13 +102,36 @@ fn joined_by_guess(spreading: Behaviour, guessing: Behaviour) -> bool {
     !spreading.is_predictable() && guess && answer
 }
 
+/// What a host's STUN servers show it of its NAT's mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Two ports of one address: whether the mapping depends on the destination's port.
+    FromTwoPorts,
+    /// One address and port: nothing.
+    FromOneServer,
+}
+
+/// As [`direct_possible`], for hosts that do not know their own mapping and so search in both roles.
+pub fn joined_by_any_search(one: Option<NatKind>, other: Option<NatKind>) -> bool {
+    let (one, other) = (Behaviour::of(one), Behaviour::of(other));
+    joined_by_first_packet(one, other)
+        || joined_by_first_packet(other, one)
+        || joined_by_guess(one, other)
+        || joined_by_guess(other, one)
+        || (one.sequential && other.sequential)
+}
+
 /// Ports are searched for, the guesses get in, and the answers leave from other ports than were guessed: one of those may be
 /// guessed too, or not.
-pub fn depends_on_luck(one: Option<NatKind>, other: Option<NatKind>) -> bool {
+pub fn depends_on_luck(seen: Seen, one: Option<NatKind>, other: Option<NatKind>) -> bool {
     let sides = [Behaviour::of(one), Behaviour::of(other)];
     let both = sides.iter().all(|it| it.mapping == Mapping::AddressPort);
     let admits = |it: &Behaviour| !it.is_predictable() && it.filtering != Filtering::AddressPort;
-    !direct_possible(one, other) && !both && sides.iter().any(admits)
+    let (possible, is_searched) = match seen {
+        Seen::FromTwoPorts => (direct_possible(one, other), !both),
+        Seen::FromOneServer => (joined_by_any_search(one, other), true),
+    };
+    !possible && is_searched && sides.iter().any(admits)
 }
 
 /// Returns whether two hosts, each behind its NATs (the innermost first), are connected by the first packets, without a port search.

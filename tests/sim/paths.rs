@@ -223,6 +223,118 @@ fn a_much_faster_path_is_taken_in_time() {
     assert!(world.joined(a, b), "{}", world.story());
 }
 
+/// Gives both hosts another interface in a network that they share, which may be another overlay's.
+fn add_links(world: &mut World, hosts: [(HostId, &str); 2], link: Link) {
+    let shared = world.net();
+    for (host, ip) in hosts {
+        world.rewire(host, |interfaces| {
+            interfaces.push(Interface {
+                net: shared,
+                ip: ip.parse().expect("an address"),
+                up: true,
+                link,
+            });
+        });
+    }
+}
+
+#[test]
+fn a_slow_vpn_between_two_sites_is_no_lan() {
+    for keys in [(1, 2), (2, 1)] {
+        for vpn_first in [false, true] {
+            let mut world = World::new(18);
+            let a = world.site("a", keys.0, Some(NatKind::PORT_RESTRICTED));
+            let b = world.site("b", keys.1, Some(NatKind::PORT_RESTRICTED));
+            for router in 0..2 {
+                world.link(RouterId(router)).latency = Duration::from_micros(2_500);
+            }
+            // The sites' networks, routed to each other.
+            let ends = [(a, "10.1.1.1"), (b, "10.1.2.1")];
+            let vpn = Link::millis(25);
+            if vpn_first {
+                add_links(&mut world, ends, vpn);
+            }
+            join(&mut world, &[a, b]);
+            if !vpn_first {
+                add_links(&mut world, ends, vpn);
+            }
+            world.run(60 * SECOND);
+            for (at, of) in [(a, b), (b, a)] {
+                let status = world.status(at, of);
+                assert_eq!(status.via, Some(Via::Direct), "{}", world.story());
+                let rtt = status.rtt.expect("measured");
+                assert!(
+                    rtt < Duration::from_millis(20),
+                    "{rtt:?}\n{}",
+                    world.story()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn another_overlays_link_is_used_only_when_nothing_else_joins() {
+    for keys in [(1, 2), (2, 1)] {
+        let mut world = World::new(19);
+        let a = world.site("a", keys.0, Some(NatKind::PORT_RESTRICTED));
+        let b = world.site("b", keys.1, Some(NatKind::PORT_RESTRICTED));
+        // Quicker than the way through the internet, as it looks from inside.
+        let wireguard = Link {
+            is_overlay: true,
+            ..Link::micros(50)
+        };
+        add_links(&mut world, [(a, "10.9.0.1"), (b, "10.9.0.2")], wireguard);
+        join(&mut world, &[a, b]);
+        world.run(30 * SECOND);
+        let is_inside = |world: &World| {
+            let path = world.status(a, b).path.expect("a path");
+            path.remote.ip().to_string().starts_with("10.9.")
+        };
+        assert!(!is_inside(&world), "{}", world.story());
+        // The internet between the sites drops everything.
+        for router in 0..2 {
+            world.link(RouterId(router)).loss = 1.0;
+        }
+        world.run(20 * SECOND);
+        assert!(world.joined(a, b) && is_inside(&world), "{}", world.story());
+        assert_eq!(world.status(a, b).via, Some(Via::Direct));
+        for router in 0..2 {
+            world.link(RouterId(router)).loss = 0.0;
+        }
+        world.run(60 * SECOND);
+        assert!(
+            world.joined(a, b) && !is_inside(&world),
+            "{}",
+            world.story()
+        );
+    }
+}
+
+#[test]
+fn a_tunnel_does_not_move_between_ports_of_the_same_addresses() {
+    for seed in 0..6 {
+        let (mut world, a, b) = crate::port_search::pair(
+            seed,
+            Some(NatKind::SYMMETRIC),
+            Some(NatKind::PORT_RESTRICTED),
+        );
+        // The port search fills the queue of a slow line, so the round trip of the path it finds is long at first.
+        world.routers[1].spacing = Duration::from_millis(2);
+        world.start(a);
+        world.start(b);
+        let joined = world.run_until(10 * SECOND, |world| world.joined(a, b));
+        assert!(joined.is_some(), "{}", world.story());
+        world.run(3 * SECOND);
+        let path = world.status(a, b).path;
+        let changes = [a, b].map(|it| world.hosts[it.0].tunnel_changes);
+        world.run(120 * SECOND);
+        assert_eq!(world.status(a, b).path, path, "seed {seed}");
+        let after = [a, b].map(|it| world.hosts[it.0].tunnel_changes);
+        assert_eq!(after, changes, "seed {seed}");
+    }
+}
+
 /// Gives both hosts IPv6 as well, over interfaces of their own.
 fn add_ipv6(world: &mut World, hosts: [HostId; 2], link: Link) {
     for (host, ip) in hosts.into_iter().zip(["2001:db8::1", "2001:db8::2"]) {

@@ -11,7 +11,9 @@ use crate::dice::{self, between, chance, pick};
 use crate::host::Interface;
 use crate::nat::NatKind;
 use crate::network::{Bursts, INTERNET, Link, NetId, RouterId, WIRE};
-use crate::oracle::{depends_on_luck, direct_possible, joined_through_all, joined_without_search};
+use crate::oracle::{
+    Seen, depends_on_luck, direct_possible, joined_through_all, joined_without_search,
+};
 use crate::world::{HostId, World};
 
 /// Number of seeds, from 0 on, unless `GRETUN_SIM_SCHEDULES` names another.
@@ -240,6 +242,7 @@ impl Run {
                     loss: pick(rng, &[0.0, 0.02, 0.1]),
                     duplication: pick(rng, &[0.0, 0.05]),
                     mtu: pick(rng, &[1280, 1400, 1492, 1500]),
+                    is_overlay: false,
                 };
                 if let Some(router) = router {
                     *self.world.link(router) = link;
@@ -357,7 +360,7 @@ impl Run {
         }
         let kind = |site: &Site| site.nat.map(|(_, kind)| kind);
         let (one, other) = (kind(one), kind(other));
-        (!depends_on_luck(one, other)).then(|| direct_possible(one, other))
+        (!depends_on_luck(Seen::FromTwoPorts, one, other)).then(|| direct_possible(one, other))
     }
 
     /// The pairs that only a port search can connect.

@@ -109,6 +109,8 @@ impl World {
             outside,
             link: ACCESS,
             bursts: None,
+            spacing: Duration::ZERO,
+            free_at: [None; 2],
         });
         RouterId(self.routers.len() - 1)
     }
@@ -324,6 +326,16 @@ impl World {
         for id in self.host_ids() {
             self.at(gap, Event::User(id));
         }
+    }
+
+    /// The daemon's thread stands still for so long; what comes in meanwhile waits in the sockets, and the timers fire before those are
+    /// read.
+    pub fn stall(&mut self, id: HostId, time: Duration) {
+        let host = &mut self.hosts[id.0];
+        host.stalled_until = Some(self.now + time);
+        host.next_timer = None;
+        let incarnation = host.incarnation;
+        self.at(time, Event::GoOn(id, incarnation));
     }
 
     /// Suspends the host: its processes and its clock stand still, and what is sent to it is lost.

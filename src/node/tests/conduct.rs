@@ -134,6 +134,12 @@ fn a_side_that_moves_nominates_when_its_kernel_receives_over_both_paths() {
     for kernel_says_so in [true, false] {
         let mut bench = Bench::direct(Role::Controlling);
         let lan = "10.0.0.2:7777";
+        let in_lan = LocalAddress {
+            prefix_len: 24,
+            ..LocalAddress::from(ip("10.0.0.1"))
+        };
+        let addresses = vec![in_lan, ip(LOCAL).into()];
+        bench.node.handle_local_addresses(bench.now, addresses);
         bench.tell(&[REMOTE, lan], true);
         let pings: Vec<TxId> = bench
             .sent()
@@ -144,7 +150,7 @@ fn a_side_that_moves_nominates_when_its_kernel_receives_over_both_paths() {
             })
             .collect();
         bench.outputs.clear();
-        let src = addr("198.51.100.1:1");
+        let src = addr("10.0.0.1:7777");
         let tx_id = pings[0];
         bench.receive(lan, &Message::Pong { tx_id, src });
         let nominations = |bench: &mut Bench| -> Vec<TxId> {
@@ -182,7 +188,7 @@ fn probes_that_were_lost_before_one_was_answered_are_forgotten() {
         panic!("no probe");
     };
     bench.receive_through_tunnel(&Message::DataPong { tx_id });
-    bench.pass(1700 * MS);
+    bench.pass(2400 * MS);
     assert_eq!(bench.state(), State::Direct);
     bench.pass(200 * MS);
     assert_eq!(bench.state(), State::Punching);
@@ -318,7 +324,8 @@ fn a_report_on_an_earlier_request_for_the_same_path_is_no_answer() {
     let mut bench = Bench::with_peer(Role::Controlled);
     bench.nominate(1, REMOTE);
     let earlier = bench.request;
-    bench.node.handle_local_addresses(bench.now, vec![]);
+    let none = Vec::<IpAddr>::new();
+    bench.node.handle_local_addresses(bench.now, none);
     let locals = vec![ip(LOCAL)];
     bench.node.handle_local_addresses(bench.now, locals);
     bench.collect();
@@ -341,6 +348,12 @@ fn a_late_report_does_not_send_a_nomination_that_waits_for_the_kernel() {
     let mut bench = Bench::direct(Role::Controlling);
     let earlier = bench.request;
     let lan = "10.0.0.2:7777";
+    let in_lan = LocalAddress {
+        prefix_len: 24,
+        ..LocalAddress::from(ip("10.0.0.1"))
+    };
+    let addresses = vec![in_lan, ip(LOCAL).into()];
+    bench.node.handle_local_addresses(bench.now, addresses);
     bench.tell(&[REMOTE, lan], true);
     let pings: Vec<TxId> = bench
         .sent()
@@ -350,7 +363,7 @@ fn a_late_report_does_not_send_a_nomination_that_waits_for_the_kernel() {
             _ => None,
         })
         .collect();
-    let (tx_id, src) = (pings[0], addr("198.51.100.1:1"));
+    let (tx_id, src) = (pings[0], addr("10.0.0.1:7777"));
     bench.receive(lan, &Message::Pong { tx_id, src });
     assert!(bench.request > earlier);
     let nominated = |bench: &mut Bench| {
@@ -362,4 +375,87 @@ fn a_late_report_does_not_send_a_nomination_that_waits_for_the_kernel() {
     assert!(!nominated(&mut bench));
     bench.report_applied(1500);
     assert!(nominated(&mut bench));
+}
+
+#[test]
+fn what_is_reached_from_outside_is_published_first() {
+    let mut bench = Bench::new(Role::Controlled);
+    let address = |number: u8| LocalAddress {
+        link: match number {
+            1 | 2 => LinkKind::Overlay,
+            3 | 4 => LinkKind::Bridge,
+            _ => LinkKind::Network,
+        },
+        is_published: number != 5,
+        ..LocalAddress::from(IpAddr::from([10, 0, number, 1]))
+    };
+    let mut addresses: Vec<LocalAddress> = (1..=20).map(address).collect();
+    addresses.push(ip(LOCAL).into());
+    bench.node.handle_local_addresses(bench.now, addresses);
+    let granted = "198.51.100.9:7777".parse().unwrap();
+    let server = addr("198.51.100.1:3478");
+    bench
+        .node
+        .handle_router_port(bench.now, RouterPort::Granted(granted));
+    bench.node.handle_stun_servers(bench.now, vec![server]);
+    bench.collect();
+    let request = bench.outputs.iter().find_map(|it| match it {
+        Output::Send { to, data, .. } if *to == server => crate::proto::stun::decode(data).ok(),
+        _ => None,
+    });
+    let Some(crate::proto::stun::StunMessage::Request { tx_id, .. }) = request else {
+        panic!("the server is asked");
+    };
+    let seen = addr("203.0.113.7:5000");
+    let answer = crate::proto::stun::binding_success(tx_id, seen);
+    bench.datagram("198.51.100.1:3478", &answer);
+    let endpoints: Vec<SocketAddr> = bench.node.endpoints().iter().map(|it| it.addr).collect();
+    assert_eq!(endpoints.len(), MAX_ENDPOINTS);
+    assert_eq!(endpoints[..2], [granted.into(), seen]);
+    for left_out in ["10.0.1.1:7777", "10.0.3.1:7777", "10.0.5.1:7777"] {
+        assert!(!endpoints.contains(&addr(left_out)), "{left_out}");
+    }
+}
+
+/// A packet from a private address in the host's own network is no proof of a LAN: somebody there may forward what the peer sends.
+#[test]
+fn a_private_address_behind_which_the_peer_sees_another_source_is_no_lan() {
+    const NEIGHBOUR: &str = "192.168.1.66:7777";
+    for (seen_from, is_lan) in [("203.0.113.50:9999", false), ("192.168.1.2:7777", true)] {
+        let mut bench = Bench::direct(Role::Controlling);
+        let in_lan = LocalAddress {
+            prefix_len: 24,
+            ..LocalAddress::from(ip("192.168.1.2"))
+        };
+        let addresses = vec![in_lan, ip(LOCAL).into()];
+        bench.node.handle_local_addresses(bench.now, addresses);
+        bench.collect();
+        bench.sent();
+        bench.ping_from(NEIGHBOUR);
+        let pings: Vec<TxId> = bench
+            .sent()
+            .into_iter()
+            .filter(|(to, _)| *to == addr(NEIGHBOUR))
+            .filter_map(|(_, it)| match it {
+                Message::Ping { tx_id, .. } => Some(tx_id),
+                _ => None,
+            })
+            .collect();
+        let src = addr(seen_from);
+        bench.receive(
+            NEIGHBOUR,
+            &Message::Pong {
+                tx_id: pings[0],
+                src,
+            },
+        );
+        let moves = bench.outputs.iter().any(|it| match it {
+            Output::SetTunnel { tunnel, .. } => {
+                let overlap = tunnel.outside.overlap;
+                overlap.is_some_and(|it| it.remote == addr(NEIGHBOUR))
+            }
+            _ => false,
+        });
+        assert_eq!(moves, is_lan, "{seen_from}");
+    }
 }

@@ -153,3 +153,58 @@ fn many_endpoints_are_pinged_within_the_cap() {
     let sent = bench.sent().len();
     assert!((30..=MAX_PACKETS_PER_SECOND).contains(&sent), "{sent}");
 }
+
+/// Somebody on the path recorded a nomination, and sends it from elsewhere when its nonce is forgotten.
+#[test]
+fn an_old_nomination_moves_no_proven_tunnel_and_teaches_no_address() {
+    let mut bench = Bench::direct(Role::Controlled);
+    let again = Message::Nominate {
+        seq: 1,
+        tx_id: TxId([3; 12]),
+    };
+    let nominate = bench.seal(&again);
+    bench.datagram(REMOTE, &nominate);
+    for _ in 0..256 {
+        bench.ping_from(REMOTE);
+    }
+    bench.pass(SECOND);
+    bench.answer_probes();
+    bench.sent();
+    bench.datagram(ELSEWHERE, &nominate);
+    assert_eq!(bench.dropped(DropReason::StaleNomination), 1);
+    assert_eq!(bench.wanted_path().unwrap().remote, addr(REMOTE));
+    bench.pass(SECOND);
+    let to_elsewhere = |sent: Vec<(SocketAddr, Message)>| {
+        let elsewhere = addr(ELSEWHERE);
+        sent.iter().any(|(to, _)| *to == elsewhere)
+    };
+    assert!(!to_elsewhere(bench.sent()));
+    // A nomination with a higher number is a new one.
+    bench.nominate(2, ELSEWHERE);
+    assert_eq!(bench.wanted_path().unwrap().remote, addr(ELSEWHERE));
+}
+
+#[test]
+fn dropped_messages_teach_no_address() {
+    let tx_id = TxId([3; 12]);
+    for (role, message) in [
+        (Role::Controlled, Message::Nominated { seq: 1, tx_id }),
+        (
+            Role::Controlled,
+            Message::Pong {
+                tx_id,
+                src: addr(REMOTE),
+            },
+        ),
+        (Role::Controlled, Message::DataPong { tx_id }),
+        (Role::Controlling, Message::Nominate { seq: 9, tx_id }),
+    ] {
+        let mut bench = Bench::with_peer(role);
+        bench.sent();
+        bench.receive(ELSEWHERE, &message);
+        bench.pass(SECOND);
+        let sent = bench.sent();
+        let elsewhere = addr(ELSEWHERE);
+        assert!(sent.iter().all(|(to, _)| *to != elsewhere), "{message:?}");
+    }
+}

@@ -154,9 +154,25 @@ fn transitions() {
             State::Direct,
         ),
         (
-            "data pongs cease",
+            "data pongs cease, and nothing is heard: the peer may stand still",
             || Bench::direct(Controlling),
-            |it| it.pass(1900 * MS),
+            |it| it.pass(2400 * MS),
+            State::Direct,
+        ),
+        (
+            "data pongs cease for longer than a peer stands still",
+            || Bench::direct(Controlling),
+            |it| it.pass(2600 * MS),
+            State::Punching,
+        ),
+        (
+            "data pongs cease while disco is heard",
+            || Bench::direct(Controlled),
+            |it| {
+                it.pass(1500 * MS);
+                it.ping_from(REMOTE);
+                it.pass(400 * MS);
+            },
             State::Punching,
         ),
         (
@@ -219,7 +235,8 @@ fn transitions() {
             "the address of the tunnel comes back, and the peer's tunnel is as it was",
             || {
                 let mut bench = Bench::direct(Controlled);
-                bench.node.handle_local_addresses(bench.now, vec![]);
+                let none = Vec::<IpAddr>::new();
+                bench.node.handle_local_addresses(bench.now, none);
                 bench.pass(SECOND);
                 assert!(bench.wanted_path().unwrap().local.is_unspecified());
                 bench

@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::tuning::{MAX_PACKETS_PER_SECOND, MAX_PINGS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
+use super::constants::{
+    MAX_PACKETS_PER_SECOND, MAX_PINGS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND,
+    MAX_SEARCH_PONGS_PER_SECOND,
+};
 
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -12,6 +15,8 @@ const WINDOW: Duration = Duration::from_secs(1);
 pub(crate) enum Budget {
     /// A ping that can wait.
     Ping,
+    /// The answer to a ping while ports are searched for.
+    PongInSearch,
     /// Anything else.
     Other,
     /// A port search, which has a limiter of its own.
@@ -22,6 +27,7 @@ impl Budget {
     pub(crate) fn limit(self) -> usize {
         match self {
             Budget::Ping => MAX_PINGS_PER_SECOND,
+            Budget::PongInSearch => MAX_SEARCH_PONGS_PER_SECOND,
             Budget::Other => MAX_PACKETS_PER_SECOND,
             Budget::Search => MAX_SEARCH_PACKETS_PER_SECOND,
         }
@@ -30,11 +36,11 @@ impl Budget {
 
 /// When the packets of the last second were sent: exact, so that no second holds more than the cap.
 #[derive(Debug, Default)]
-pub(crate) struct Limiter {
+pub(crate) struct PacketWindow {
     sent: VecDeque<Instant>,
 }
 
-impl Limiter {
+impl PacketWindow {
     /// Takes room for one packet now, if there is any.
     pub(crate) fn take(&mut self, now: Instant, budget: Budget) -> bool {
         while self.sent.front().is_some_and(|at| *at + WINDOW <= now) {
@@ -47,7 +53,7 @@ impl Limiter {
         room
     }
 
-    /// When there will be room, after [`Limiter::take`] found none.
+    /// When there will be room, after [`PacketWindow::take`] found none.
     pub(crate) fn room_at(&self, now: Instant, budget: Budget) -> Instant {
         let excess = (self.sent.len() + 1).saturating_sub(budget.limit());
         excess
@@ -58,5 +64,5 @@ impl Limiter {
 }
 
 #[cfg(test)]
-#[path = "limiter_tests.rs"]
+#[path = "packet_window_tests.rs"]
 mod tests;

@@ -1,46 +1,120 @@
-//! Proof by data. A tunnel counts only while this side's data pings, sent into the GRE device, come back as data pongs out
+//! The check of a tunnel by data probes. A tunnel counts only while this side's data pings, sent into the GRE device, come back as data pongs out
 //! of it: disco is seen before the host's firewall, data is not.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::candidates::RoundTrip;
-use super::path_mtu::TunnelMtu;
-use super::timers::Timer;
-use super::tuning::{
-    APPLY_TIMEOUT, GRACE_TIMEOUT, LATE_GAP, LATE_PROBES, LOSS_ROUND_TRIPS, LOSS_TIMEOUT,
-    LOSS_TIMEOUT_CALLED, MOVE_TIMEOUT, PROBE_GAPS, PROBE_LATE_MAX, PROBE_LATE_MIN, PROBE_MIN_GAP,
-    PROVEN_GAP, TEST_ROUND_TRIPS, TEST_TIMEOUT, UNPROVEN_GAP,
+use super::constants::{
+    APPLY_TIMEOUT, LATE_GAP, LATE_PROBES, LOSS_ROUND_TRIPS, LOSS_TIMEOUT, LOSS_TIMEOUT_CALLED,
+    LOSS_TIMEOUT_SILENT, MOVE_TIMEOUT, PROBE_GAPS, PROBE_LATE_MAX, PROBE_LATE_MIN, PROBE_MIN_GAP,
+    PROVEN_GAP, REVALIDATION_TIMEOUT, STALL, TEST_ROUND_TRIPS, TEST_TIMEOUT, UNPROVEN_GAP,
 };
+use super::path_mtu::TunnelMtu;
+use super::path_switch::SwitchReason;
+use super::timers::Timer;
 use super::{Context, DropReason, Outside, Path, Peer, State, TunnelReport};
 use crate::proto::TxId;
 use crate::proto::disco::Message;
 
-/// How far the tunnel's proof is.
+/// How far the check of the tunnel is. Each state holds what is valid in it only.
+///
+/// ```text
+///            applied            answered              late              no answer in time
+///   Asked ------------> Testing ---------> Proven ---------> Late ----------------------> Silent
+///     |                    |                 ^  ^              |                            |
+///     |                    | no answer       |  +--------------+                            |
+///     |                    v                 |      answered              answered          |
+///     +----------------> Silent              +----------------------------------------------+
+///    refused, or no answer     a sign of life, or applied anew: Silent -> Testing
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Proof {
-    /// The kernel was asked for the tunnel.
-    Pending,
+pub(crate) enum CheckState {
+    /// The kernel was asked for the tunnel over a path that was nominated.
+    Asked,
     /// Probes go out; none was answered yet.
-    Testing,
+    Testing {
+        reason: CheckReason,
+        /// Index into [`PROBE_GAPS`].
+        step: usize,
+    },
     /// The latest probe was answered, or is not late yet.
-    Proven,
+    Proven {
+        /// When the first probe since the last answer was sent.
+        unanswered: Option<Instant>,
+    },
     /// A probe is late.
-    Late,
+    Late {
+        /// When the first probe since the last answer was sent.
+        unanswered: Instant,
+        /// Probes since the first that is late.
+        probes: u32,
+    },
     /// Probes were not answered in time. They go on, slowly: a lifted firewall needs nothing else.
-    Unproven,
+    Silent {
+        /// What the next test is for.
+        reason: CheckReason,
+        /// Index into [`PROBE_GAPS`]: a tunnel that was found at start gets quick probes at first.
+        step: usize,
+        /// Whether it is tested as soon as its peer is heard, before any other path is chosen: it was found at start or lost in
+        /// silence, and its peer may come back and find it in order.
+        awaits_peer: bool,
+    },
 }
 
-/// Why the tunnel is being tested; decides what follows when it fails.
+impl CheckState {
+    /// As [`CheckState::Silent`], with slow probes.
+    fn silent(reason: CheckReason) -> Self {
+        CheckState::Silent {
+            reason,
+            step: PROBE_GAPS.len(),
+            awaits_peer: false,
+        }
+    }
+
+    /// Whether data crossed, and its loss is not certain.
+    pub(crate) fn is_in_use(self) -> bool {
+        matches!(self, CheckState::Proven { .. } | CheckState::Late { .. })
+    }
+
+    /// What a test is for, when one is under way or comes next.
+    fn reason(self) -> CheckReason {
+        match self {
+            CheckState::Testing { reason, .. } | CheckState::Silent { reason, .. } => reason,
+            CheckState::Asked | CheckState::Proven { .. } | CheckState::Late { .. } => {
+                CheckReason::Nominated
+            }
+        }
+    }
+
+    pub(crate) fn is_silent(self) -> bool {
+        matches!(self, CheckState::Silent { .. })
+    }
+}
+
+/// Why the tunnel is being tested; decides what follows when the test fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum CheckReason {
     /// Its path was nominated.
     Nominated,
     /// It was there before, and its peer, after a silence, is heard again.
-    Grace,
+    Revalidation,
+}
+
+/// What is known of the tunnel's link in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum KernelLink {
+    /// The kernel was asked for it.
+    Asked,
+    /// The kernel has it.
+    Applied,
+    /// The kernel does not take it, in its words.
+    Refused(String),
+    /// The kernel was asked for it without its local address, for the host has lost that.
+    WithoutLocal,
 }
 
 /// The peer's kernel tunnel, as asked for.
@@ -52,56 +126,34 @@ pub(crate) struct Tunnel {
     request: Option<u64>,
     /// The latest request to the kernel.
     latest_request: u64,
-    /// Whether the kernel has it.
-    applied: bool,
-    /// Whether the kernel was last asked for it without its local address, for the host had lost that.
-    without_local: bool,
-    pub(crate) proof: Proof,
-    pub(crate) purpose: Purpose,
+    link: KernelLink,
+    pub(crate) check: CheckState,
     /// Data pings in flight, oldest first; some of them may be lost.
     probes: VecDeque<(TxId, Instant)>,
-    /// When the first data ping since the last proof was sent.
-    unanswered: Option<Instant>,
-    /// Index into [`PROBE_GAPS`].
-    step: usize,
-    /// Data pings since the first that is late.
-    late: u32,
     pub(crate) round_trip: RoundTrip,
     /// Data pings sent.
     pub(crate) pings: u32,
     /// Data pings answered.
     pub(crate) pongs: u32,
-    /// It was found at start or lost in silence: its peer may come back and find it in order, so it is tested before any
-    /// other path is chosen.
-    awaits_grace: bool,
     pub(crate) mtu: TunnelMtu,
-    /// What the kernel said against it.
-    pub(crate) error: Option<String>,
 }
 
 /// Data pings remembered: all that can be in flight within a second of quick probing.
 const MAX_PROBES: usize = 32;
 
 impl Tunnel {
-    fn new(path: Path, purpose: Purpose) -> Self {
+    fn new(path: Path) -> Self {
         Tunnel {
             path,
             request: None,
             latest_request: 0,
-            applied: false,
-            without_local: false,
-            proof: Proof::Pending,
-            purpose,
+            link: KernelLink::Asked,
+            check: CheckState::Asked,
             probes: VecDeque::new(),
-            unanswered: None,
-            step: 0,
-            late: 0,
             round_trip: RoundTrip::default(),
             pings: 0,
             pongs: 0,
-            awaits_grace: false,
             mtu: TunnelMtu::default(),
-            error: None,
         }
     }
 
@@ -110,20 +162,34 @@ impl Tunnel {
         Tunnel {
             mtu: TunnelMtu::found(path_mtu),
             request: Some(0),
-            applied: true,
-            proof: Proof::Unproven,
-            awaits_grace: true,
-            ..Tunnel::new(path, Purpose::Grace)
+            link: KernelLink::Applied,
+            check: CheckState::Silent {
+                reason: CheckReason::Revalidation,
+                step: 0,
+                awaits_peer: true,
+            },
+            ..Tunnel::new(path)
         }
     }
 
     pub(crate) fn is_being_tested(&self) -> bool {
-        matches!(self.proof, Proof::Pending | Proof::Testing)
+        matches!(self.check, CheckState::Asked | CheckState::Testing { .. })
     }
 
-    /// Whether a data ping waits for its answer.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.unanswered.is_some()
+    /// What the kernel said against the tunnel.
+    pub(crate) fn error(&self) -> Option<&String> {
+        match &self.link {
+            KernelLink::Refused(error) => Some(error),
+            KernelLink::Asked | KernelLink::Applied | KernelLink::WithoutLocal => None,
+        }
+    }
+
+    /// When the probe was sent that is late, if one is.
+    fn late_since(&self) -> Option<Instant> {
+        match self.check {
+            CheckState::Late { unanswered, .. } => Some(unanswered),
+            _ => None,
+        }
     }
 }
 
@@ -131,7 +197,7 @@ impl Peer {
     /// The path that data crossed lately.
     pub(crate) fn proven_path(&self) -> Option<Path> {
         let tunnel = self.tunnel.as_ref()?;
-        (tunnel.proof == Proof::Proven).then_some(tunnel.path)
+        matches!(tunnel.check, CheckState::Proven { .. }).then_some(tunnel.path)
     }
 
     /// The round trip of data, else of disco over the tunnel's path.
@@ -149,30 +215,33 @@ impl Peer {
         self.candidates.adopt(cx.now, path);
         self.tunnel = Some(Tunnel::adopted(path, path_mtu));
         self.begin_search(cx, format!("testing the tunnel found over {path}"));
-        self.probe(cx);
+        self.send_data_probe(cx);
         self.send_due_pings(cx);
     }
 
     /// Points the kernel tunnel at `path`, unless it is there, and has it proven.
-    pub(crate) fn set_tunnel(&mut self, cx: &mut Context<'_>, path: Path, purpose: Purpose) {
+    pub(crate) fn set_tunnel(&mut self, cx: &mut Context<'_>, path: Path, reason: SwitchReason) {
         match &mut self.tunnel {
-            Some(tunnel) if tunnel.path == path && tunnel.applied => {
+            Some(tunnel) if tunnel.path == path && tunnel.link == KernelLink::Applied => {
                 // One in use is under its own, shorter deadline.
-                if !matches!(tunnel.proof, Proof::Proven | Proof::Late) {
-                    tunnel.purpose = purpose;
-                    self.test(cx);
+                if !tunnel.check.is_in_use() {
+                    self.test(cx, CheckReason::Nominated);
                 }
             }
             _ => {
-                debug!(peer = %self.name, %path, ?purpose, "tunnel");
-                let mut tunnel = Tunnel::new(path, purpose);
+                debug!(peer = %self.name, %path, %reason, "tunnel");
+                let mut tunnel = Tunnel::new(path);
                 if let Some(before) = &self.tunnel {
                     tunnel.mtu = before.mtu.over(before.path, path);
+                    if before.path != path {
+                        info!(peer = %self.name, from = %before.path, to = %path, %reason, "path switched");
+                        *cx.counters.path_switches.entry(reason).or_default() += 1;
+                    }
                 }
                 self.tunnel = Some(tunnel);
                 self.timers.clear(Timer::Probe);
                 self.timers.clear(Timer::Mtu);
-                self.timers.set(Timer::Proof, cx.now + APPLY_TIMEOUT);
+                self.timers.set(Timer::TunnelCheck, cx.now + APPLY_TIMEOUT);
                 self.ask_kernel(cx);
             }
         }
@@ -184,12 +253,17 @@ impl Peer {
         if let Some(tunnel) = &mut self.tunnel {
             let number = cx.request_number();
             let without_local = !cx.host.locals.contains(&tunnel.path.local);
-            if tunnel.request.is_none() || tunnel.without_local != without_local {
+            let was_without_local = tunnel.link == KernelLink::WithoutLocal;
+            if tunnel.request.is_none() || was_without_local != without_local {
                 tunnel.request = Some(number);
             }
             tunnel.latest_request = number;
-            tunnel.without_local = without_local;
-            let path = if tunnel.without_local {
+            if without_local {
+                tunnel.link = KernelLink::WithoutLocal;
+            } else if was_without_local {
+                tunnel.link = KernelLink::Asked;
+            }
+            let path = if without_local {
                 tunnel.path.without_local()
             } else {
                 tunnel.path
@@ -206,10 +280,10 @@ impl Peer {
 
     /// What the kernel refused it may grant now; the side that does not choose has no other way to try again.
     pub(crate) fn ask_kernel_again(&mut self, cx: &mut Context<'_>) {
-        let refused = self.tunnel.as_ref().filter(|it| it.error.is_some());
+        let refused = self.tunnel.as_ref().filter(|it| it.error().is_some());
         let refused = refused.filter(|it| cx.host.locals.contains(&it.path.local));
         if let Some(path) = refused.map(|it| it.path) {
-            self.set_tunnel(cx, path, Purpose::Nominated);
+            self.set_tunnel(cx, path, SwitchReason::PathSearch);
         }
     }
 
@@ -222,23 +296,27 @@ impl Peer {
         };
         let has_local = cx.host.locals.contains(&tunnel.path.local);
         if !has_local && tunnel.is_being_tested() {
-            tunnel.proof = Proof::Unproven;
-            self.timers.clear(Timer::Proof);
+            tunnel.check = CheckState::silent(tunnel.check.reason());
+            self.timers.clear(Timer::TunnelCheck);
         }
-        if tunnel.without_local || tunnel.request.is_none_or(|first| number < first) {
+        if tunnel.link == KernelLink::WithoutLocal
+            || tunnel.request.is_none_or(|first| number < first)
+        {
             return;
         }
         match report {
             TunnelReport::Applied { device_mtu, .. } => {
                 // Better late than never: it may be long after its time was up.
-                let untested =
-                    matches!(tunnel.proof, Proof::Pending | Proof::Unproven) && has_local;
+                let untested = match tunnel.check {
+                    CheckState::Asked => Some(CheckReason::Nominated),
+                    CheckState::Silent { reason, .. } => Some(reason),
+                    _ => None,
+                };
                 let path = tunnel.path;
                 let is_latest = number >= tunnel.latest_request;
-                tunnel.applied = true;
-                tunnel.error = None;
-                if untested {
-                    self.test(cx);
+                tunnel.link = KernelLink::Applied;
+                if let Some(reason) = untested.filter(|_| has_local) {
+                    self.test(cx, reason);
                 }
                 self.search_mtu(cx, device_mtu);
                 if is_latest {
@@ -246,20 +324,19 @@ impl Peer {
                 }
             }
             TunnelReport::Failed { error, .. } => {
-                tunnel.applied = false;
+                tunnel.link = KernelLink::Refused(error);
                 tunnel.probes.clear();
-                tunnel.error = Some(error);
-                match tunnel.proof {
-                    Proof::Pending | Proof::Testing => self.test_failed(cx),
+                match tunnel.check {
+                    CheckState::Asked | CheckState::Testing { .. } => self.test_failed(cx),
                     // The host's network is changing. What data crossed a moment ago is not to blame; but packets from an address
                     // that is gone would take the port that the new one needs in the next network's NAT.
-                    Proof::Proven | Proof::Late => {
+                    CheckState::Proven { .. } | CheckState::Late { .. } => {
                         let local = tunnel.path.local;
                         self.candidates.forget_local(local);
                         self.search.started = cx.now;
-                        self.lost(cx);
+                        self.handle_path_loss(cx);
                     }
-                    Proof::Unproven => {}
+                    CheckState::Silent { .. } => {}
                 }
             }
         }
@@ -267,46 +344,50 @@ impl Peer {
     }
 
     /// Gives the tunnel its time to prove itself.
-    fn test(&mut self, cx: &mut Context<'_>) {
+    fn test(&mut self, cx: &mut Context<'_>, reason: CheckReason) {
         let round_trip = self.round_trip().unwrap_or_default();
         let Some(tunnel) = &mut self.tunnel else {
             return;
         };
-        tunnel.proof = Proof::Testing;
-        tunnel.step = 0;
-        let timeout = match tunnel.purpose {
-            Purpose::Nominated if self.state == State::Direct => MOVE_TIMEOUT,
-            Purpose::Nominated => TEST_TIMEOUT,
-            Purpose::Grace => GRACE_TIMEOUT,
+        tunnel.check = CheckState::Testing { reason, step: 0 };
+        let timeout = match reason {
+            CheckReason::Nominated if self.state.is_proven() => MOVE_TIMEOUT,
+            CheckReason::Nominated => TEST_TIMEOUT,
+            CheckReason::Revalidation => REVALIDATION_TIMEOUT,
         };
         let deadline = cx.now + timeout + round_trip * TEST_ROUND_TRIPS;
-        self.timers.set(Timer::Proof, deadline);
-        self.probe(cx);
+        self.timers.set(Timer::TunnelCheck, deadline);
+        self.send_data_probe(cx);
     }
 
     /// A sign of life from a peer whose tunnel is there but was silent: the tunnel is tested before another path is
     /// chosen, so that a peer that only restarted its daemon finds its tunnel untouched.
-    pub(crate) fn give_grace(&mut self, cx: &mut Context<'_>) {
-        let Some(tunnel) = &mut self.tunnel else {
+    pub(crate) fn revalidate(&mut self, cx: &mut Context<'_>) {
+        let Some(tunnel) = &self.tunnel else {
             return;
         };
-        if tunnel.applied && tunnel.proof == Proof::Unproven && tunnel.awaits_grace {
-            tunnel.awaits_grace = false;
-            tunnel.purpose = Purpose::Grace;
-            self.test(cx);
+        let awaits_peer = matches!(
+            tunnel.check,
+            CheckState::Silent {
+                awaits_peer: true,
+                ..
+            }
+        );
+        if awaits_peer && tunnel.link == KernelLink::Applied {
+            self.test(cx, CheckReason::Revalidation);
         }
     }
 
     /// The peer is looking for a path while this side has one: the next probe goes out now. If the path still works, the
     /// peer does not know of it, and the controlling side says so again.
-    pub(crate) fn doubt(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn recheck_path(&mut self, cx: &mut Context<'_>) {
         let Some(path) = self.proven_path() else {
             return;
         };
-        self.probe(cx);
+        self.send_data_probe(cx);
         self.loss_timeout = LOSS_TIMEOUT_CALLED;
         if self.controlling && self.nomination.is_none() {
-            self.nominate(cx, path, false);
+            self.nominate(cx, path, false, SwitchReason::CalledBack);
         }
     }
 
@@ -315,37 +396,53 @@ impl Peer {
         let Some(tunnel) = &mut self.tunnel else {
             return;
         };
-        if let (Proof::Proven, Some(first)) = (tunnel.proof, tunnel.unanswered) {
-            tunnel.proof = Proof::Late;
+        if let CheckState::Proven {
+            unanswered: Some(first),
+        } = tunnel.check
+        {
             // A peer that is looking for a path itself is a reason to be quick.
             let called = self.loss_timeout == LOSS_TIMEOUT_CALLED;
-            tunnel.late = if called { LATE_PROBES - 1 } else { 0 };
+            tunnel.check = CheckState::Late {
+                unanswered: first,
+                probes: if called { LATE_PROBES - 1 } else { 0 },
+            };
             self.search.started = cx.now;
             let round_trip = self.round_trip().unwrap_or_default();
             let patience = self.loss_timeout.max(round_trip * LOSS_ROUND_TRIPS);
-            self.timers.set(Timer::Proof, first + patience);
+            // A driver that was stalled comes here late, and the answer may lie in the socket.
+            let deadline = (first + patience).max(cx.now + LATE_GAP);
+            self.timers.set(Timer::TunnelCheck, deadline);
         }
-        self.probe(cx);
+        self.send_data_probe(cx);
     }
 
     /// Sends a data ping and arms the next.
-    pub(crate) fn probe(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn send_data_probe(&mut self, cx: &mut Context<'_>) {
         let round_trip = self.round_trip().unwrap_or_default();
-        let Some(tunnel) = self.tunnel.as_mut().filter(|it| it.applied) else {
+        let tunnel = self.tunnel.as_mut();
+        let Some(tunnel) = tunnel.filter(|it| it.link == KernelLink::Applied) else {
             return;
         };
-        let gap = match tunnel.proof {
-            Proof::Pending => return,
-            Proof::Testing | Proof::Unproven => {
-                let slowest = match tunnel.proof {
-                    Proof::Testing => PROBE_GAPS[PROBE_GAPS.len() - 1],
-                    _ => UNPROVEN_GAP,
-                };
-                tunnel.step += 1;
-                PROBE_GAPS.get(tunnel.step - 1).copied().unwrap_or(slowest)
+        let mut is_alarmed = false;
+        let gap = match &mut tunnel.check {
+            CheckState::Asked => return,
+            CheckState::Testing { step, .. } => {
+                *step += 1;
+                PROBE_GAPS[(*step - 1).min(PROBE_GAPS.len() - 1)]
             }
-            Proof::Proven => (round_trip * 2).clamp(PROBE_LATE_MIN, PROBE_LATE_MAX),
-            Proof::Late => LATE_GAP,
+            CheckState::Silent { step, .. } => {
+                *step += 1;
+                PROBE_GAPS.get(*step - 1).copied().unwrap_or(UNPROVEN_GAP)
+            }
+            CheckState::Proven { unanswered } => {
+                unanswered.get_or_insert(cx.now);
+                (round_trip * 2).clamp(PROBE_LATE_MIN, PROBE_LATE_MAX)
+            }
+            CheckState::Late { probes, .. } => {
+                *probes += 1;
+                is_alarmed = *probes == LATE_PROBES;
+                LATE_GAP
+            }
         };
         self.timers.set(Timer::Probe, cx.now + gap);
         let tx_id = cx.tx_id();
@@ -353,17 +450,12 @@ impl Peer {
             tunnel.probes.pop_front();
         }
         tunnel.probes.push_back((tx_id, cx.now));
-        tunnel.unanswered.get_or_insert(cx.now);
         tunnel.pings = tunnel.pings.saturating_add(1);
-        let alarmed = tunnel.proof == Proof::Late && {
-            tunnel.late += 1;
-            tunnel.late == LATE_PROBES
-        };
         let ping = Message::DataPing { tx_id, padding: 0 };
         if self.send_through_tunnel(cx, &ping) {
             cx.counters.data_pings_sent += 1;
         }
-        if alarmed {
+        if is_alarmed {
             self.prepare_search(cx);
         }
     }
@@ -385,8 +477,8 @@ impl Peer {
             .probes
             .back()
             .is_some_and(|(_, sent)| cx.now < *sent + PROBE_MIN_GAP);
-        if tunnel.proof != Proof::Proven && !just_probed {
-            self.probe(cx);
+        if !matches!(tunnel.check, CheckState::Proven { .. }) && !just_probed {
+            self.send_data_probe(cx);
         }
         Ok(())
     }
@@ -414,14 +506,11 @@ impl Peer {
             return;
         };
         let path = tunnel.path;
-        tunnel.proof = Proof::Proven;
-        tunnel.unanswered = None;
-        tunnel.awaits_grace = false;
-        tunnel.error = None;
+        tunnel.check = CheckState::Proven { unanswered: None };
         self.loss_timeout = LOSS_TIMEOUT;
         self.port_search.succeeded();
         self.timers.set(Timer::Probe, cx.now + PROVEN_GAP);
-        for timer in [Timer::Proof, Timer::Search, Timer::Retry, Timer::Call] {
+        for timer in [Timer::TunnelCheck, Timer::Search, Timer::Retry, Timer::Call] {
             self.timers.clear(timer);
         }
         if self.nomination.take_if(|it| it.path == path).is_some() {
@@ -431,7 +520,7 @@ impl Peer {
             candidate.forgive();
         }
         self.resume_mtu_search(cx);
-        if self.state != State::Direct {
+        if !self.state.is_proven() {
             let took = round_trip.as_secs_f64() * 1e3;
             let remote = path.remote;
             let reason =
@@ -440,34 +529,86 @@ impl Peer {
         }
     }
 
-    /// [`Timer::Proof`].
+    /// [`Timer::TunnelCheck`].
     pub(crate) fn proof_due(&mut self, cx: &mut Context<'_>) {
         let Some(tunnel) = &mut self.tunnel else {
             return;
         };
-        match tunnel.proof {
-            Proof::Pending => {
+        match tunnel.check {
+            CheckState::Asked => {
                 let waited = APPLY_TIMEOUT.as_secs();
-                tunnel.error = Some(format!("the kernel did not set it up within {waited} s"));
+                let error = format!("the kernel did not set it up within {waited} s");
+                tunnel.link = KernelLink::Refused(error);
                 self.test_failed(cx);
             }
-            Proof::Testing => self.test_failed(cx),
-            Proof::Late => self.lost(cx),
-            Proof::Proven | Proof::Unproven => {}
+            CheckState::Testing { .. } => self.test_failed(cx),
+            CheckState::Late { .. } => match self.silent_peer_has_until(cx.now) {
+                Some(until) => self.timers.set(Timer::TunnelCheck, until),
+                None => self.handle_path_loss(cx),
+            },
+            CheckState::Proven { .. } | CheckState::Silent { .. } => {}
+        }
+    }
+
+    /// Until when the path of a peer that is heard over no path at all is not given up: there is no other path to switch to, and the
+    /// peer's process may only be stalled. A peer that calls is not.
+    fn silent_peer_has_until(&self, now: Instant) -> Option<Instant> {
+        let first = self.tunnel.as_ref()?.late_since()?;
+        let round_trip = self.round_trip().unwrap_or_default();
+        let patience = LOSS_TIMEOUT_SILENT.max(round_trip * LOSS_ROUND_TRIPS);
+        let is_called = self.loss_timeout == LOSS_TIMEOUT_CALLED;
+        let late = self.search.started;
+        let is_heard = self.candidates.iter().any(|it| it.heard_since(late));
+        let until = first + patience;
+        (!is_called && !is_heard && now < until).then_some(until)
+    }
+
+    /// The peer is heard while a data probe is late: the path that carries no data is given up soon, but its answer may be right behind.
+    pub(crate) fn hasten_loss(&mut self, now: Instant) {
+        let Some(first) = self.tunnel.as_ref().and_then(Tunnel::late_since) else {
+            return;
+        };
+        let round_trip = self.round_trip().unwrap_or_default();
+        let patience = self.loss_timeout.max(round_trip * LOSS_ROUND_TRIPS);
+        let soon = (first + patience).max(now + LATE_GAP);
+        if self
+            .timers
+            .get(Timer::TunnelCheck)
+            .is_some_and(|at| soon < at)
+        {
+            self.timers.set(Timer::TunnelCheck, soon);
+        }
+    }
+
+    /// A driver that comes this late was stalled, and fires timers before it reads what came in meanwhile: nothing is judged before it
+    /// had its time to do so.
+    pub(crate) fn let_sockets_be_drained(&mut self, now: Instant) {
+        let is_late = |(at, _): (Instant, _)| at + STALL <= now;
+        let again = self.stalled.is_some_and(|at| now < at + LATE_GAP * 2);
+        if again || !self.timers.next().is_some_and(is_late) {
+            return;
+        }
+        self.stalled = Some(now);
+        for timer in [Timer::TunnelCheck, Timer::Search] {
+            if self.timers.get(timer).is_some_and(|at| at <= now) {
+                self.timers.set(timer, now + LATE_GAP);
+            }
         }
     }
 
     /// The path in use carries no data any more.
-    fn lost(&mut self, cx: &mut Context<'_>) {
+    fn handle_path_loss(&mut self, cx: &mut Context<'_>) {
         let late = self.search.started;
         let heard = self.candidates.iter().any(|it| it.heard_since(late));
         let Some(tunnel) = &mut self.tunnel else {
             return;
         };
         let path = tunnel.path;
-        tunnel.proof = Proof::Unproven;
-        tunnel.step = PROBE_GAPS.len();
-        tunnel.awaits_grace = !heard;
+        tunnel.check = CheckState::Silent {
+            reason: CheckReason::Nominated,
+            step: PROBE_GAPS.len(),
+            awaits_peer: !heard,
+        };
         self.timers.set(Timer::Probe, cx.now + UNPROVEN_GAP);
         self.abandon_nomination();
         if let Some(candidate) = self.candidates.get_mut(path.remote) {
@@ -485,15 +626,15 @@ impl Peer {
         let Some(tunnel) = &mut self.tunnel else {
             return;
         };
-        let (path, purpose) = (tunnel.path, tunnel.purpose);
-        debug!(peer = %self.name, %path, ?purpose, error = ?tunnel.error, "not proven");
-        tunnel.proof = Proof::Unproven;
-        tunnel.step = PROBE_GAPS.len();
-        self.timers.clear(Timer::Proof);
+        let path = tunnel.path;
+        debug!(peer = %self.name, %path, check = ?tunnel.check, link = ?tunnel.link, "not proven");
+        let reason = tunnel.check.reason();
+        tunnel.check = CheckState::silent(reason);
+        self.timers.clear(Timer::TunnelCheck);
         self.timers.set(Timer::Probe, cx.now + UNPROVEN_GAP);
         self.abandon_nomination();
-        let moved = self.state == State::Direct;
-        if purpose != Purpose::Grace
+        let moved = self.state.is_proven();
+        if reason != CheckReason::Revalidation
             && let Some(candidate) = self.candidates.get_mut(path.remote)
             && !candidate.is_blocked(cx.now)
         {
@@ -519,14 +660,9 @@ impl Peer {
             return None;
         }
         tunnel.probes.clear();
-        tunnel.unanswered = None;
-        tunnel.proof = Proof::Unproven;
-        tunnel.applied = false;
-        tunnel.awaits_grace = false;
-        // What the kernel said of it says nothing of the paths that are left.
-        tunnel.error = None;
+        tunnel.check = CheckState::silent(CheckReason::Revalidation);
         self.timers.clear(Timer::Probe);
-        self.timers.clear(Timer::Proof);
+        self.timers.clear(Timer::TunnelCheck);
         self.abandon_nomination();
         self.candidates.forget_extra_ports(cx.host.port);
         self.ask_kernel(cx);
@@ -535,8 +671,8 @@ impl Peer {
 
     /// The host may have the tunnel's address again that it had lost: then the tunnel is as it was, and gets its chance.
     pub(crate) fn take_back_local(&mut self, cx: &mut Context<'_>) {
-        if let Some(tunnel) = self.tunnel.as_mut().filter(|it| it.without_local) {
-            tunnel.purpose = Purpose::Grace;
+        let tunnel = self.tunnel.as_ref();
+        if tunnel.is_some_and(|it| it.link == KernelLink::WithoutLocal) {
             self.ask_kernel(cx);
         }
     }

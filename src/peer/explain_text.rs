@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, SocketAddrV4};
 
 use super::explain::{Cause, Evidence, Remedy, Side, Tried};
-use super::router_port::{RouterPort, is_open};
+use super::port_mapping::{RouterPort, is_open};
 use crate::proto::NatMapping;
 
 /// Addresses named in one sentence: enough to recognise them, not a page.
@@ -17,7 +17,7 @@ pub(super) fn verdict(it: &Evidence, cause: Cause) -> String {
     match cause {
         Cause::Direct => {
             let path = it.tunnel.as_ref().map(|it| it.path);
-            let kind = path.map_or("path", |it| match it.via() {
+            let kind = it.tunnel.as_ref().map_or("path", |it| match it.via {
                 super::Via::Lan => "path inside the LAN",
                 super::Via::Direct => "path",
             });

@@ -37,7 +37,7 @@ pub(crate) const IDLE_GAP: Duration = ms(20_000);
 pub(crate) const IDLE_JITTER: Duration = ms(2_000);
 
 /// How long after a packet of the peer the local address that it came to is taken for the right one to send from.
-pub(crate) const FRESH: Duration = ms(5_000);
+pub(crate) const LOCAL_ADDRESS_MAX_AGE: Duration = ms(5_000);
 
 /// How long paths are tried before the verdict `unreachable`: several round trips of the slowest links, a STUN
 /// retransmission and one failed verification fit in.
@@ -92,7 +92,7 @@ pub(crate) const BLOCK_MAX: Duration = ms(60_000);
 /// How long a path is not moved to after a move to it failed: what worked was cut for a second, for nothing.
 pub(crate) const MOVE_BLOCK: Duration = ms(3_600_000);
 
-// Proof by data.
+// The check of a tunnel by data probes.
 
 /// Gaps between the data probes over a new tunnel; the last repeats. The first ones often find the other side's kernel not
 /// ready, which takes it a few milliseconds.
@@ -113,7 +113,7 @@ pub(crate) const MOVE_TIMEOUT: Duration = ms(1_000);
 
 /// How long a tunnel that is already there gets to prove itself, once its peer is heard again, before another path is
 /// chosen: several probes' worth.
-pub(crate) const GRACE_TIMEOUT: Duration = ms(300);
+pub(crate) const REVALIDATION_TIMEOUT: Duration = ms(300);
 
 /// Round trips added to each of these timeouts.
 pub(crate) const TEST_ROUND_TRIPS: u32 = 4;
@@ -143,6 +143,13 @@ pub(crate) const LOSS_TIMEOUT: Duration = ms(800);
 
 /// The same after a call from the peer: it says itself that it is looking for a path.
 pub(crate) const LOSS_TIMEOUT_CALLED: Duration = ms(300);
+
+/// Replaces [`LOSS_TIMEOUT`] for a peer that is heard over no path at all: its process may be stalled, for a second, and there is no
+/// path to switch to before it is heard. With [`PROVEN_GAP`] this makes at most 2.5 s.
+pub(crate) const LOSS_TIMEOUT_SILENT: Duration = ms(1_500);
+
+/// A timer that fires this much too late shows that the driver was stalled: far more than a scheduler's delay.
+pub(crate) const STALL: Duration = ms(100);
 
 /// Round trips without an answer before a path counts as lost.
 pub(crate) const LOSS_ROUND_TRIPS: u32 = 3;
@@ -178,23 +185,23 @@ pub(crate) const OBSERVE_TIMEOUT: Duration = ms(250);
 pub(crate) const OFFER_LIFETIME: Duration = ms(2_000);
 
 /// Gap between the batches of a search; ten packets each.
-pub(crate) const HUNT_GAP: Duration = ms(10);
+pub(crate) const ATTEMPT_GAP: Duration = ms(10);
 
 /// Most packets of a batch, when timers are late.
-pub(crate) const HUNT_BATCH: usize = 50;
+pub(crate) const ATTEMPT_BATCH: usize = 50;
 
 /// From a search's begin until it has failed, however quickly its own packets were sent: the peer may be guessing, for
 /// 2.3 s, and began a call later.
-pub(crate) const HUNT_PATIENCE: Duration = ms(3_500);
+pub(crate) const ATTEMPT_PATIENCE: Duration = ms(3_500);
 
 /// How long a path over a port that was found may take to be nominated, when the search's time is up.
 pub(crate) const FOUND_PATIENCE: Duration = ms(2_000);
 
 /// A search begins at most this often, whatever the peer asks.
-pub(crate) const HUNT_MIN_GAP: Duration = ms(3_000);
+pub(crate) const ATTEMPT_MIN_GAP: Duration = ms(3_000);
 
 /// How long after a search's last packet its ports are listened to: answers, and the peer's nomination.
-pub(crate) const HUNT_LISTEN: Duration = ms(10_000);
+pub(crate) const ATTEMPT_LISTEN: Duration = ms(10_000);
 
 /// Gaps between searches that failed; the last repeats, so that a pair which cannot be joined costs four packets a second.
 pub(crate) const PORT_SEARCH_GAPS: [Duration; 7] = [
@@ -236,6 +243,10 @@ pub const MAX_PACKETS_PER_SECOND: usize = 100;
 
 /// Most pings among these, so that answers, nominations and proofs always find room.
 pub(crate) const MAX_PINGS_PER_SECOND: usize = 60;
+
+/// Packets of all kinds in any second beyond which pings are not answered while ports are searched for: the peer's search sends
+/// hundreds, and hardly an answer gets in, but the ping and the nomination over what is found must go out at once.
+pub(crate) const MAX_SEARCH_PONGS_PER_SECOND: usize = 40;
 
 /// Most endpoints taken from one record or call: a host with many interfaces has a dozen.
 pub(crate) const MAX_ADVERTISED: usize = 16;

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::constants::{IDLE_GAP, IDLE_JITTER, SEARCH_TIMEOUT};
 use super::explain::{Evidence, Tried, TunnelSeen};
-use super::router_port::is_open;
-use super::tuning::{IDLE_GAP, IDLE_JITTER, SEARCH_TIMEOUT};
+use super::port_mapping::is_open;
 use super::{Context, Host, Peer, path};
 use crate::proto::NatMapping;
 use crate::proto::api::{EndpointKind, PeerRecord};
@@ -17,7 +17,7 @@ const LATELY: Duration = IDLE_GAP
 
 /// What the node knows beside the peer.
 #[derive(Clone, Debug)]
-pub(crate) struct Surroundings {
+pub(crate) struct HostSnapshot {
     pub(crate) coordinator_up: bool,
     pub(crate) nat: NatMapping,
     pub(crate) public: Vec<SocketAddr>,
@@ -44,7 +44,7 @@ impl Peer {
     /// One ping to every candidate, and one through the tunnel, now.
     pub(crate) fn ping_paths(&mut self, cx: &mut Context<'_>) {
         self.candidates.ping_now(cx.now);
-        self.probe(cx);
+        self.send_data_probe(cx);
         self.send_due_pings(cx);
     }
 
@@ -56,7 +56,7 @@ impl Peer {
             .any(|it| it.heard_since(since) && !path::is_private(it.remote.ip()))
     }
 
-    pub(crate) fn gather(&self, now: Instant, host: &Host, around: Surroundings) -> Evidence {
+    pub(crate) fn gather(&self, now: Instant, host: &Host, around: HostSnapshot) -> Evidence {
         // What was heard over a path before it was lost says nothing of now.
         let lost = self.since.checked_sub(SEARCH_TIMEOUT).unwrap_or(self.since);
         let since = now.checked_sub(LATELY).unwrap_or(now).max(lost);
@@ -72,7 +72,8 @@ impl Peer {
         });
         let tunnel = self.tunnel.as_ref().map(|it| TunnelSeen {
             path: it.path,
-            error: it.error.clone(),
+            via: self.via(host, it.path),
+            error: it.error().cloned(),
             pings: it.pings,
             pongs: it.pongs,
             data_came_in: self.data_heard.is_some_and(|at| at >= since),

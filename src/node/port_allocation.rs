@@ -8,25 +8,27 @@ use std::time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng as _;
 
-use crate::peer::{Counters, DropReason, EXTRA_PORTS, Fresh, MAX_STEP, Output};
+use crate::peer::{Counters, DropReason, EXTRA_PORTS, MAX_STEP, Output, PortAllocation, is_usable};
 use crate::proto::TxId;
 use crate::proto::stun::{self, StunMessage};
 
 /// The latest look.
 #[derive(Debug, Default)]
-pub(super) struct Observer {
+pub(super) struct AllocationSampler {
     flows: Vec<Flow>,
-    pub(super) latest: Option<Fresh>,
+    pub(super) latest: Option<PortAllocation>,
 }
 
 #[derive(Debug)]
 struct Flow {
+    /// The source port.
+    port: u16,
     server: SocketAddr,
     tx_id: TxId,
     seen: Option<SocketAddr>,
 }
 
-impl Observer {
+impl AllocationSampler {
     /// Asks `server`, from two ports in a row; the request that is sent first opens its mapping first.
     pub(super) fn ask(
         &mut self,
@@ -49,6 +51,7 @@ impl Observer {
             });
             counters.stun_requests_sent += 1;
             self.flows.push(Flow {
+                port,
                 server,
                 tx_id,
                 seen: None,
@@ -63,20 +66,28 @@ impl Observer {
         from: SocketAddr,
         data: &[u8],
     ) -> Result<bool, DropReason> {
-        let Ok(StunMessage::Success { tx_id, mapped }) = stun::decode(data) else {
-            return Err(DropReason::Malformed);
+        let (tx_id, mapped) = match stun::decode(data) {
+            Ok(StunMessage::Success { tx_id, mapped }) if is_usable(mapped) => (tx_id, mapped),
+            _ => return Err(DropReason::Malformed),
         };
         let asked = |it: &&mut Flow| it.server == from && it.tx_id == tx_id;
         let flow = self.flows.iter_mut().find(asked);
         flow.ok_or(DropReason::Unsolicited)?.seen = Some(mapped);
         let seen: Vec<SocketAddr> = self.flows.iter().filter_map(|it| it.seen).collect();
+        let is_kept = |it: &Flow| it.seen.is_some_and(|seen| seen.port() == it.port);
+        let are_kept = self.flows.iter().all(is_kept);
         let [first, second] = seen[..] else {
             return Ok(false);
         };
-        self.latest = Some(Fresh {
+        self.latest = Some(PortAllocation {
             at: now,
             seen: second,
-            step: step(first.port(), second.port()),
+            // A NAT that keeps the source ports shows their own order (RFC 4787 section 4.2.1: port preservation).
+            step: if are_kept {
+                0
+            } else {
+                step(first.port(), second.port())
+            },
         });
         Ok(true)
     }
@@ -96,7 +107,33 @@ fn step(first: u16, second: u16) -> i16 {
 
 #[cfg(test)]
 mod tests {
+    use rand_chacha::rand_core::SeedableRng as _;
+
     use super::*;
+
+    #[test]
+    fn ports_that_the_nat_keeps_are_not_in_order() {
+        let server: SocketAddr = "198.51.100.1:3478".parse().unwrap();
+        for (kept, expected) in [(true, 0), (false, 1)] {
+            let (mut sampler, mut out) = (AllocationSampler::default(), VecDeque::new());
+            let mut rng = ChaCha20Rng::from_seed([1; 32]);
+            sampler.ask(server, &mut rng, &mut out, &mut Counters::default());
+            for output in out {
+                let Output::Send { port, data, .. } = output else {
+                    panic!("a request");
+                };
+                let Ok(StunMessage::Request { tx_id, .. }) = stun::decode(&data) else {
+                    panic!("a request");
+                };
+                let public = if kept { port } else { port + 20_000 };
+                let seen = SocketAddr::new([203, 0, 113, 1].into(), public);
+                let answer = stun::binding_success(tx_id, seen);
+                let now = Instant::now();
+                sampler.handle_datagram(now, server, &answer).unwrap();
+            }
+            assert_eq!(sampler.latest.unwrap().step, expected);
+        }
+    }
 
     #[test]
     fn ports_in_order_are_recognised_both_ways_and_round_the_end() {

@@ -3,14 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::candidates::Told;
-use super::limiter::Budget;
-use super::router_port::is_open;
-use super::timers::Timer;
-use super::tuning::{
+use super::candidates::AdvertisedBy;
+use super::constants::{
     CALL_GAPS, CALL_MIN_GAP, IDLE_JITTER, MAX_PENDING, OFFER_DELAY, OFFLINE_STEP, PING_LIFETIME,
     RESTART_MIN_GAP, RETRY_GAPS, RETRY_STEP, SEARCH_TIMEOUT,
 };
+use super::packet_window::Budget;
+use super::port_mapping::is_open;
+use super::timers::Timer;
 use super::{Context, DropReason, NO_ENDPOINT, OFFLINE, Output, Path, Peer, State};
 use crate::proto::disco::Message;
 use crate::proto::{TxId, is_public};
@@ -36,7 +36,7 @@ impl Search {
     }
 }
 
-/// What the peer was told by calls.
+/// The call-me-maybes that this host sent to the peer.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
     last: Option<(Instant, Vec<SocketAddr>)>,
@@ -119,7 +119,7 @@ impl Peer {
     /// [`Timer::Search`]: no path was proven in time. One that is being tested may still be.
     pub(crate) fn search_ended(&mut self, cx: &mut Context<'_>) {
         // A search for ports gives the verdict itself, at its end.
-        if !self.is_choosing() && !self.is_hunting() {
+        if !self.is_choosing() && !self.is_searching_ports() {
             self.conclude(cx);
         }
     }
@@ -153,12 +153,12 @@ impl Peer {
 
     /// Tells the peer where this node can be reached, so that it pings these places now and opens its NAT for them.
     /// A proven path carries that too, and needs no coordinator.
-    pub(crate) fn call(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn send_call_me_maybe(&mut self, cx: &mut Context<'_>) {
         let endpoints = &cx.host.endpoints;
-        let told = self.calls.last.as_ref();
-        let just_told =
-            told.is_some_and(|(at, told)| cx.now < *at + CALL_MIN_GAP && told == endpoints);
-        if endpoints.is_empty() || just_told {
+        let last = self.calls.last.as_ref();
+        let just_sent =
+            last.is_some_and(|(at, sent)| cx.now < *at + CALL_MIN_GAP && sent == endpoints);
+        if endpoints.is_empty() || just_sent {
             return;
         }
         self.calls.last = Some((cx.now, endpoints.clone()));
@@ -180,7 +180,7 @@ impl Peer {
     /// Calls the peer, and has STUN say whether what the call tells still holds; if not, another call follows.
     fn ask_stun_and_call(&mut self, cx: &mut Context<'_>) {
         *cx.ask_stun = true;
-        self.call(cx);
+        self.send_call_me_maybe(cx);
     }
 
     /// [`Timer::Call`], and the start of a search: a call, and the time of the next.
@@ -198,12 +198,14 @@ impl Peer {
         *cx.ask_stun = true;
         let own = &cx.host.endpoints;
         let endpoints = endpoints.into_iter().filter(|it| !own.contains(it));
-        let added = self.candidates.told(cx.now, Told::ByCall, endpoints);
+        let added = self
+            .candidates
+            .set_advertised(cx.now, AdvertisedBy::CallMeMaybe, endpoints);
         if added {
             self.port_search.renew();
         }
         match self.state {
-            State::Direct => self.doubt(cx),
+            state if state.is_proven() => self.recheck_path(cx),
             State::Punching => {
                 if added {
                     self.timers.set(Timer::Search, cx.now + SEARCH_TIMEOUT);
@@ -211,24 +213,25 @@ impl Peer {
                 self.burst_again(cx, 0);
             }
             State::Unreachable if !added => self.burst_again(cx, RETRY_STEP),
-            State::Unknown | State::HaveEndpoints | State::Unreachable => {
+            _ => {
                 self.begin_search(cx, "the peer calls".to_owned());
             }
         }
         self.offer_port_search_soon(cx);
-        let told = self.calls.last.as_ref();
-        if told.is_none_or(|(_, told)| *told != cx.host.endpoints) {
-            self.call(cx);
+        let last = self.calls.last.as_ref();
+        if last.is_none_or(|(_, sent)| *sent != cx.host.endpoints) {
+            self.send_call_me_maybe(cx);
         }
     }
 
     /// A packet of the peer came over `path`.
     pub(crate) fn heard_from(&mut self, cx: &mut Context<'_>, path: Path) {
         let added = self.candidates.heard(cx.now, path, self.search.started);
+        self.hasten_loss(cx.now);
         if path.port != cx.host.port {
             self.heard_at_extra_port(cx, path);
         }
-        self.give_grace(cx);
+        self.revalidate(cx);
         match self.state {
             State::Unknown | State::HaveEndpoints => {
                 self.begin_search(cx, format!("the peer is heard from {}", path.remote));
@@ -251,7 +254,14 @@ impl Peer {
             tx_id,
             src: path.remote,
         };
-        let sent = self.send_over(cx, path, &pong);
+        // The pings of the peer's port search may come by the hundred. Their answers leave room for the nomination of what is found.
+        let budget = if self.is_searching_ports() {
+            Budget::PongInSearch
+        } else {
+            Budget::Other
+        };
+        let source = (Some(path.local), path.port);
+        let sent = self.send(cx, budget, source, path.remote, &pong);
         cx.counters.pongs_sent += u64::from(sent);
         self.choose(cx);
         if sent {
@@ -261,14 +271,30 @@ impl Peer {
         }
     }
 
+    /// Refuses what answers no ping that waits. The tunnel receives by address and key, whatever the port: a pong from another port of
+    /// the same address still shows a path, one from another address does not.
+    pub(crate) fn judge_pong(&self, path: Path, tx_id: TxId) -> Result<(), DropReason> {
+        if self.is_of_port_search(tx_id) || self.is_mtu_pong(path, tx_id) {
+            return Ok(());
+        }
+        let pending = self.pending.iter().find(|it| it.tx_id == tx_id);
+        let pending = pending.ok_or(DropReason::Unsolicited)?;
+        if path.remote.ip() != pending.remote.ip() {
+            return Err(DropReason::WrongSource);
+        }
+        Ok(())
+    }
+
+    /// A ping was answered; `seen_from` is where the peer saw it come from.
     pub(crate) fn handle_pong(
         &mut self,
         cx: &mut Context<'_>,
         path: Path,
         tx_id: TxId,
+        seen_from: SocketAddr,
     ) -> Result<(), DropReason> {
-        if self.is_of_hunt(tx_id) {
-            return self.handle_pong_of_hunt(cx, path);
+        if self.is_of_port_search(tx_id) {
+            return self.handle_port_search_pong(cx, path);
         }
         if self.handle_mtu_pong(cx, path, tx_id) {
             cx.counters.pongs_received += 1;
@@ -277,16 +303,12 @@ impl Peer {
         let index = self.pending.iter().position(|it| it.tx_id == tx_id);
         let pending = index.and_then(|index| self.pending.remove(index));
         let pending = pending.ok_or(DropReason::Unsolicited)?;
-        // The tunnel receives by address and key, whatever the port: a pong from another port of the same address still
-        // shows a path, one from another address does not.
-        if path.remote.ip() != pending.remote.ip() {
-            return Err(DropReason::WrongSource);
-        }
         cx.counters.pongs_received += 1;
         let jitter = cx.jitter(IDLE_JITTER);
         if let Some(candidate) = self.candidates.get_mut(pending.remote) {
             candidate.came_to(cx.now, path.source());
-            candidate.symmetric = path.remote == pending.remote;
+            candidate.replies_from_same_port = path.remote == pending.remote;
+            candidate.seen_from = Some(seen_from.ip());
             candidate.pong(cx.now, cx.now - pending.sent, jitter);
         }
         self.choose(cx);
@@ -303,7 +325,7 @@ impl Peer {
             let Some((remote, source)) = due else {
                 return;
             };
-            if let Some(until) = self.waits_for_peer(cx, remote) {
+            if let Some(until) = self.first_ping_not_before(cx, remote) {
                 if let Some(candidate) = self.candidates.get_mut(remote) {
                     candidate.postpone(until);
                 }
@@ -339,7 +361,7 @@ impl Peer {
     /// Until when the first ping to a public address waits, where this host's router grants a port. The peer's ping comes in by that
     /// port if it comes first. A ping of this host opens a mapping of its own, by another port, between the same two ends;
     /// then some NATs (pf's) have no place for the peer's, and drop it.
-    fn waits_for_peer(&self, cx: &Context<'_>, remote: SocketAddr) -> Option<Instant> {
+    fn first_ping_not_before(&self, cx: &Context<'_>, remote: SocketAddr) -> Option<Instant> {
         let granted = cx.host.router_port.granted();
         let clashes = is_open(granted) && cx.host.nat.seen != granted.map(SocketAddr::V4);
         let IpAddr::V4(ip) = remote.ip() else {

@@ -12,7 +12,7 @@ impl Peer {
     pub(crate) fn evidence(&self, cx: &Context<'_>) -> String {
         let start = self.search.started;
         let tunnel = self.tunnel.as_ref();
-        if let Some((tunnel, error)) = tunnel.and_then(|it| Some((it, it.error.as_ref()?))) {
+        if let Some((tunnel, error)) = tunnel.and_then(|it| Some((it, it.error()?))) {
             return format!(
                 "the tunnel over {} could not be set up: {error}",
                 tunnel.path

@@ -4,9 +4,9 @@
 
 use std::time::Instant;
 
-use super::proof::Proof;
+use super::constants::OVERLAP_TIME;
 use super::timers::Timer;
-use super::tuning::OVERLAP_TIME;
+use super::tunnel_check::CheckState;
 use super::{Context, Path, Peer};
 use crate::proto::TxId;
 use crate::proto::disco::Message;
@@ -37,7 +37,7 @@ impl Peer {
     /// Whether the kernel is about to move to `path`: the answer to its nomination has to wait, for it makes the other side send there.
     pub(crate) fn is_moving_to(&self, path: Path) -> bool {
         let tunnel = self.tunnel.as_ref().filter(|it| it.path == path);
-        self.overlap.other.is_some() && tunnel.is_some_and(|it| it.proof == Proof::Pending)
+        self.overlap.other.is_some() && tunnel.is_some_and(|it| it.check == CheckState::Asked)
     }
 
     /// Answers a nomination over `path` as soon as the kernel has moved there.

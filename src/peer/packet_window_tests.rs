@@ -5,7 +5,7 @@ const MS: Duration = Duration::from_millis(1);
 #[test]
 fn no_second_holds_more_than_the_cap() {
     let start = Instant::now();
-    let mut limiter = Limiter::default();
+    let mut limiter = PacketWindow::default();
     let mut sent = Vec::new();
     for step in 0..5000 {
         let now = start + step * MS;
@@ -27,9 +27,9 @@ fn no_second_holds_more_than_the_cap() {
 #[test]
 fn pings_leave_room_for_the_rest() {
     let now = Instant::now();
-    let mut limiter = Limiter::default();
+    let mut limiter = PacketWindow::default();
     let take =
-        |limiter: &mut Limiter, budget| (0..200).filter(|_| limiter.take(now, budget)).count();
+        |limiter: &mut PacketWindow, budget| (0..200).filter(|_| limiter.take(now, budget)).count();
     assert_eq!(take(&mut limiter, Budget::Ping), MAX_PINGS_PER_SECOND);
     let rest = MAX_PACKETS_PER_SECOND - MAX_PINGS_PER_SECOND;
     assert_eq!(take(&mut limiter, Budget::Other), rest);
@@ -38,7 +38,7 @@ fn pings_leave_room_for_the_rest() {
 #[test]
 fn there_is_room_when_it_was_foretold_and_not_before() {
     let start = Instant::now();
-    let mut limiter = Limiter::default();
+    let mut limiter = PacketWindow::default();
     let mut now = start;
     while limiter.take(now, Budget::Ping) {
         now += 3 * MS;
