@@ -26,7 +26,7 @@ fn every_acknowledged_registration_survives_kill_9() {
     const ROUNDS: usize = 25;
     let mut dir = tempfile::tempdir().unwrap();
     let mut acknowledged: Vec<(Node, RegisterResponse)> = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 1.. {
         let coord = Coord::start_in(dir, &["--open", "--pool=10.0.0.0/16"]);
         let api = coord.api;
         let (send, receive) = mpsc::channel();
@@ -52,15 +52,18 @@ fn every_acknowledged_registration_survives_kill_9() {
             let _ = writer.join();
         }
         acknowledged.extend(receive);
-        if round % 8 == 0 || round == ROUNDS - 1 {
+        // On a loaded machine the kill often comes before any answer.
+        let is_enough = round >= ROUNDS && acknowledged.len() > ROUNDS;
+        if round % 8 == 1 || is_enough {
             check(&dir, &acknowledged);
         }
+        if is_enough {
+            let count = acknowledged.len();
+            println!("{count} registrations acknowledged over {round} kills");
+            break;
+        }
+        assert!(round < 20 * ROUNDS, "hardly any registration succeeds");
     }
-    println!(
-        "{} registrations acknowledged over {ROUNDS} kills",
-        acknowledged.len()
-    );
-    assert!(acknowledged.len() > ROUNDS);
 
     // They are as good as before: the same name and addresses without a key.
     let coord = Coord::start_in(dir, &["--pool=10.0.0.0/16"]);
