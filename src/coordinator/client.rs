@@ -42,7 +42,7 @@ const SPARE_CONNECTIONS: usize = 2;
 /// Signals on their way at the same time.
 const SIGNALS_IN_FLIGHT: usize = 8;
 
-/// What the client tells the daemon.
+/// An event that the client reports to the daemon.
 #[derive(Debug)]
 pub enum Event {
     /// The coordinator knows us; the whole state of the network.
@@ -62,10 +62,10 @@ pub enum Event {
     Lost,
 }
 
-/// What this node is to the coordinator.
+/// The registration of this node.
 #[derive(Debug)]
 pub struct Registration {
-    /// Where the coordinator is.
+    /// The coordinator's URL.
     pub url: CoordinatorUrl,
     /// Signs every request.
     pub node: Arc<NodeSecret>,
@@ -75,7 +75,7 @@ pub struct Registration {
     pub name: String,
     /// The networks that we offer to carry packets to.
     pub routes: Vec<IpNet>,
-    /// Where the enrolment key is, read when the coordinator asks for one.
+    /// The file of the auth key, read when the coordinator asks for one.
     pub auth_key_file: Option<PathBuf>,
 }
 
@@ -154,7 +154,7 @@ struct Coordinator {
     events: mpsc::Sender<Event>,
     published: watch::Receiver<EndpointsRequest>,
     reconnect: watch::Receiver<u64>,
-    /// The enrolment key travels only when the coordinator has asked for it.
+    /// The auth key travels only when the coordinator has asked for it.
     send_auth_key: bool,
 }
 
@@ -172,7 +172,7 @@ impl Coordinator {
                 Ok(()) => debug!("new connections to the coordinator"),
                 Err(ClientError::Closed) => return,
                 Err(ClientError::Refused { status, body }) if self.wants_auth_key(status) => {
-                    debug!(error = %body.error, "the coordinator asks for an enrolment key");
+                    debug!(error = %body.error, "the coordinator asks for an auth key");
                     self.send_auth_key = true;
                     continue;
                 }
@@ -196,7 +196,7 @@ impl Coordinator {
         }
     }
 
-    /// A refusal that an enrolment key can turn, if we have one and have not tried it.
+    /// Returns whether an auth key may overcome this refusal: there is one, and it has not been tried.
     fn wants_auth_key(&self, status: StatusCode) -> bool {
         status == StatusCode::FORBIDDEN
             && !self.send_auth_key

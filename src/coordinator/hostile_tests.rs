@@ -70,7 +70,7 @@ impl Fake {
     }
 }
 
-/// What a coordinator without peers and signals says; it holds no poll.
+/// The answers of a coordinator without peers and signals, which holds no long poll.
 fn hasty(path: &str) -> (&'static str, String) {
     let peers = r#"{"generation": 1, "peers": []}"#;
     let body = match path {
@@ -130,7 +130,7 @@ async fn a_refused_auth_key_is_not_sent_without_pause() {
     let file = dir.path().join("auth-key");
     std::fs::write(&file, "used\n").unwrap();
     let fake = Fake::start(|_| {
-        let body = r#"{"error": "the enrolment key was used already"}"#;
+        let body = r#"{"error": "the auth key was used already"}"#;
         ("403 Forbidden", body.to_owned())
     })
     .await;

@@ -19,10 +19,10 @@ use crate::proto::keys::NodeSecret;
 /// A TCP connection that takes longer than this to open is not coming.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an ordinary request may take in all.
+/// Timeout of an ordinary request in all.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the coordinator is asked to hold a long poll: short enough for NATs that forget idle TCP connections.
+/// Time for which the coordinator is asked to hold a long poll: short enough for NATs that forget idle TCP connections.
 pub const POLL_WAIT: Duration = Duration::from_secs(25);
 
 /// Answers without looking at who asks.
@@ -120,7 +120,7 @@ pub fn http_client(url: &CoordinatorUrl) -> Result<Client, ClientError> {
     let builder = Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
-        // A request is signed for this coordinator, and may carry the enrolment key.
+        // A request is signed for this coordinator, and may carry the auth key.
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy();
     let builder = http_client::with_tls(builder, url.is_tls()).map_err(ClientError::Tls)?;
@@ -139,7 +139,7 @@ pub enum ClientError {
     Refused {
         /// The HTTP status.
         status: StatusCode,
-        /// What it said.
+        /// The coordinator's message.
         body: ErrorBody,
     },
     /// The request cannot be written as JSON.
@@ -151,8 +151,8 @@ pub enum ClientError {
     /// The answer is larger than any honest one.
     #[error("the answer is longer than {ANSWER_MAX} bytes")]
     TooLong,
-    /// The file of the enrolment key cannot be read.
-    #[error("cannot read the enrolment key {}", path.display())]
+    /// The file of the auth key cannot be read.
+    #[error("cannot read the auth key {}", path.display())]
     AuthKey {
         /// The file.
         path: PathBuf,

@@ -67,7 +67,7 @@ impl FromStr for CoordinatorUrl {
 pub struct UrlError {
     /// The text that was given.
     url: String,
-    /// What is wrong with it.
+    /// The fault.
     why: &'static str,
 }
 

@@ -12,13 +12,13 @@ use crate::node::{Counters, State};
 /// Upper bounds of the hole punch histogram, in seconds: from one LAN round trip to a hopeless pair.
 const PUNCH_BUCKETS: [f64; 9] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0];
 
-/// What outlives a scrape.
+/// The metrics that outlive a scrape.
 #[derive(Debug)]
 pub struct Metrics {
     hole_punch: Histogram,
 }
 
-/// What a scrape is made of beside the node's counters.
+/// The values of a scrape beside the node's counters.
 #[derive(Clone, Debug)]
 pub struct Gauges {
     /// The state of every peer.

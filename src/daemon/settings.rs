@@ -21,7 +21,7 @@ pub const DEFAULT_SOCKET: &str = "/run/gretun/gretun.sock";
 const DEFAULT_STATE_DIR: &str = "/var/lib/gretun";
 const DEFAULT_IFACE: &str = "gretun%d";
 
-/// What a person can set, each with the same name as flag (`--fou-port`), variable (`GRETUN_FOU_PORT`) and TOML key
+/// The settings, each with the same name as flag (`--fou-port`), variable (`GRETUN_FOU_PORT`) and TOML key
 /// (`fou-port`). Everything is optional here; [`Settings::resolve`] fills in the defaults and checks.
 #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -35,7 +35,7 @@ pub struct Settings {
     /// Directory of the keys and of what must survive a restart [default: /var/lib/gretun]
     #[arg(long, env = "GRETUN_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// File with the enrolment key that the coordinator gave for this host
+    /// File with the auth key that the coordinator gave for this host
     #[arg(long, env = "GRETUN_AUTH_KEY_FILE", value_name = "FILE")]
     pub auth_key_file: Option<PathBuf>,
     /// Name of the tunnel interfaces; %d becomes the index of the peer [default: gretun%d]
@@ -52,7 +52,7 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub stun_server: Vec<String>,
-    /// Search for ports where a NAT gives every destination another one: up to 1000 packets a second for 2 s
+    /// Run a port search (up to 1000 packets a second for 2 s) where a NAT assigns another public port to each destination
     /// [default: true]
     #[arg(
         long,
@@ -108,15 +108,15 @@ pub struct Settings {
 /// Settings with every default filled in and every value checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the coordinator is.
+    /// The coordinator's URL.
     pub coordinator: CoordinatorUrl,
     /// Name that this host asks for.
     pub node_name: String,
     /// Directory of the keys, the peer cache and the link indices.
     pub state_dir: PathBuf,
-    /// File with the enrolment key, read at registration.
+    /// File with the auth key, read at registration.
     pub auth_key_file: Option<PathBuf>,
-    /// How tunnel interfaces are named.
+    /// The template of interface names.
     pub iface: IfaceTemplate,
     /// UDP port of discovery and data.
     pub port: u16,
@@ -132,7 +132,7 @@ pub struct Config {
     pub accept_routes: bool,
     /// Whether to masquerade what peers send to the offered networks.
     pub snat_routes: bool,
-    /// Where to serve metrics.
+    /// The address and port of the metrics.
     pub metrics_addr: Option<SocketAddr>,
     /// Path of the local API socket.
     pub socket: PathBuf,
@@ -326,7 +326,7 @@ fn check_route(network: IpNet) -> Result<(), SettingsError> {
     }
 }
 
-/// What can be wrong with settings.
+/// A fault of the settings.
 #[derive(Debug, Error)]
 pub enum SettingsError {
     /// The configuration file cannot be read.
@@ -342,7 +342,7 @@ pub enum SettingsError {
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// The place and the reason.
         source: toml::de::Error,
     },
     /// No coordinator was named.
@@ -357,7 +357,7 @@ pub enum SettingsError {
     /// The node name is not a DNS label.
     #[error("node-name {name:?} is not a DNS label")]
     NodeName {
-        /// What was given.
+        /// The value as it was given.
         name: String,
     },
     /// The host has no name of its own that could serve as node name.
@@ -366,7 +366,7 @@ pub enum SettingsError {
     /// A network to offer has host bits, or is the whole internet.
     #[error("advertise-routes: {network} is not a network that can be offered")]
     Route {
-        /// What was given.
+        /// The value as it was given.
         network: IpNet,
     },
     /// Masquerading without a network to masquerade towards.
@@ -378,7 +378,7 @@ pub enum SettingsError {
     /// A STUN server is not of the form host:port.
     #[error("stun-server {server:?} is not of the form host:port")]
     StunServer {
-        /// What was given.
+        /// The value as it was given.
         server: String,
     },
 }

@@ -37,7 +37,7 @@ pub struct StateDir {
     _lock: File,
 }
 
-/// Who this node is.
+/// The identity of this node.
 #[derive(Debug)]
 pub struct Identity {
     /// Ed25519: who we are to the coordinator.
@@ -46,7 +46,7 @@ pub struct Identity {
     pub disco: DiscoSecret,
 }
 
-/// What the coordinator last said: enough to run without it.
+/// The coordinator's last answer: enough to run without the coordinator.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Network {
     /// Our own tunnel addresses.
@@ -99,7 +99,7 @@ impl StateDir {
         })
     }
 
-    /// What the coordinator last said; nothing where that was lost, since the coordinator will say it again.
+    /// Returns the coordinator's last answer; empty if it was lost, because the coordinator will send it again.
     pub fn network(&self) -> Network {
         self.cached(NETWORK)
     }
@@ -167,7 +167,7 @@ impl StateDir {
     }
 }
 
-/// Where the daemon notes the FOU ports that it opens beside the data port, and their families.
+/// The file of the FOU ports that the daemon opens beside the data port, with their families.
 #[derive(Clone, Debug)]
 pub struct ExtraPortsFile(PathBuf);
 
@@ -241,13 +241,13 @@ pub(super) fn write_whole(path: &Path, content: &[u8]) -> Result<(), StateError>
         .map_err(at)
 }
 
-/// What can be wrong with the state directory.
+/// A fault of the state directory.
 #[derive(Debug, Error)]
 pub enum StateError {
     /// The directory or a file in it cannot be opened.
     #[error("cannot open {}", path.display())]
     Open {
-        /// What was opened.
+        /// The file or directory.
         path: PathBuf,
         /// Why not.
         source: io::Error,

@@ -123,7 +123,7 @@ fn run(waiting: &Waiting, interval: Duration, retry: Duration) {
     loop {
         let (mut contents, stops) =
             wait(waiting, not_before, (!failed.is_empty()).then_some(retry));
-        // What came later counts.
+        // Later content replaces it.
         for (path, content) in std::mem::take(&mut failed) {
             contents.entry(path).or_insert(content);
         }

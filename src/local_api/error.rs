@@ -1,4 +1,4 @@
-//! What can go wrong between a command and the daemon.
+//! Errors between a command and the daemon.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::error::{Kind, UserError};
 
-/// What can go wrong between a command and the daemon.
+/// Errors between a command and the daemon.
 #[derive(Debug, Error)]
 pub enum LocalApiError {
     /// The socket cannot be made.
@@ -47,7 +47,7 @@ pub enum LocalApiError {
     /// The daemon answered with an error, or with something that is no answer.
     #[error("the daemon answered: {reason}")]
     Answer {
-        /// What it said.
+        /// The daemon's message.
         reason: String,
     },
 }

@@ -15,5 +15,5 @@ pub use view::{
     Request, StunView,
 };
 
-/// How long a client may take to send its request or take its answer.
+/// Time for a client to send its request or take its answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);

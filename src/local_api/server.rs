@@ -16,7 +16,7 @@ use super::CLIENT_TIMEOUT;
 use super::error::LocalApiError;
 use super::view::Request;
 
-/// Who may talk to the daemon: its owner and its group.
+/// The mode of the socket: the daemon's owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
 
 /// The longest request line, in bytes.
@@ -25,9 +25,9 @@ const REQUEST_MAX: u64 = 4096;
 /// A request with the place for its answer.
 #[derive(Debug)]
 pub struct Query {
-    /// What was asked.
+    /// The request.
     pub request: Request,
-    /// Where the answer goes; dropping it tells the client that the daemon is stopping.
+    /// The channel for the answer. Dropping it tells the client that the daemon is stopping.
     pub answer: oneshot::Sender<Result<serde_json::Value, String>>,
 }
 

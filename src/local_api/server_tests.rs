@@ -101,7 +101,7 @@ async fn only_a_socket_is_replaced() {
     Server::start(&socket, queries).unwrap();
 }
 
-/// What cannot be answered is the client's error; the daemon goes on.
+/// A request that cannot be answered is the client's error; the daemon goes on.
 #[tokio::test]
 async fn an_error_is_an_answer() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What can be asked of the daemon, and its answers. The names are stable.
+//! The requests to the daemon, and its answers. The names are stable.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::portmap::{Lease, Protocol, Status};
 use crate::proto::NatMapping;
 use crate::proto::keys::NodePublic;
 
-/// What can be asked.
+/// A request to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
@@ -24,9 +24,9 @@ pub enum Request {
     Explain(String),
     /// Every path to that peer: [`PathsView`], or null.
     Paths(String),
-    /// The same, after which one more ping goes over every path and through the tunnel.
+    /// The paths of a peer; afterwards one more ping goes over every path and through the tunnel.
     Ping(String),
-    /// What the daemon knows of the network around its own port: [`DaemonNetView`].
+    /// The daemon's view of the network around its own port: [`DaemonNetView`].
     Net,
     /// The text of a Prometheus scrape.
     Metrics,
@@ -49,7 +49,7 @@ pub struct PeerView {
     pub reason: String,
     /// `lan` or `direct`, where there is a path.
     pub via: Option<String>,
-    /// Where its packets go.
+    /// The outer address and port of the peer.
     pub endpoint: Option<SocketAddr>,
     /// The tunnel interface.
     pub interface: Option<String>,
@@ -74,18 +74,18 @@ pub struct StunView {
     pub endpoint: SocketAddr,
 }
 
-/// What the daemon knows of the network around its port. The names are stable.
+/// The daemon's view of the network around its port. The names are stable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonNetView {
     /// The data port.
     pub port: u16,
-    /// How the NAT maps it.
+    /// The NAT's mapping of the port.
     pub mapping: NatMapping,
     /// The STUN servers that are asked.
     pub servers: Vec<SocketAddr>,
     /// The coordinator's URL.
     pub coordinator: String,
-    /// Where the keys are.
+    /// The directory of the keys.
     pub state_dir: PathBuf,
     /// The router's port; null when it is not asked (`--port-mapping=false`).
     #[serde(default)]
@@ -103,9 +103,9 @@ pub struct ExplainView {
     pub cause: String,
     /// The verdict in a sentence.
     pub verdict: String,
-    /// What was seen.
+    /// The observations, one line each.
     pub evidence: Vec<String>,
-    /// What would change it, the easiest first; one is enough. Empty for a pair that is joined.
+    /// The remedies, the easiest first; one is enough. Empty for a connected pair.
     pub remedies: Vec<String>,
 }
 
@@ -116,7 +116,7 @@ pub struct PathsView {
     pub peer: String,
     /// As in [`ExplainView`].
     pub state: String,
-    /// Where the peer can perhaps be reached.
+    /// The candidate paths to the peer.
     pub paths: Vec<PathView>,
     /// The kernel tunnel, once a path was chosen.
     pub tunnel: Option<PathView>,
@@ -129,7 +129,7 @@ pub struct PathView {
     pub endpoint: SocketAddr,
     /// Pings sent so far: disco's, or data through the tunnel.
     pub pings: u32,
-    /// Those that were answered.
+    /// Number of pings that were answered.
     pub pongs: u32,
     /// The latest round trip, in milliseconds.
     pub rtt_ms: Option<f64>,
@@ -176,27 +176,27 @@ impl PathsView {
     }
 }
 
-/// What came of asking the router, as `gretun netcheck` shows it. The names are stable.
+/// The result of asking the router, as `gretun netcheck` shows it. The names are stable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMappingView {
     /// The router that is asked; null without a default route, or with a public address.
     pub gateway: Option<Ipv4Addr>,
     /// The protocol by which it granted a port.
     pub protocol: Option<Protocol>,
-    /// Where the data port can be reached.
+    /// The external address and port of the data port.
     pub external: Option<SocketAddr>,
     /// Seconds until the port ends unless it is renewed; null for one without end.
     pub expires_in_s: Option<u64>,
     /// Whether that is itself a private address: another NAT is in front of the router.
     pub behind_another_nat: bool,
-    /// What came of each protocol.
+    /// The result of each protocol.
     pub protocols: Vec<ProtocolView>,
 }
 
-/// What came of one protocol.
+/// The result of one protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProtocolView {
-    /// Which.
+    /// The protocol.
     pub protocol: Protocol,
     /// In words.
     pub finding: String,

@@ -23,7 +23,7 @@ pub struct Tried {
     pub has_family: bool,
     /// Pings sent there so far.
     pub pings: u32,
-    /// Those that were answered.
+    /// Number of these that were answered.
     pub pongs: u32,
     /// Whether it answered lately.
     pub answered: bool,
@@ -40,13 +40,13 @@ pub struct Tried {
 pub struct TunnelSeen {
     /// From where to where it is set.
     pub path: Path,
-    /// What kind of path that is.
+    /// The kind of the path.
     pub via: Via,
-    /// What the kernel said against it.
+    /// The kernel's error, if it refuses the tunnel.
     pub error: Option<String>,
     /// Data pings sent over this path so far.
     pub pings: u32,
-    /// Those that were answered.
+    /// Number of these that were answered.
     pub pongs: u32,
     /// Whether data of the peer came out of it lately.
     pub data_came_in: bool,
@@ -56,22 +56,22 @@ pub struct TunnelSeen {
     pub latest: Option<Duration>,
 }
 
-/// What is known of one peer and of this host, for the verdict.
+/// The observations about one peer and this host, from which the diagnosis follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     /// The peer's name.
     pub peer: String,
     /// This host's data port.
     pub port: u16,
-    /// How far this node got.
+    /// The state of the peer.
     pub state: State,
     /// Whether the coordinator can be reached from here.
     pub coordinator_up: bool,
     /// Whether the coordinator heard from the peer lately, by its last word.
     pub online: bool,
-    /// How this host's NAT maps.
+    /// The mapping of this host's NAT.
     pub own_nat: NatMapping,
-    /// Where STUN servers saw this host.
+    /// The reflexive addresses of this host.
     pub own_public: Vec<SocketAddr>,
     /// STUN servers that are asked.
     pub stun_asked: usize,
@@ -79,13 +79,13 @@ pub struct Evidence {
     pub stun_answered: usize,
     /// Whether disco came lately from a public address, of any peer: UDP gets through then.
     pub udp_came_in: bool,
-    /// How the peer's NAT maps, as it says.
+    /// The mapping of the peer's NAT, as the peer publishes it.
     pub peer_nat: NatMapping,
-    /// Where STUN servers saw the peer, as it says.
+    /// The reflexive addresses of the peer, as the peer publishes them.
     pub peer_public: Vec<SocketAddr>,
-    /// What this host's router grants.
+    /// The port mapping of this host.
     pub router_port: RouterPort,
-    /// What the peer's router granted to it, as it says.
+    /// The port mapping of the peer, as the peer publishes it.
     pub peer_mapped: Option<SocketAddrV4>,
     /// Whether ports are searched for where a NAT is symmetric (`--aggressive-punch`).
     pub aggressive: bool,
@@ -179,7 +179,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Which end of the pair.
+/// One end of the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// This host.
@@ -188,12 +188,12 @@ pub enum Side {
     Peer,
 }
 
-/// What would change the verdict. One of those named is enough.
+/// A remedy that would change the diagnosis. One of those named is enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Remedy {
     /// A NAT there that keeps one public port whatever the destination.
     IndependentMapping(Side),
-    /// The same on both sides.
+    /// An endpoint-independent mapping on both sides.
     IndependentMappings,
     /// A router there that grants a port when it is asked.
     PortMapping(Side),
@@ -213,7 +213,7 @@ pub enum Remedy {
     SecondStunServer,
     /// Let hosts of one LAN reach each other.
     JoinLan,
-    /// What the kernel lacks is found by `gretun doctor`.
+    /// `gretun doctor` finds the missing part of the kernel.
     Doctor(Side),
     /// Search for ports: it is switched off here.
     AggressivePunch,
@@ -228,9 +228,9 @@ pub struct Explanation {
     pub cause: Cause,
     /// The verdict, one sentence without a full stop.
     pub verdict: String,
-    /// What was seen, one line each.
+    /// The observations, one line each.
     pub evidence: Vec<String>,
-    /// What would change it; empty only for a pair that is joined.
+    /// The remedies; empty only for a connected pair.
     pub remedies: Vec<Remedy>,
 }
 
