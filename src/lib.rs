@@ -11,6 +11,7 @@
     reason = "they panic when nobody reads: cli/out.rs has others"
 )]
 
+pub mod applier;
 pub mod cli;
 pub mod coord;
 pub mod coordinator;

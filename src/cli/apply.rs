@@ -81,9 +81,9 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
         let owner = Owner::Static {
             set: file.set().to_owned(),
         };
-        let session = Session::open(args.dry_run).await?;
-        let states = session.states(&specs, &owner).await;
+        let session = Session::open(args.dry_run)?;
+        let states = session.states(&specs, &owner);
         let ops = plan::apply(&states, &session.observed, file.set())?;
-        session.carry_out(&ops, args.dry_run, context).await
+        session.carry_out(&ops, args.dry_run, context)
     })
 }

@@ -86,14 +86,14 @@ async fn create(args: &Args, specs: &[TunnelSpec], context: Context) -> Result<(
             set: args.set.clone(),
         }
     };
-    let mut session = Session::open(args.dry_run).await?;
-    let states = session.states(specs, &owner).await;
+    let mut session = Session::open(args.dry_run)?;
+    let states = session.states(specs, &owner);
     let mut ops = Vec::new();
     for state in &states {
         ops.extend(plan::create(state, &session.observed, args.replace)?);
     }
     if !args.foreground || args.dry_run {
-        return session.carry_out(&ops, args.dry_run, context).await;
+        return session.carry_out(&ops, args.dry_run, context);
     }
     // A signal must not end the process from here on before the tunnel is gone.
     let failed =
@@ -101,7 +101,7 @@ async fn create(args: &Args, specs: &[TunnelSpec], context: Context) -> Result<(
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-    session.carry_out(&ops, false, context).await?;
+    session.carry_out(&ops, false, context)?;
     drop(session);
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager to tell");
@@ -111,7 +111,7 @@ async fn create(args: &Args, specs: &[TunnelSpec], context: Context) -> Result<(
         _ = interrupt.recv() => {}
         _ = hangup.recv() => {}
     }
-    session = Session::open(false).await?;
+    session = Session::open(false)?;
     let ours: Vec<_> = session
         .observed
         .tunnels
@@ -119,5 +119,5 @@ async fn create(args: &Args, specs: &[TunnelSpec], context: Context) -> Result<(
         .filter(|tunnel| tunnel.owner() == owner)
         .collect();
     let ops = plan::delete(&ours, &session.observed)?;
-    session.carry_out(&ops, false, context).await
+    session.carry_out(&ops, false, context)
 }

@@ -39,7 +39,7 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
         static_tunnels::check(&[])?;
     }
     args.netns.block_on(async {
-        let session = Session::open(args.dry_run).await?;
+        let session = Session::open(args.dry_run)?;
         let observed = &session.observed;
         let tunnel = session
             .links
@@ -50,6 +50,6 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
             return Err(PlanError::NotFound { name }.into());
         }
         let ops = plan::delete(tunnel.as_slice(), observed)?;
-        session.carry_out(&ops, args.dry_run, context).await
+        session.carry_out(&ops, args.dry_run, context)
     })
 }

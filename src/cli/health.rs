@@ -75,7 +75,7 @@ pub struct Args {
 /// Probes and prints, once or until interrupted.
 pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     args.netns.block_on(async {
-        let kernel = Kernel::open().await?;
+        let kernel = Kernel::open()?;
         let rows = if args.watch {
             watch(args, &kernel, context).await?
         } else {
@@ -191,7 +191,7 @@ impl Row {
 
 /// Probes every far end of every tunnel that is asked for, all at the same time.
 async fn round(args: &Args, kernel: &Kernel) -> Result<Vec<Row>, Report> {
-    let links = kernel.links_without_routes().await?;
+    let links = kernel.links_without_routes()?;
     let names: Vec<_> = args.names.iter().chain(&args.name_flag).collect();
     for name in &names {
         if links.tunnel(name).is_none() {

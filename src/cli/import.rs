@@ -131,9 +131,9 @@ pub(super) fn from_files(paths: &[&PathBuf], format: Option<Format>) -> Result<I
 /// Reads the tunnels that are in the kernel; those of the overlay are the daemon's business.
 pub(super) fn from_kernel(netns: &NetnsArgs) -> Result<Imported, Report> {
     let (links, observed) = netns.block_on(async {
-        let kernel = Kernel::open().await?;
-        let links = kernel.links().await?;
-        let observed = kernel.observe(&links).await?;
+        let kernel = Kernel::open()?;
+        let links = kernel.links()?;
+        let observed = kernel.observe(&links)?;
         Ok((links, observed))
     })?;
     let mut imported = Imported::default();

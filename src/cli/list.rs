@@ -24,7 +24,7 @@ pub struct Args {
 pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     let links = args
         .netns
-        .block_on(async { Ok(Kernel::open().await?.links().await?) })?;
+        .block_on(async { Ok(Kernel::open()?.links()?) })?;
     let tunnels: Vec<_> = links.tunnels.iter().map(TunnelView::new).collect();
     if context.json {
         let text = serde_json::to_string(&tunnels);

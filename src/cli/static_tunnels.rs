@@ -6,14 +6,13 @@ use std::io::{self, IsTerminal as _};
 use std::net::IpAddr;
 use std::path::Path;
 
-use futures_util::future::join_all;
 use serde_json::json;
 use tracing::{info, warn};
 
 use super::Context;
 use super::out::{errln, out, outln};
 use super::report::Report;
-use crate::kernel::lock::Lock;
+use crate::kernel::lock::{COMMAND_PATIENCE, Lock};
 use crate::kernel::observe::Links;
 use crate::kernel::preflight::{self, Need};
 use crate::kernel::{Kernel, Route, netns, process};
@@ -93,40 +92,43 @@ pub(super) struct Session {
     pub kernel: Kernel,
     pub links: Links,
     pub observed: Observed,
-    _lock: Lock,
+    /// Dry runs change nothing, and wait for nobody.
+    _lock: Option<Lock>,
 }
 
 impl Session {
-    /// Takes the lock, removes leftovers of dead processes unless nothing may change, and dumps the existing tunnels.
-    pub(super) async fn open(dry_run: bool) -> Result<Self, Report> {
-        let lock = Lock::take().await?;
-        let kernel = Kernel::open().await?;
-        let links = kernel.links().await?;
-        let observed = kernel.observe(&links).await?;
+    /// Takes the lock and removes leftovers of dead processes unless nothing may change, and dumps the existing tunnels.
+    pub(super) fn open(dry_run: bool) -> Result<Self, Report> {
+        let lock = (!dry_run)
+            .then(|| Lock::take(COMMAND_PATIENCE))
+            .transpose()?;
+        let kernel = Kernel::open()?;
+        let links = kernel.links()?;
+        let observed = kernel.observe(&links)?;
         let mut session = Session {
             kernel,
             links,
             observed,
             _lock: lock,
         };
-        if !dry_run && session.remove_stale().await? {
-            session.refresh().await?;
+        if !dry_run && session.remove_stale()? {
+            session.refresh()?;
         }
         Ok(session)
     }
 
     /// Dumps the existing tunnels again.
-    pub(super) async fn refresh(&mut self) -> Result<(), Report> {
-        self.links = self.kernel.links().await?;
-        self.observed = self.kernel.observe(&self.links).await?;
+    pub(super) fn refresh(&mut self) -> Result<(), Report> {
+        self.links = self.kernel.links()?;
+        self.observed = self.kernel.observe(&self.links)?;
         Ok(())
     }
 
     /// Removes half-made devices and the foreground tunnels of processes that are gone; true when there were any.
-    async fn remove_stale(&self) -> Result<bool, Report> {
+    fn remove_stale(&self) -> Result<bool, Report> {
         for (index, name) in &self.links.half_made {
             info!(link = name, "removing a device that was never finished");
-            self.kernel.delete_link(*index, name).await?;
+            self.kernel.delete_link(*index, name)?;
         }
         let is_stale = |tunnel: &&TunnelState| matches!(tunnel.owner(), Owner::Foreground(run) if !process::is_alive(run));
         let stale: Vec<_> = self.observed.tunnels.iter().filter(is_stale).collect();
@@ -138,22 +140,22 @@ impl Session {
                     "removing a tunnel whose process is gone"
                 );
             }
-            self.kernel.execute(&ops).await?;
+            self.kernel.execute(&ops)?;
         }
         Ok(!stale.is_empty() || !self.links.half_made.is_empty())
     }
 
-    /// Returns the desired kernel state of these tunnels. The kernel is asked for all paths at once, and for each path once.
-    pub(super) async fn states(&self, specs: &[TunnelSpec], owner: &Owner) -> Vec<TunnelState> {
+    /// Returns the desired kernel state of these tunnels. The kernel is asked for each path once.
+    pub(super) fn states(&self, specs: &[TunnelSpec], owner: &Owner) -> Vec<TunnelState> {
         let by_route = specs
             .iter()
             .filter(|spec| spec.mtu.is_none() || spec.needs_local());
         let ends: HashSet<_> = by_route.map(|spec| (spec.local, spec.remote)).collect();
-        let paths = ends.into_iter().map(|(local, remote)| async move {
-            let route = self.route(local, remote).await;
+        let paths = ends.into_iter().map(|(local, remote)| {
+            let route = self.route(local, remote);
             ((local, remote), route)
         });
-        let paths: Paths = join_all(paths).await.into_iter().collect();
+        let paths: Paths = paths.collect();
         let state = |spec: &TunnelSpec| {
             let route = paths.get(&(spec.local, spec.remote)).copied().flatten();
             let mtu = spec.mtu.unwrap_or_else(|| self.mtu(spec, route));
@@ -224,17 +226,17 @@ impl Session {
     }
 
     /// The route between the ends; the kernel knows none from an address that the host does not have yet.
-    async fn route(&self, local: Option<IpAddr>, remote: IpAddr) -> Option<Route> {
+    fn route(&self, local: Option<IpAddr>, remote: IpAddr) -> Option<Route> {
         if local.is_some()
-            && let Ok(route) = self.kernel.route_between(local, remote).await
+            && let Ok(route) = self.kernel.route_between(local, remote)
         {
             return Some(route);
         }
-        self.kernel.route_between(None, remote).await.ok()
+        self.kernel.route_between(None, remote).ok()
     }
 
     /// Carries the plan out, or only shows it.
-    pub(super) async fn carry_out(
+    pub(super) fn carry_out(
         &self,
         ops: &[KernelOp],
         dry_run: bool,
@@ -247,7 +249,7 @@ impl Session {
         if !ops.is_empty() && ops.len() > 100 && std::io::stderr().is_terminal() {
             errln!("{} changes ...", ops.len());
         }
-        self.kernel.execute(ops).await?;
+        self.kernel.execute(ops)?;
         if context.json {
             outln!("{}", json!({"changes": texts(ops)}));
         } else if ops.is_empty() {

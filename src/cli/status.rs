@@ -36,7 +36,7 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
     let name = name.cloned().unwrap_or_default();
     let links = args
         .netns
-        .block_on(async { Ok(Kernel::open().await?.links().await?) })?;
+        .block_on(async { Ok(Kernel::open()?.links()?) })?;
     let Some(tunnel) = links.tunnel(&name) else {
         return Err(PlanError::NotFound { name }.into());
     };

@@ -11,7 +11,6 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, trace, warn};
 
-use super::applier::{self, Applied, DesiredTunnels};
 use super::metrics::Metrics;
 use super::port_mapping;
 use super::port_mapping_status;
@@ -19,6 +18,8 @@ use super::settings::Config;
 use super::state_dir::{Network, StateDir};
 use super::state_writer::{Content, StateWriter};
 use super::{DaemonError, Ended, sleep_until, stun_servers};
+use crate::applier::machine::{Applied, Link};
+use crate::applier::thread;
 use crate::coordinator::{self, Event};
 use crate::error::chain;
 use crate::kernel::probe_socket::ProbeSocket;
@@ -62,8 +63,8 @@ pub struct Daemon {
     pub(super) lease: Option<Lease>,
     pub(super) changes: BoxStream<'static, NetChange>,
     pub(super) queries: mpsc::Receiver<Query>,
-    pub(super) wanted: watch::Sender<DesiredTunnels>,
-    pub(super) applied: mpsc::Receiver<Applied>,
+    pub(super) wanted: thread::Handle,
+    pub(super) applied: mpsc::UnboundedReceiver<Applied>,
     /// What the coordinator last said, as it is kept on disk.
     pub(super) network: Network,
     pub(super) metrics: Metrics,
@@ -71,7 +72,7 @@ pub struct Daemon {
     pub(super) interrupt: Signal,
     pub(super) _socket: local_api::Server,
     /// Links as the applier last saw them.
-    pub(super) tunnels: BTreeMap<NodePublic, applier::Link>,
+    pub(super) tunnels: BTreeMap<NodePublic, Link>,
     pub(super) peer_of_link: HashMap<u32, NodePublic>,
     pub(super) addresses: Vec<LocalAddress>,
     /// When to look at the host's addresses, after something changed.
@@ -107,7 +108,10 @@ impl Daemon {
                 // The next turn lets time pass, after the packets.
                 () = sleep_until(deadline.map(|(at, _)| at)) => {}
                 Some(event) = self.coordinator_events.recv() => self.handle_coordinator(event),
-                Some(applied) = self.applied.recv() => self.handle_applied(applied),
+                applied = self.applied.recv() => match applied {
+                    Some(applied) => self.handle_applied(applied),
+                    None => return Err(DaemonError::Applier),
+                },
                 Some(servers) = self.stun_servers.recv() => {
                     debug!(?servers, "STUN servers");
                     self.node.handle_stun_servers(Instant::now(), servers);
@@ -315,9 +319,15 @@ impl Daemon {
                 number,
                 path,
                 error,
+                is_repeated,
             } => {
                 self.kernel_failures += 1;
-                warn!(peer = self.node.name(peer), %path, error, "tunnel cannot be set up");
+                let name = self.node.name(peer);
+                if is_repeated {
+                    debug!(peer = name, %path, error, "tunnel cannot be set up");
+                } else {
+                    warn!(peer = name, %path, error, "tunnel cannot be set up");
+                }
                 self.node
                     .handle_tunnel(now, peer, TunnelReport::Failed { number, error });
             }
@@ -332,9 +342,9 @@ impl Daemon {
     async fn handle_network_change(&mut self) {
         self.look_at_network = None;
         if let Some(port_mapping) = &self.port_mapping {
-            port_mapping.look_at(port_mapping::network(&self.kernel).await);
+            port_mapping.look_at(port_mapping::network(&self.kernel));
         }
-        let addresses = match source_addresses(&self.kernel).await {
+        let addresses = match source_addresses(&self.kernel) {
             Ok(addresses) => addresses,
             Err(error) => {
                 warn!(error = %chain(&error), "the host's addresses cannot be read; they are read again in a moment");
@@ -357,10 +367,9 @@ impl Daemon {
 }
 
 /// The addresses that packets to peers can leave from.
-pub(super) async fn source_addresses(kernel: &Kernel) -> Result<Vec<LocalAddress>, KernelError> {
+pub(super) fn source_addresses(kernel: &Kernel) -> Result<Vec<LocalAddress>, KernelError> {
     let mut addresses: Vec<LocalAddress> = kernel
-        .local_addresses()
-        .await?
+        .local_addresses()?
         .into_iter()
         .map(|address| LocalAddress {
             link: match address.link {

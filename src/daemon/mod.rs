@@ -3,12 +3,9 @@
 //! [`run`] opens everything in an order in which a failure leaves nothing behind, then hands over to the event loop.
 //! Stopping leaves the kernel's tunnels and the FOU port as they are; the next start adopts them.
 
-mod applier;
 mod event_loop;
-mod extra_ports;
 mod metrics;
 mod metrics_server;
-mod owner_alias;
 pub mod port_mapping;
 mod port_mapping_status;
 mod queries;

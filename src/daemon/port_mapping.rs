@@ -123,8 +123,8 @@ pub async fn give_back(lease: Lease) {
 }
 
 /// The router of this host, by the kernel's word.
-pub async fn network(kernel: &Kernel) -> Option<Network> {
-    match kernel.gateway().await {
+pub fn network(kernel: &Kernel) -> Option<Network> {
+    match kernel.gateway() {
         Ok(Some((gateway, own))) => Network::behind(gateway, own),
         Ok(None) => None,
         Err(error) => {

@@ -38,7 +38,7 @@ impl Daemon {
     async fn answer_to(&mut self, request: Request) -> Result<serde_json::Value, String> {
         Ok(match request {
             Request::Peers => {
-                let views = self.peer_views().await;
+                let views = self.peer_views();
                 serde_json::json!(views.map_err(|error| chain(&error))?)
             }
             Request::Stun => serde_json::json!(
@@ -66,8 +66,9 @@ impl Daemon {
                 info!("taking the tunnels down");
                 let extra = self.state.extra_ports();
                 let port = self.config.port;
+                // The applier would make again what is removed here.
+                self.wanted.stop().await;
                 teardown::remove_all(&self.kernel, self.own, port, &extra)
-                    .await
                     .map_err(|error| chain(&error))?;
                 if let Some(port_mapping) = &self.port_mapping {
                     port_mapping.give_back().await;
@@ -93,8 +94,8 @@ impl Daemon {
         }
     }
 
-    async fn peer_views(&self) -> Result<Vec<PeerView>, KernelError> {
-        let observed = self.kernel.links_without_routes().await?.tunnels;
+    fn peer_views(&self) -> Result<Vec<PeerView>, KernelError> {
+        let observed = self.kernel.links_without_routes()?.tunnels;
         let views = self.node.status().into_iter().map(|status| {
             let link = self
                 .tunnels

@@ -1,6 +1,6 @@
 //! The start of the daemon: everything that can fail, in an order in which a failure leaves nothing behind.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,16 +11,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::applier::{Applier, ApplyError, DesiredTunnels};
 use super::event_loop::{Daemon, source_addresses};
 use super::metrics::{Metrics, MetricsError};
 use super::metrics_server::{self, MetricsServerError};
-use super::owner_alias::OwnerAlias;
 use super::port_mapping;
 use super::settings::Config;
 use super::state_dir::{StateDir, StateError};
 use super::state_writer::StateWriter;
 use super::stun_servers;
+use super::teardown::TeardownError;
+use crate::applier::desired::ListenPort;
+use crate::applier::owner_alias::OwnerAlias;
+use crate::applier::{machine, thread};
 use crate::coordinator::{self, ClientError, Registration};
 use crate::error::{Kind, UserError, chain};
 use crate::kernel::fou::{Added, Family};
@@ -28,7 +30,7 @@ use crate::kernel::observe::ObservedTunnel;
 use crate::kernel::preflight::{self, PreflightError};
 use crate::kernel::probe_socket::ProbeSocket;
 use crate::kernel::raw_port::RawPort;
-use crate::kernel::{Kernel, KernelError, NetChange};
+use crate::kernel::{Kernel, KernelError};
 use crate::local_api::{LocalApiError, Server};
 use crate::node::{
     DesiredTunnel, EXTRA_PORTS, Inside, NetworkSettings, Node, NodeConfig, Outside, Path,
@@ -49,17 +51,18 @@ pub async fn start(config: Config) -> Result<Daemon, DaemonError> {
         info!(%error, "no tunnels over IPv6");
     }
     let state = StateDir::open(&config.state_dir)?;
-    let kernel = Kernel::open().await?;
+    let kernel = Kernel::open()?;
     let mut made = Vec::new();
-    let families = [Some(Family::V4), has_ipv6.is_ok().then_some(Family::V6)];
-    for family in families.into_iter().flatten() {
-        match kernel.add_fou(config.port, family).await {
+    let mut families = vec![Family::V4];
+    families.extend(has_ipv6.is_ok().then_some(Family::V6));
+    for &family in &families {
+        match kernel.add_fou(config.port, family) {
             Ok(Added::Made) => made.push(family),
             Ok(Added::Found) => {
                 debug!(port = config.port, ?family, "the FOU port is there already")
             }
             Err(error) => {
-                take_back(&kernel, config.port, &made).await;
+                take_back(&kernel, config.port, &made);
                 return Err(DaemonError::FouPort {
                     port: config.port,
                     source: error,
@@ -68,24 +71,29 @@ pub async fn start(config: Config) -> Result<Daemon, DaemonError> {
         }
     }
     let port = config.port;
-    match open(config, state, kernel.clone()).await {
+    match open(config, state, kernel.clone(), families).await {
         Ok(daemon) => Ok(daemon),
         Err(error) => {
-            take_back(&kernel, port, &made).await;
+            take_back(&kernel, port, &made);
             Err(error)
         }
     }
 }
 
-async fn take_back(kernel: &Kernel, port: u16, made: &[Family]) {
+fn take_back(kernel: &Kernel, port: u16, made: &[Family]) {
     for &family in made {
-        if let Err(error) = kernel.delete_fou(port, family).await {
+        if let Err(error) = kernel.delete_fou(port, family) {
             warn!(%error, "the FOU port stays");
         }
     }
 }
 
-async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon, DaemonError> {
+async fn open(
+    config: Config,
+    state: StateDir,
+    kernel: Kernel,
+    families: Vec<Family>,
+) -> Result<Daemon, DaemonError> {
     let identity = state.identity()?;
     let own = identity.node.public();
     let (queries_tx, queries) = mpsc::channel(QUEUE);
@@ -113,11 +121,11 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
         seed,
     });
     let network = state.network();
-    let addresses = source_addresses(&kernel).await?;
+    let addresses = source_addresses(&kernel)?;
     info!(node = %own, ?addresses, port = config.port, "starting");
     node.handle_local_addresses(now, addresses.clone());
-    let mut links_there = kernel.links().await?;
-    kernel.add_snat(&mut links_there).await;
+    let mut links_there = kernel.links()?;
+    kernel.add_snat(&mut links_there);
     for tunnel in links_there.tunnels {
         if let Some((peer, adopted)) = adopt(&tunnel, own, config.port) {
             info!(interface = adopted.inside.name, path = %adopted.outside.path, "adopting tunnel");
@@ -151,21 +159,33 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
         auth_key_file: config.auth_key_file.clone(),
     };
     let coordinator = coordinator::start(registration, coordinator_tx)?;
-    let (wanted, wanted_rx) = watch::channel(DesiredTunnels::new());
-    let (applied_tx, applied) = mpsc::channel(QUEUE);
-    let (link_changes, link_changed) = watch::channel(());
-    let changes = Kernel::watch()?.inspect(move |change| {
-        if matches!(change, NetChange::Link { .. }) {
-            link_changes.send_replace(());
+    let (applied_tx, applied) = mpsc::unbounded_channel();
+    let extra_ports = state.extra_ports();
+    let noted = extra_ports.load();
+    // Without the note a port may be left open one day; without the port there would be no tunnel now.
+    let note_ports = Box::new(move |ports: &BTreeSet<ListenPort>| {
+        if let Err(error) = extra_ports.save(ports) {
+            warn!(%error, "extra FOU ports cannot be noted");
         }
     });
-    let extra_ports = state.extra_ports();
+    let applier_config = machine::Config {
+        own,
+        port: config.port,
+        families,
+    };
+    let wanted = thread::start(applier_config, noted, note_ports, applied_tx)?;
+    let link_changes = wanted.link_changes();
+    let changes = Kernel::watch()?.inspect(move |change| {
+        if change.links {
+            link_changes.notify();
+        }
+    });
     let mut daemon = Daemon {
         writer: StateWriter::start(&state).map_err(DaemonError::Runtime)?,
         state,
         own,
         node,
-        kernel: kernel.clone(),
+        kernel,
         port,
         probes,
         coordinator,
@@ -195,16 +215,7 @@ async fn open(config: Config, state: StateDir, kernel: Kernel) -> Result<Daemon,
     };
     // The applier removes tunnels that nobody asks for, so those that were found are asked for before it begins.
     daemon.drain_outputs();
-    let applier = Applier::new(
-        kernel,
-        own,
-        daemon.config.port,
-        wanted_rx,
-        link_changed,
-        applied_tx,
-        extra_ports,
-    );
-    tokio::spawn(applier.run());
+    daemon.wanted.begin();
     Ok(daemon)
 }
 
@@ -284,7 +295,10 @@ pub enum DaemonError {
     Kernel(#[from] KernelError),
     /// The tunnels cannot be removed.
     #[error(transparent)]
-    Teardown(#[from] ApplyError),
+    Teardown(#[from] TeardownError),
+    /// The applier's thread is gone.
+    #[error("the thread that sets up tunnels has ended")]
+    Applier,
     /// The FOU port cannot be had.
     #[error("UDP port {port} cannot carry the tunnels")]
     FouPort {
@@ -353,7 +367,10 @@ impl UserError for DaemonError {
                 "raw and packet sockets need CAP_NET_RAW and must not be denied by a sandbox"
                     .to_owned(),
             ),
-            DaemonError::Metrics(_) | DaemonError::Coordinator(_) | DaemonError::Runtime(_) => None,
+            DaemonError::Applier
+            | DaemonError::Metrics(_)
+            | DaemonError::Coordinator(_)
+            | DaemonError::Runtime(_) => None,
         }
     }
 }

@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use thiserror::Error;
 use tracing::info;
 
 use super::DaemonError;
-use super::applier::ApplyError;
-use super::owner_alias::OwnerAlias;
 use super::port_mapping;
 use super::state_dir::{ExtraPortsFile, StateDir};
-use crate::kernel::Kernel;
+use crate::applier::owner_alias::OwnerAlias;
+use crate::error::{Kind, UserError};
+use crate::kernel::execute::StepError;
 use crate::kernel::fou::Family;
 use crate::kernel::preflight::{self, Need};
+use crate::kernel::{Kernel, KernelError};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::plan;
 
@@ -31,7 +33,7 @@ pub fn run(state_dir: &Path, port: u16) -> Result<(), DaemonError> {
         let state = StateDir::open(state_dir)?;
         let own = state.identity()?.node.public();
         let extra = state.extra_ports();
-        remove_all(&Kernel::open().await?, own, port, &extra).await?;
+        remove_all(&Kernel::open()?, own, port, &extra)?;
         if let Some(lease) = state.router_port() {
             port_mapping::give_back(lease).await;
             state.save_router_port(None)?;
@@ -41,38 +43,67 @@ pub fn run(state_dir: &Path, port: u16) -> Result<(), DaemonError> {
 }
 
 /// Removes every tunnel that `own` made, then the FOU port, those that port searches found and those that are noted, unless another
-/// link sends from them.
+/// link sends from them. All links go with one plan, because the kernel takes milliseconds for each request that removes one.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub async fn remove_all(
+pub fn remove_all(
     kernel: &Kernel,
     own: NodePublic,
     port: u16,
     extra: &ExtraPortsFile,
-) -> Result<(), ApplyError> {
+) -> Result<(), TeardownError> {
     let (mut ours, mut others) = (BTreeSet::from([port]), BTreeSet::new());
     ours.extend(extra.load().into_iter().map(|(port, _)| port));
-    let mut links = kernel.links_without_routes().await?;
-    kernel.add_snat(&mut links).await;
+    let mut links = kernel.links_without_routes()?;
+    kernel.add_snat(&mut links);
+    let mut removed = Vec::new();
     for tunnel in &links.tunnels {
         let link = &tunnel.state.link;
-        if OwnerAlias::of(tunnel).is_some_and(|mark| mark.is_of(own)) {
+        let listener = link.listener().map(|listener| listener.port);
+        if OwnerAlias::of(tunnel).is_some_and(|alias| alias.is_of(own)) {
             info!(interface = link.name, "removing tunnel");
-            let ops = plan::overlay(Some(&tunnel.state), None, &links.others)?;
-            kernel.execute(&ops).await?;
-            ours.extend(link.listener().map(|listener| listener.port));
+            removed.push(&tunnel.state);
+            ours.extend(listener);
         } else {
-            others.extend(link.listener().map(|listener| listener.port));
+            others.extend(listener);
         }
     }
+    kernel.execute(&plan::overlay_removal(&removed))?;
     for port in ours {
         if others.contains(&port) {
             info!(port, "the FOU port stays: other tunnels use it");
             continue;
         }
-        kernel.delete_fou(port, Family::V4).await?;
-        kernel.delete_fou(port, Family::V6).await?;
+        kernel.delete_fou(port, Family::V4)?;
+        kernel.delete_fou(port, Family::V6)?;
     }
     Ok(())
+}
+
+/// Why tunnels cannot be removed.
+#[derive(Debug, Error)]
+pub enum TeardownError {
+    /// The kernel cannot be asked, or refuses to close a port.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The kernel refuses to remove links.
+    #[error(transparent)]
+    Step(#[from] StepError),
+}
+
+impl UserError for TeardownError {
+    fn kind(&self) -> Kind {
+        match self {
+            TeardownError::Kernel(error) => error.kind(),
+            TeardownError::Step(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            TeardownError::Kernel(error) => error.hint(),
+            TeardownError::Step(error) => error.hint(),
+        }
+    }
 }

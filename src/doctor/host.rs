@@ -74,7 +74,7 @@ pub(super) fn pptp() -> Finding {
 }
 
 pub(super) async fn interfaces(kernel: &Kernel) -> Vec<Finding> {
-    let interfaces = kernel.interfaces().await.unwrap_or_default();
+    let interfaces = kernel.interfaces().unwrap_or_default();
     let mut findings = vec![rp_filter(&interfaces, |name| {
         let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
         fs::read_to_string(path).ok()?.trim().parse().ok()

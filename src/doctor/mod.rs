@@ -95,7 +95,7 @@ pub async fn run(patient: &Patient) -> Vec<Finding> {
     }
     findings.extend(host::modules());
     findings.push(host::pptp());
-    match Kernel::open().await {
+    match Kernel::open() {
         Ok(kernel) => {
             findings.push(port::check(&kernel, patient).await);
             findings.extend(host::interfaces(&kernel).await);

@@ -9,7 +9,7 @@ const CHECK: &str = "port";
 
 pub(super) async fn check(kernel: &Kernel, patient: &Patient) -> Finding {
     let port = patient.port;
-    let fou = kernel.fou_ports().await.unwrap_or_default();
+    let fou = kernel.fou_ports().unwrap_or_default();
     let is_fou = fou.iter().any(|it| it.port == port);
     let tables = ["/proc/net/udp", "/proc/net/udp6"];
     let inode = tables

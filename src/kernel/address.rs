@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use futures_util::TryStreamExt as _;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
-use rtnetlink::RouteMessageBuilder;
 
 use super::{Kernel, KernelError};
 
@@ -67,7 +66,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub async fn local_addresses(&self) -> Result<Vec<LocalAddress>, KernelError> {
+    pub fn local_addresses(&self) -> Result<Vec<LocalAddress>, KernelError> {
         let links = self.list.links()?;
         let usable: HashMap<u32, (LinkKind, bool)> = links
             .iter()
@@ -126,10 +125,10 @@ impl Kernel {
     ///
     /// # Errors
     /// When there is none.
-    pub async fn route_to(&self, source: IpAddr, remote: IpAddr) -> Result<RouteTo, KernelError> {
+    pub fn route_to(&self, source: IpAddr, remote: IpAddr) -> Result<RouteTo, KernelError> {
         let source = Some(source).filter(|it| !it.is_unspecified());
-        let route = self.route_between(source, remote).await?;
-        let mtu = self.device_mtu(route.device).await?;
+        let route = self.route_between(source, remote)?;
+        let mtu = self.device_mtu(route.device)?;
         Ok(RouteTo {
             device: route.device,
             mtu: route.mtu.map_or(mtu, |route| route.min(mtu)),
@@ -140,12 +139,12 @@ impl Kernel {
     ///
     /// # Errors
     /// When there is none.
-    pub async fn route_between(
+    pub fn route_between(
         &self,
         source: Option<IpAddr>,
         remote: IpAddr,
     ) -> Result<Route, KernelError> {
-        let route = self.lookup_route(source, remote).await?;
+        let route = self.lookup_route(source, remote)?;
         let (mut device, mut mtu, mut source) = (None, None, None);
         let mut is_learned = false;
         for attribute in &route.attributes {
@@ -179,8 +178,8 @@ impl Kernel {
     ///
     /// # Errors
     /// When there is no way to the internet.
-    pub async fn gateway(&self) -> Result<Option<(Ipv4Addr, Ipv4Addr)>, KernelError> {
-        let route = self.lookup_route(None, ANYWHERE.into()).await?;
+    pub fn gateway(&self) -> Result<Option<(Ipv4Addr, Ipv4Addr)>, KernelError> {
+        let route = self.lookup_route(None, ANYWHERE.into())?;
         let address = |it: &RouteAddress| match it {
             RouteAddress::Inet(ip) => Some(*ip),
             _ => None,
@@ -197,52 +196,45 @@ impl Kernel {
         Ok(gateway.zip(source))
     }
 
-    async fn lookup_route(
+    fn lookup_route(
         &self,
         source: Option<IpAddr>,
         remote: IpAddr,
     ) -> Result<RouteMessage, KernelError> {
         let operation = format!("find the route to {remote}");
-        let unexpected = |reason: &str| KernelError::netlink(operation.clone(), reason);
-        let whole = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
-        let mut builder = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(remote, whole(remote))
-            .map_err(|error| unexpected(&error.to_string()))?;
+        let (family, whole) = match remote {
+            IpAddr::V4(_) => (AddressFamily::Inet, 32),
+            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+        };
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        request.header.destination_prefix_length = whole;
+        let destination = RouteAttribute::Destination(route_address(remote));
+        request.attributes.push(destination);
         if let Some(source) = source {
-            builder = builder
-                .source_prefix(source, whole(source))
-                .map_err(|error| unexpected(&error.to_string()))?;
+            request.header.source_prefix_length = whole;
+            let source = RouteAttribute::Source(route_address(source));
+            request.attributes.push(source);
         }
-        self.route
-            .route()
-            .get(builder.build())
-            .execute()
-            .try_next()
-            .await
-            .map_err(|error| KernelError::route(operation.clone(), error))?
-            .ok_or_else(|| unexpected("the kernel gave no route"))
+        self.list.route(&operation, request)
     }
 
-    async fn device_mtu(&self, device: u32) -> Result<u32, KernelError> {
-        let operation = format!("read the MTU of device {device}");
-        let link = self
-            .route
-            .link()
-            .get()
-            .match_index(device)
-            .execute()
-            .try_next()
-            .await
-            .map_err(|error| KernelError::route(operation.clone(), error))?;
-        link.and_then(|link| {
-            link.attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    LinkAttribute::Mtu(mtu) => Some(*mtu),
-                    _ => None,
-                })
-        })
-        .ok_or_else(|| KernelError::netlink(operation, "the kernel gave none"))
+    fn device_mtu(&self, device: u32) -> Result<u32, KernelError> {
+        let link = self.list.link(device)?;
+        let mtu = link.attributes.iter().find_map(|it| match it {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        });
+        let none =
+            || KernelError::netlink(format!("read the MTU of link {device}"), "there is none");
+        mtu.ok_or_else(none)
+    }
+}
+
+fn route_address(ip: IpAddr) -> RouteAddress {
+    match ip {
+        IpAddr::V4(ip) => RouteAddress::Inet(ip),
+        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
     }
 }
 

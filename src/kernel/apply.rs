@@ -24,7 +24,7 @@ pub(super) const UNFINISHED: u32 = 0x6772_6574;
 /// The device group of every other device.
 pub(super) const DEFAULT_GROUP: u32 = 0;
 
-const ADD: u16 = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+pub(super) const ADD: u16 = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
 pub(super) const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 
 /// Interface indices by name.
@@ -32,22 +32,22 @@ type Indices = HashMap<String, u32>;
 
 impl Kernel {
     /// Does operations of one stage. New devices of the names in `kept` get these indices.
-    pub(super) async fn apply_stage(&self, ops: &[KernelOp], kept: &Indices) -> Vec<Outcome> {
+    pub(super) fn apply_stage(&self, ops: &[KernelOp], kept: &Indices) -> Vec<Outcome> {
         match ops.first().map(KernelOp::stage) {
-            Some(Stage::Fou) => self.apply_fou(ops).await,
-            Some(Stage::Snat) => self.apply_snat(ops).await,
+            Some(Stage::Fou) => self.apply_fou(ops),
+            Some(Stage::Snat) => self.apply_snat(ops),
             Some(Stage::Removal) => self.apply_removals(ops),
             Some(_) => self.apply_each(ops, kept),
             None => Vec::new(),
         }
     }
 
-    async fn apply_fou(&self, ops: &[KernelOp]) -> Vec<Outcome> {
+    fn apply_fou(&self, ops: &[KernelOp]) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for op in ops {
             outcomes.push(match op {
-                KernelOp::AddFou(port) => self.add_fou_port(*port).await.map(drop),
-                KernelOp::DeleteFou(port) => self.delete_fou_port(*port).await,
+                KernelOp::AddFou(port) => self.add_fou_port(*port).map(drop),
+                KernelOp::DeleteFou(port) => self.delete_fou_port(*port),
                 other => Err(misplaced(other)),
             });
         }

@@ -58,7 +58,7 @@ impl Changer {
             if places.is_empty() {
                 return outcomes;
             }
-            for (place, answer) in places.into_iter().zip(socket.ask(together)) {
+            for (place, answer) in places.into_iter().zip(socket.change(together)) {
                 outcomes[place] = match answer {
                     Answer::Done => Ok(()),
                     Answer::Refused(error) => Err(KernelError::refused(operation(place), &error)),
@@ -83,7 +83,7 @@ impl Changer {
 }
 
 impl KernelSocket {
-    fn ask(&mut self, requests: Vec<Request>) -> Vec<Answer> {
+    fn change(&mut self, requests: Vec<Request>) -> Vec<Answer> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         let count = requests.len();
@@ -94,7 +94,7 @@ impl KernelSocket {
         }
         let mut answers: Vec<Option<Answer>> = (0..count).map(|_| None).collect();
         let reason = match self.socket.send(&bytes, 0) {
-            Ok(_) => self.receive(first, &mut answers),
+            Ok(_) => self.outcomes(first, &mut answers),
             Err(error) => error.to_string(),
         };
         let lost = |answer: Option<Answer>| answer.unwrap_or_else(|| Answer::Lost(reason.clone()));
@@ -102,7 +102,7 @@ impl KernelSocket {
     }
 
     /// Receives the answers to as many requests, of which the first has this number; gives the reason where not all came.
-    fn receive(&self, first: u32, answers: &mut [Option<Answer>]) -> String {
+    fn outcomes(&self, first: u32, answers: &mut [Option<Answer>]) -> String {
         let mut missing = answers.len();
         let mut bytes = Vec::with_capacity(ANSWER);
         while missing > 0 {

@@ -67,14 +67,6 @@ impl KernelError {
         }
     }
 
-    /// From what rtnetlink returns.
-    pub(super) fn route(operation: impl Into<String>, error: rtnetlink::Error) -> Self {
-        match error {
-            rtnetlink::Error::NetlinkError(message) => Self::refused(operation, &message),
-            other => Self::netlink(operation, other),
-        }
-    }
-
     /// From the error message of any netlink family.
     pub(super) fn refused(operation: impl Into<String>, message: &ErrorMessage) -> Self {
         KernelError::Refused {
@@ -84,7 +76,8 @@ impl KernelError {
         }
     }
 
-    pub(super) fn netlink(operation: impl Into<String>, reason: impl ToString) -> Self {
+    /// Netlink itself, or something that asks it, failed.
+    pub(crate) fn netlink(operation: impl Into<String>, reason: impl ToString) -> Self {
         KernelError::Netlink {
             operation: operation.into(),
             reason: reason.to_string(),

@@ -14,12 +14,12 @@ use crate::tunnel::op::KernelOp;
 /// What carries operations out.
 pub trait Backend {
     /// Does these operations, all of one stage, and says how each went. Those behind one that failed may still be done.
-    fn apply(&self, ops: &[KernelOp]) -> impl Future<Output = Vec<Result<(), KernelError>>>;
+    fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>>;
 }
 
 impl Backend for Kernel {
-    async fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
-        self.apply_stage(ops, &HashMap::new()).await
+    fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
+        self.apply_stage(ops, &HashMap::new())
     }
 }
 
@@ -31,7 +31,7 @@ struct Keeping<'a> {
 }
 
 impl Backend for Keeping<'_> {
-    fn apply(&self, ops: &[KernelOp]) -> impl Future<Output = Vec<Result<(), KernelError>>> {
+    fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
         self.kernel.apply_stage(ops, &self.indices)
     }
 }
@@ -41,7 +41,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The step that failed, with the kernel's words, and what could not be undone.
-    pub async fn execute(&self, ops: &[KernelOp]) -> Result<(), StepError> {
+    pub fn execute(&self, ops: &[KernelOp]) -> Result<(), StepError> {
         let mut indices = HashMap::new();
         for name in made_anew(ops) {
             // One that cannot be told is not kept; a device that is missing is the removal's own affair.
@@ -50,7 +50,7 @@ impl Kernel {
             }
         }
         let kernel = self;
-        execute(&Keeping { kernel, indices }, ops).await
+        execute(&Keeping { kernel, indices }, ops)
     }
 }
 
@@ -70,28 +70,30 @@ fn made_anew(ops: &[KernelOp]) -> impl Iterator<Item = &str> {
 ///
 /// # Errors
 /// The step that failed, with the kernel's words, and what could not be undone.
-pub async fn execute(backend: &impl Backend, ops: &[KernelOp]) -> Result<(), StepError> {
+pub fn execute(backend: &impl Backend, ops: &[KernelOp]) -> Result<(), StepError> {
     let mut done: Vec<&KernelOp> = Vec::new();
     for stage in ops.chunk_by(|a, b| a.stage() == b.stage()) {
         let mut failed = None;
-        for (op, result) in stage.iter().zip(backend.apply(stage).await) {
+        let first = done.len();
+        for (i, (op, result)) in stage.iter().zip(backend.apply(stage)).enumerate() {
             match result {
                 Ok(()) => {
                     debug!(%op, "done");
                     done.push(op);
                 }
-                Err(error) if failed.is_none() => failed = Some((op, error)),
+                Err(error) if failed.is_none() => failed = Some((first + i, op, error)),
                 Err(error) => debug!(%op, %error, "failed too"),
             }
         }
-        if let Some((op, source)) = failed {
+        if let Some((index, op, source)) = failed {
             return Err(StepError {
-                step: op.to_string(),
+                index,
+                step: op.to_string().into(),
                 hint: way_out(op, &source)
                     .or_else(|| source.hint())
                     .map(Into::into),
                 source,
-                left: undo(backend, &done).await.into(),
+                left: undo(backend, &done).into(),
             });
         }
     }
@@ -99,11 +101,11 @@ pub async fn execute(backend: &impl Backend, ops: &[KernelOp]) -> Result<(), Ste
 }
 
 /// Undoes operations, the last one first; gives what stays.
-async fn undo(backend: &impl Backend, done: &[&KernelOp]) -> Vec<Left> {
+fn undo(backend: &impl Backend, done: &[&KernelOp]) -> Vec<Left> {
     let undoing: Vec<KernelOp> = done.iter().rev().flat_map(|op| op.undo()).collect();
     let mut left = Vec::new();
     for stage in undoing.chunk_by(|a, b| a.stage() == b.stage()) {
-        for (op, result) in stage.iter().zip(backend.apply(stage).await) {
+        for (op, result) in stage.iter().zip(backend.apply(stage)) {
             if let Err(error) = result {
                 warn!(%op, %error, "cannot be undone");
                 left.push(Left {
@@ -135,8 +137,10 @@ impl fmt::Display for Left {
 #[derive(Debug, Error)]
 #[error("{source}{}", left.iter().map(ToString::to_string).collect::<String>())]
 pub struct StepError {
+    /// Which step of the plan, counted from zero.
+    pub index: usize,
     /// The step, in words; what the kernel said names it too.
-    pub step: String,
+    pub step: Box<str>,
     /// What the kernel said.
     #[source]
     pub source: KernelError,

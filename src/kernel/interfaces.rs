@@ -22,8 +22,8 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub async fn interfaces(&self) -> Result<Vec<Interface>, KernelError> {
-        let local = self.local_addresses().await?;
+    pub fn interfaces(&self) -> Result<Vec<Interface>, KernelError> {
+        let local = self.local_addresses()?;
         let links = self.list.links()?;
         let interfaces = links.iter().filter_map(|link| {
             let on_it = local.iter().filter(|it| it.device == link.header.index);

@@ -3,11 +3,11 @@
 //! asked to leave out what it can.
 
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netlink_packet_core::{
-    DecodeError, ErrorMessage, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-    NetlinkMessage, NlasIterator, Parseable as _, ParseableParametrized as _,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NlaBuffer, NlasIterator,
+    Parseable as _, ParseableParametrized as _,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeader, AddressMessage};
@@ -16,19 +16,26 @@ use netlink_packet_route::route::{RouteHeader, RouteMessage};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::KernelError;
-use super::socket::{KernelSocket, read_error};
+use super::socket::KernelSocket;
 
-/// The kernel makes its answers no larger (`netlink_dump`, net/netlink/af_netlink.c), but for network cards with virtual
-/// functions, which it is not asked about.
-const ANSWER: usize = 1 << 16;
-/// A listing that was changed under the kernel's hands carries this flag (include/uapi/linux/netlink.h).
-const NLM_F_DUMP_INTR: u16 = 0x10;
 /// So often a listing is made until one is whole; the last one is taken as it is.
 const TRIES: u32 = 8;
 /// `struct ifinfomsg`, bytes.
 const LINK_HEADER: usize = 16;
 /// `struct ifaddrmsg`, bytes.
 const ADDRESS_HEADER: usize = 8;
+/// `struct rtattr`, bytes.
+const ATTRIBUTE_HEADER: usize = 4;
+/// The kinds of links that are tunnels of gretun's modes.
+const KINDS: [&str; 7] = [
+    "gre",
+    "gretap",
+    "ip6gre",
+    "ip6gretap",
+    "ipip",
+    "sit",
+    "ip6tnl",
+];
 /// What is wanted of a link.
 const LINK: [u16; 7] = [
     libc::IFLA_IFNAME,
@@ -68,6 +75,28 @@ impl Lister {
         self.list("list links", request, read_link)
     }
 
+    /// The link of this index.
+    pub fn link(&self, index: u32) -> Result<LinkMessage, KernelError> {
+        let mut request = LinkMessage::default();
+        request.header.index = index;
+        let without = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+        request.attributes.push(without);
+        let request = RouteNetlinkMessage::GetLink(request);
+        let read = |payload: &[u8]| Ok(read_link(payload)?.unwrap_or_default());
+        self.get(&format!("read link {index}"), request, read)
+    }
+
+    /// The route that a packet would take.
+    pub fn route(
+        &self,
+        operation: &str,
+        request: RouteMessage,
+    ) -> Result<RouteMessage, KernelError> {
+        let request = RouteNetlinkMessage::GetRoute(request);
+        let read = |payload: &[u8]| RouteMessage::parse(payload);
+        self.get(operation, request, read)
+    }
+
     /// All addresses.
     pub fn addresses(&self) -> Result<Vec<AddressMessage>, KernelError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
@@ -90,103 +119,101 @@ impl Lister {
         })
     }
 
-    /// All that `read` takes from the kernel's answer.
+    /// All that `read` takes from the kernel's answer to a dump.
     fn list<T>(
         &self,
         operation: &str,
         request: RouteNetlinkMessage,
         read: impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
     ) -> Result<Vec<T>, KernelError> {
-        // Every listing begins anew, so one that panicked has left nothing behind that matters.
-        let mut state = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut socket = self.socket();
         let mut request = NetlinkMessage::from(request);
         request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let mut listing = state.list(operation, &mut request, &read)?;
+        let mut answers = socket.ask(operation, &mut request, &read)?;
         for _ in 1..TRIES {
-            if !listing.is_changed {
+            if !answers.is_changed {
                 break;
             }
-            listing = state.list(operation, &mut request, &read)?;
+            answers = socket.ask(operation, &mut request, &read)?;
         }
-        Ok(listing.found)
+        Ok(answers.found)
     }
-}
 
-struct Listing<T> {
-    found: Vec<T>,
-    is_changed: bool,
-}
-
-impl KernelSocket {
-    fn list<T>(
-        &mut self,
+    /// What `read` takes from the kernel's answer to a question about one thing.
+    fn get<T>(
+        &self,
         operation: &str,
-        request: &mut NetlinkMessage<RouteNetlinkMessage>,
-        read: &impl Fn(&[u8]) -> Result<Option<T>, DecodeError>,
-    ) -> Result<Listing<T>, KernelError> {
-        let failed = |error: &dyn ToString| KernelError::netlink(operation, error.to_string());
-        let bytes = self.encode(request);
-        self.socket
-            .send(&bytes, 0)
-            .map_err(|error| failed(&error))?;
-        let mut listing = Listing {
-            found: Vec::new(),
-            is_changed: false,
-        };
-        // The listing is read to its end in any case: the kernel takes no other request before.
-        let mut unreadable = None;
-        let mut answer = Vec::with_capacity(ANSWER);
-        loop {
-            answer.clear();
-            let received = self.socket.recv(&mut answer, 0);
-            received.map_err(|error| failed(&error))?;
-            let mut rest = &answer[..];
-            while !rest.is_empty() {
-                let message = NetlinkBuffer::new_checked(rest).map_err(|error| failed(&error))?;
-                let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                if message.sequence_number() != self.sequence {
-                    continue;
-                }
-                listing.is_changed |= message.flags() & NLM_F_DUMP_INTR != 0;
-                match message.message_type() {
-                    NLMSG_DONE | NLMSG_ERROR => {
-                        return match (error_of(message.payload()), unreadable) {
-                            (Some(error), _) => Err(KernelError::refused(operation, &error)),
-                            (None, Some(error)) => Err(failed(&error)),
-                            (None, None) => Ok(listing),
-                        };
-                    }
-                    _ => match read(message.payload()) {
-                        Ok(found) => listing.found.extend(found),
-                        Err(error) => unreadable = Some(error),
-                    },
-                }
-            }
-        }
+        request: RouteNetlinkMessage,
+        read: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> Result<T, KernelError> {
+        let mut request = NetlinkMessage::from(request);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        let read = |payload: &[u8]| read(payload).map(Some);
+        let answers = self.socket().ask(operation, &mut request, read)?;
+        let nothing = || KernelError::netlink(operation, "the kernel's answer cannot be read");
+        answers.found.into_iter().next().ok_or_else(nothing)
+    }
+
+    fn socket(&self) -> MutexGuard<'_, KernelSocket> {
+        // Every request begins anew, so one that panicked has left nothing behind that matters.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The error that a listing ends with.
-fn error_of(payload: &[u8]) -> Option<ErrorMessage> {
-    read_error(payload).filter(|error| error.code.is_some())
-}
-
+/// Reads what gretun needs of a link. An attribute that cannot be decoded is left out: links of others have attributes that
+/// this program is older than, and a tunnel without its parameters counts as a link of another kind.
 fn read_link(payload: &[u8]) -> Result<Option<LinkMessage>, DecodeError> {
     let mut link = LinkMessage::default();
     link.header = LinkHeader::parse(payload)?;
     let family = link.header.interface_family;
     for attribute in NlasIterator::new(payload.get(LINK_HEADER..).unwrap_or_default()) {
-        let attribute = attribute?;
-        if LINK.contains(&attribute.kind()) {
-            let attribute = LinkAttribute::parse_with_param(&attribute, family)?;
-            link.attributes.push(attribute);
+        let Ok(attribute) = attribute else { break };
+        let decoded = match attribute.kind() {
+            libc::IFLA_LINKINFO => match own_link_info(attribute.value()) {
+                Some(bytes) => LinkAttribute::parse_with_param(&NlaBuffer::new(&bytes[..]), family),
+                None => continue,
+            },
+            kind if LINK.contains(&kind) => LinkAttribute::parse_with_param(&attribute, family),
+            _ => continue,
+        };
+        match decoded {
+            Ok(attribute) => link.attributes.push(attribute),
+            Err(error) => {
+                let (index, kind) = (link.header.index, attribute.kind());
+                tracing::debug!(index, kind, %error, "an attribute of a link cannot be read");
+            }
         }
     }
     Ok(Some(link))
+}
+
+/// The attribute `IFLA_LINKINFO` anew, with the kind alone; for the kinds that gretun knows with the parameters too.
+fn own_link_info(value: &[u8]) -> Option<Vec<u8>> {
+    let (mut kind, mut data, mut is_own) = (Vec::new(), Vec::new(), false);
+    for attribute in NlasIterator::new(value) {
+        let attribute = attribute.ok()?;
+        let part = match attribute.kind() {
+            libc::IFLA_INFO_KIND => {
+                let name = attribute.value().split(|&byte| byte == 0).next()?;
+                is_own = KINDS.iter().any(|it| it.as_bytes() == name);
+                &mut kind
+            }
+            libc::IFLA_INFO_DATA => &mut data,
+            // A bridge's or a bond's, of which this link is a port.
+            _ => continue,
+        };
+        let length = usize::from(attribute.length());
+        part.extend(attribute.into_inner().get(..length)?);
+        part.resize(part.len().next_multiple_of(4), 0);
+    }
+    if is_own {
+        kind.extend(data);
+    }
+    let length = u16::try_from(ATTRIBUTE_HEADER + kind.len()).ok()?;
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(libc::IFLA_LINKINFO.to_ne_bytes());
+    bytes.extend(kind);
+    Some(bytes)
 }
 
 fn read_address(payload: &[u8]) -> Result<Option<AddressMessage>, DecodeError> {
@@ -267,12 +294,59 @@ mod tests {
         }
     }
 
+    fn link_info(kind: &str, data: &[u8]) -> Vec<u8> {
+        let name = [kind.as_bytes(), &[0]].concat();
+        let parts = [
+            attribute(libc::IFLA_INFO_KIND, &name),
+            attribute(libc::IFLA_INFO_DATA, data),
+            // What a bridge of a newer kernel says of its port.
+            attribute(4, b"bridge\0"),
+            attribute(5, &attribute(1, &[1])),
+        ];
+        attribute(libc::IFLA_LINKINFO, &parts.concat())
+    }
+
     #[test]
-    fn a_listing_ends_with_an_errno_or_without() {
-        assert!(error_of(&[]).is_none());
-        assert!(error_of(&0_i32.to_ne_bytes()).is_none());
-        let error = error_of(&(-libc::ENOENT).to_ne_bytes()).unwrap();
-        let error = KernelError::refused("list routes", &error);
-        assert_eq!(error.errno(), Some(libc::ENOENT));
+    fn a_link_of_others_that_cannot_be_decoded_is_only_named() {
+        let broken = attribute(1, &[1]);
+        for kind in ["bond", "vxlan", "a-kind-of-a-newer-kernel", "gre"] {
+            let mut payload = vec![0; LINK_HEADER];
+            payload[4..8].copy_from_slice(&7_u32.to_ne_bytes());
+            payload.extend(link_info(kind, &broken));
+            payload.extend(attribute(libc::IFLA_MTU, &[1]));
+            payload.extend(attribute(libc::IFLA_IFNAME, b"theirs\0"));
+            let link = read_link(&payload).unwrap().unwrap();
+            let name = LinkAttribute::IfName("theirs".to_owned());
+            assert!(link.attributes.contains(&name), "{kind}: {link:?}");
+            let infos = link.attributes.iter().find_map(|it| match it {
+                LinkAttribute::LinkInfo(infos) => Some(infos.len()),
+                _ => None,
+            });
+            assert_eq!(infos.filter(|_| kind != "gre").unwrap_or(1), 1, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_tunnel_that_is_a_port_of_a_bridge_is_read() {
+        let mut payload = vec![0; LINK_HEADER];
+        payload.extend(link_info("gretap", &[]));
+        let link = read_link(&payload).unwrap().unwrap();
+        let [LinkAttribute::LinkInfo(infos)] = &link.attributes[..] else {
+            panic!("{link:?}");
+        };
+        let kind = netlink_packet_route::link::InfoKind::GreTap;
+        assert!(infos.contains(&netlink_packet_route::link::LinkInfo::Kind(kind)));
+        assert_eq!(infos.len(), 2, "{infos:?}");
+    }
+
+    #[test]
+    fn one_link_is_found_by_its_index() {
+        let lister = Lister::open().unwrap();
+        let loopback = lister.link(1).unwrap();
+        let name = LinkAttribute::IfName("lo".to_owned());
+        assert!(loopback.attributes.contains(&name));
+        let error = lister.link(0x7fff_fff0).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::ENODEV));
+        assert!(error.to_string().contains("read link"), "{error}");
     }
 }

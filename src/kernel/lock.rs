@@ -1,64 +1,168 @@
-//! One change of static tunnels at a time in a network namespace. The lock is an abstract Unix socket: such names belong
-//! to the network namespace, and the kernel takes them back from a process that dies.
+//! One change of static tunnels at a time in a network namespace. The lock is a file that no other user can open, named by the
+//! namespace's inode; the kernel takes the lock back from a process that dies.
 
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use thiserror::Error;
 
 use crate::error::UserError;
 
-const NAME: &str = "gretun-static-tunnels";
+/// Where the lock files are. Only root, or the service manager for the daemon's user, can make it.
+const DIRECTORY: &str = "/run/gretun";
 
-/// How long another process may take; far more than a change of thousands of tunnels does.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a command waits for another process; far more than a change of thousands of tunnels takes.
+pub const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(20);
 
 /// The right to change static tunnels, until dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _socket: UnixDatagram,
+    _file: File,
 }
 
 impl Lock {
-    /// Waits for the right.
+    /// Waits for the right, for so long at most.
     ///
     /// # Errors
-    /// When another process keeps it for a minute, or the system has no sockets.
-    pub async fn take() -> Result<Self, LockError> {
-        let address = SocketAddr::from_abstract_name(NAME).map_err(LockError::System)?;
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+    /// When another process keeps it, or the file cannot be had.
+    pub fn take(patience: Duration) -> Result<Self, LockError> {
+        Lock::take_in(Path::new(DIRECTORY), patience)
+    }
+
+    fn take_in(directory: &Path, patience: Duration) -> Result<Self, LockError> {
+        let (path, deadline) = (path_in(directory), Instant::now() + patience);
+        let path = path.map_err(LockError::System)?;
         loop {
-            match UnixDatagram::bind_addr(&address) {
-                Ok(socket) => return Ok(Lock { _socket: socket }),
-                Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-                    return Err(LockError::System(error));
-                }
-                Err(_) if tokio::time::Instant::now() >= deadline => return Err(LockError::Busy),
-                Err(_) => tokio::time::sleep(RETRY).await,
+            match try_take(directory, &path).map_err(LockError::System)? {
+                Some(file) => return Ok(Lock { _file: file }),
+                None if Instant::now() >= deadline => return Err(LockError::Busy { path }),
+                None => std::thread::sleep(RETRY),
             }
         }
     }
+}
+
+/// The lock file of this thread's network namespace.
+fn path_in(directory: &Path) -> io::Result<PathBuf> {
+    let namespace = fs::metadata("/proc/thread-self/ns/net")?;
+    Ok(directory.join(format!("netns-{}.lock", namespace.ino())))
+}
+
+/// Locks the file, unless another process has it.
+fn try_take(directory: &Path, path: &Path) -> io::Result<Option<File>> {
+    match DirBuilder::new().mode(0o755).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let parent = rustix::fs::open(directory, flags, Mode::empty())?;
+    let owner = rustix::fs::fstat(&parent)?;
+    if owner.st_mode & 0o022 != 0 {
+        let reason = format!("{} can be written by others", directory.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+    }
+    // Whoever can open a file can lock it, so nobody else may.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let name = path.file_name().unwrap_or_default();
+    let file = rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)?;
+    let status = rustix::fs::fstat(&file)?;
+    if status.st_uid != owner.st_uid {
+        // Made by root just now, in the directory of a daemon that runs as another user.
+        let uid = rustix::fs::Uid::from_raw(owner.st_uid);
+        rustix::fs::fchown(&file, Some(uid), None)?;
+    }
+    match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    // The service manager may have removed the directory of a daemon that ended.
+    let is_removed = rustix::fs::fstat(&file)?.st_nlink == 0;
+    Ok((!is_removed).then(|| file.into()))
 }
 
 /// No lock.
 #[derive(Debug, Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("another gretun has been changing tunnels for a minute")]
-    Busy,
-    /// The system refuses the socket.
-    #[error("cannot take the lock: {0}")]
+    #[error("another gretun is changing tunnels")]
+    Busy {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The system refuses the file.
+    #[error("cannot take the lock in {DIRECTORY}: {0}")]
     System(io::Error),
 }
 
 impl UserError for LockError {
     fn hint(&self) -> Option<String> {
-        match self {
-            LockError::Busy => Some(format!("`ss -xp | grep {NAME}` shows which")),
-            LockError::System(_) => None,
-        }
+        Some(match self {
+            LockError::Busy { path } => format!("`fuser -v {}` shows which", path.display()),
+            LockError::System(_) => {
+                format!(
+                    "{DIRECTORY} must belong to root or to the daemon's user, and nobody else may write there"
+                )
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    fn directory() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(directory.path(), mode).unwrap();
+        directory
+    }
+
+    #[test]
+    fn one_process_has_it_at_a_time() {
+        let directory = directory();
+        let first = Lock::take_in(directory.path(), SOON).unwrap();
+        let error = Lock::take_in(directory.path(), SOON).unwrap_err();
+        assert!(matches!(error, LockError::Busy { .. }), "{error}");
+        assert!(error.hint().unwrap().contains("fuser"));
+        drop(first);
+        Lock::take_in(directory.path(), SOON).unwrap();
+    }
+
+    /// The abstract socket that the lock used to be could be bound by every local user.
+    #[test]
+    fn others_can_neither_open_nor_replace_the_file() {
+        let directory = directory();
+        drop(Lock::take_in(directory.path(), SOON).unwrap());
+        let path = path_in(directory.path()).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{mode:o}");
+        fs::remove_file(&path).unwrap();
+        symlink("/dev/null", &path).unwrap();
+        let error = Lock::take_in(directory.path(), SOON).unwrap_err();
+        assert!(matches!(error, LockError::System(_)), "{error}");
+        fs::remove_file(&path).unwrap();
+        let mode = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(directory.path(), mode).unwrap();
+        let error = Lock::take_in(directory.path(), SOON).unwrap_err();
+        assert!(error.to_string().contains("written by others"), "{error}");
+    }
+
+    #[test]
+    fn each_network_namespace_has_its_own() {
+        let here = path_in(Path::new("/x")).unwrap();
+        let inode = fs::metadata("/proc/self/ns/net").unwrap().ino();
+        assert_eq!(here, Path::new(&format!("/x/netns-{inode}.lock")));
     }
 }

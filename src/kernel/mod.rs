@@ -28,46 +28,34 @@ pub use error::KernelError;
 pub use interfaces::Interface;
 pub use watch::NetChange;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use changing::Changer;
 use listing::Lister;
-use rtnetlink::sys::AsyncSocket as _;
-use socket::ask_for_words;
-use tokio::sync::Mutex;
+use rtnetlink::sys::protocols::NETLINK_GENERIC;
+use socket::KernelSocket;
 
-/// The kernel's networking in the current network namespace.
+/// The kernel's networking in the current network namespace. Nothing here is asynchronous: every request returns within its
+/// deadline (`socket.rs`), and whoever must not wait asks from a thread of their own, with sockets of their own.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    route: rtnetlink::Handle,
     list: Arc<Lister>,
     change: Arc<Changer>,
-    generic: genetlink::GenetlinkHandle,
-    /// Held while the kernel lists FOU ports: it refuses a second list on the same socket (`EBUSY`).
-    listing: Arc<Mutex<()>>,
+    generic: Arc<Mutex<KernelSocket>>,
 }
 
 impl Kernel {
-    /// Opens the netlink sockets; needs a tokio runtime, in which the connections run as tasks.
+    /// Opens the netlink sockets.
     ///
     /// # Errors
     /// When no netlink socket can be had.
-    pub async fn open() -> Result<Self, KernelError> {
+    pub fn open() -> Result<Self, KernelError> {
         let failed = |error| KernelError::netlink("open a netlink socket", error);
-        let (mut connection, route, _) = rtnetlink::new_connection().map_err(failed)?;
-        ask_for_words(connection.socket_mut().socket_ref()).map_err(failed)?;
-        tokio::spawn(connection);
-        let list = Arc::new(Lister::open().map_err(failed)?);
-        let change = Arc::new(Changer::open().map_err(failed)?);
-        let (mut connection, generic, _) = genetlink::new_connection().map_err(failed)?;
-        ask_for_words(connection.socket_mut().socket_ref()).map_err(failed)?;
-        tokio::spawn(connection);
+        let generic = KernelSocket::open(NETLINK_GENERIC).map_err(failed)?;
         Ok(Kernel {
-            route,
-            list,
-            change,
-            generic,
-            listing: Arc::default(),
+            list: Arc::new(Lister::open().map_err(failed)?),
+            change: Arc::new(Changer::open().map_err(failed)?),
+            generic: Arc::new(Mutex::new(generic)),
         })
     }
 }

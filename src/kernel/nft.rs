@@ -18,7 +18,7 @@ use crate::tunnel::snat::{CHAIN, SCRIPT, SETS, SnatPair, TABLE, element};
 
 impl Kernel {
     /// All pairs; none where there is no table of ours, or no `nft`.
-    pub async fn snat_pairs(&self) -> Vec<SnatPair> {
+    pub fn snat_pairs(&self) -> Vec<SnatPair> {
         // For most hosts the answer is here, and starting nft takes longer than all the rest that is asked for.
         match is_without_table() {
             Ok(true) => return Vec::new(),
@@ -35,8 +35,8 @@ impl Kernel {
         }
     }
 
-    pub(super) async fn apply_snat(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
-        let before = self.snat_pairs().await;
+    pub(super) fn apply_snat(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
+        let before = self.snat_pairs();
         let adds = ops.iter().any(|op| matches!(op, KernelOp::AddSnat { .. }));
         let mut script = String::new();
         if adds {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, Prop};
 use netlink_packet_route::route::{
@@ -12,6 +13,7 @@ use netlink_packet_route::route::{
 use rtnetlink::RouteMessageBuilder;
 use serde::Serialize;
 
+use super::apply::CHANGE;
 use super::link_codec;
 use super::{Kernel, KernelError};
 use crate::tunnel::mode::Family;
@@ -85,8 +87,8 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub async fn links(&self) -> Result<Links, KernelError> {
-        let mut links = self.links_without_routes().await?;
+    pub fn links(&self) -> Result<Links, KernelError> {
+        let mut links = self.links_without_routes()?;
         let positions = positions(&links.tunnels);
         if positions.is_empty() {
             return Ok(links);
@@ -134,7 +136,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub async fn links_without_routes(&self) -> Result<Links, KernelError> {
+    pub fn links_without_routes(&self) -> Result<Links, KernelError> {
         let mut links = read_links(&self.list.links()?);
         if links.tunnels.is_empty() {
             return Ok(links);
@@ -168,21 +170,27 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn delete_link(&self, index: u32, name: &str) -> Result<(), KernelError> {
-        match self.route.link().del(index).execute().await {
-            Ok(()) => Ok(()),
-            Err(error) => match KernelError::route(format!("remove link {name}"), error) {
-                error if error.errno() == Some(libc::ENODEV) => Ok(()),
-                error => Err(error),
-            },
+    pub fn delete_link(&self, index: u32, name: &str) -> Result<(), KernelError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let request = Ok((RouteNetlinkMessage::DelLink(message), CHANGE));
+        let operation = |_| format!("remove link {name}");
+        let removed: Result<(), KernelError> = self
+            .change
+            .change(vec![request], operation)
+            .into_iter()
+            .collect();
+        match removed {
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
+            other => other,
         }
     }
 
     /// Adds the address translation of each tunnel, which the links themselves do not tell. Gives what belongs to no
     /// tunnel of ours.
-    pub async fn add_snat(&self, links: &mut Links) -> Vec<SnatPair> {
+    pub fn add_snat(&self, links: &mut Links) -> Vec<SnatPair> {
         let mut stray = Vec::new();
-        for (name, network) in self.snat_pairs().await {
+        for (name, network) in self.snat_pairs() {
             let mut tunnels = links.tunnels.iter_mut();
             match tunnels.find(|tunnel| tunnel.state.link.name == name) {
                 Some(tunnel) if tunnel.state.owner() != Owner::Other => {
@@ -198,16 +206,16 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub async fn observe(&self, links: &Links) -> Result<Observed, KernelError> {
+    pub fn observe(&self, links: &Links) -> Result<Observed, KernelError> {
         let mut links = links.clone();
-        let stray_snat = self.add_snat(&mut links).await;
+        let stray_snat = self.add_snat(&mut links);
         Ok(Observed {
             tunnels: links
                 .tunnels
                 .into_iter()
                 .map(|tunnel| tunnel.state)
                 .collect(),
-            fou_ports: self.fou_ports().await?,
+            fou_ports: self.fou_ports()?,
             other_links: links.others,
             stray_snat,
         })

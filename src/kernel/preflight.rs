@@ -5,6 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::sys::protocols::NETLINK_GENERIC;
+
+use super::apply::ADD;
+use super::changing::Changer;
+use super::fou::family_id;
+use super::socket::KernelSocket;
 use caps::{CapSet, Capability};
 use thiserror::Error;
 use tracing::debug;
@@ -73,6 +81,10 @@ fn modprobe(name: &'static str, options: &[&str]) -> Result<(), PreflightError> 
     if is_loaded(name) {
         return Ok(());
     }
+    // A module that was built into the kernel may be in neither place that tells of modules.
+    if options.is_empty() && kernel_has(name) == Some(true) {
+        return Ok(());
+    }
     let said = match Command::new("modprobe")
         .args(options)
         .arg(name)
@@ -90,6 +102,45 @@ fn modprobe(name: &'static str, options: &[&str]) -> Result<(), PreflightError> 
 /// so the list of built-in ones is read too.
 fn is_loaded(name: &str) -> bool {
     Path::new("/sys/module").join(name).exists() || is_built_in(name)
+}
+
+/// What the kernel itself says, after it has tried to load the module; `None` where it cannot be asked. Creates nothing.
+pub fn kernel_has(name: &str) -> Option<bool> {
+    let kind = match name {
+        "fou" => {
+            let mut socket = KernelSocket::open(NETLINK_GENERIC).ok()?;
+            return match family_id(&mut socket, "find family fou", "fou") {
+                Ok(_) => Some(true),
+                Err(error) => (error.errno() == Some(libc::ENOENT)).then_some(false),
+            };
+        }
+        "ip_gre" => InfoKind::GreTun,
+        "ip6_gre" => InfoKind::GreTun6,
+        "ipip" => InfoKind::IpIp,
+        "sit" => InfoKind::SitTun,
+        "ip6_tunnel" => InfoKind::Ip6Tnl,
+        _ => return None,
+    };
+    has_link_kind(kind)
+}
+
+/// Asks for a link of this kind without a single queue to send from. The kernel looks for the kind first and refuses the
+/// number of queues then (`rtnl_create_link`, net/core/rtnetlink.c).
+fn has_link_kind(kind: InfoKind) -> Option<bool> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::NumTxQueues(0),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
+    ];
+    let request = Ok((RouteNetlinkMessage::NewLink(message), ADD));
+    let mut asked = Changer::open()
+        .ok()?
+        .change(vec![request], |_| "ask for a kind of link".to_owned());
+    match asked.pop()?.err()?.errno()? {
+        libc::EINVAL => Some(true),
+        libc::EOPNOTSUPP => Some(false),
+        _ => None,
+    }
 }
 
 fn is_built_in(name: &str) -> bool {

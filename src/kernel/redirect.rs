@@ -1,12 +1,19 @@
 //! What one device receives, handed over to another (`tc filter ... action mirred ingress redirect`).
 
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{
     TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption,
-    TcActionType, TcFilterU32Option, TcMirror, TcMirrorActionType, TcU32Key, TcU32Selector,
-    TcU32SelectorFlags,
+    TcActionType, TcAttribute, TcFilterU32, TcFilterU32Option, TcHandle, TcMessage, TcMirror,
+    TcMirrorActionType, TcOption, TcU32Key, TcU32Selector, TcU32SelectorFlags,
 };
 
+use super::apply::{ADD, CHANGE};
 use super::{Kernel, KernelError};
+
+/// The handle of every ingress queueing discipline, `ffff:`.
+const INGRESS_HANDLE: u32 = 0xffff_0000;
+/// The only filter's.
+const PRIORITY: u16 = 1;
 
 impl Kernel {
     /// Everything that comes in through the device of index `from` comes in through that of index `to` instead: for routes, reverse-path
@@ -14,19 +21,26 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel refuses: it needs `sch_ingress`, `cls_u32` and `act_mirred`.
-    pub async fn redirect_received(&self, from: u32, to: u32) -> Result<(), KernelError> {
-        let failed = |error| {
-            let operation = format!("hand what device {from} receives to device {to}");
-            KernelError::route(operation, error)
+    pub fn redirect_received(&self, from: u32, to: u32) -> Result<(), KernelError> {
+        let ask = |request: RouteNetlinkMessage, flags: u16| -> Result<(), KernelError> {
+            let operation = |_| format!("hand what link {from} receives to link {to}");
+            let requests = vec![Ok((request, flags))];
+            self.change
+                .change(requests, operation)
+                .into_iter()
+                .collect()
         };
         let device = from.cast_signed();
-        let mut earlier = self.route.qdisc().del(device);
-        earlier.message_mut().header.parent = netlink_packet_route::tc::TcHandle::INGRESS;
-        if let Err(error) = earlier.execute().await {
+        let mut qdisc = TcMessage::with_index(device);
+        qdisc.header.parent = TcHandle::INGRESS;
+        let earlier = RouteNetlinkMessage::DelQueueDiscipline(qdisc.clone());
+        if let Err(error) = ask(earlier, CHANGE) {
             tracing::trace!(device, %error, "nothing was redirected");
         }
-        let added = self.route.qdisc().add(device).ingress().execute().await;
-        added.map_err(failed)?;
+        qdisc.header.handle = TcHandle::from(INGRESS_HANDLE);
+        let kind = TcAttribute::Kind("ingress".to_owned());
+        qdisc.attributes.push(kind);
+        ask(RouteNetlinkMessage::NewQueueDiscipline(qdisc), ADD)?;
         let mut redirect = TcMirror::default();
         redirect.generic.action = TcActionType::Stolen;
         redirect.eaction = TcMirrorActionType::IngressRedir;
@@ -47,10 +61,19 @@ impl Kernel {
             TcFilterU32Option::Selector(all),
             TcFilterU32Option::Action(vec![action]),
         ];
-        let filter = self.route.traffic_filter(device).add();
-        let every_protocol = (libc::ETH_P_ALL as u16).to_be();
-        let filter = filter.ingress().priority(1).protocol(every_protocol);
-        let filter = filter.u32(&options).map_err(failed)?;
-        filter.execute().await.map_err(failed)
+        let mut filter = TcMessage::with_index(device);
+        filter.header.parent = TcHandle {
+            major: TcHandle::INGRESS.major,
+            minor: TcHandle::MIN_INGRESS,
+        };
+        filter.header.info = u32::from(TcHandle {
+            major: PRIORITY,
+            minor: (libc::ETH_P_ALL as u16).to_be(),
+        });
+        filter.attributes = vec![
+            TcAttribute::Kind(TcFilterU32::KIND.to_owned()),
+            TcAttribute::Options(options.map(TcOption::U32).to_vec()),
+        ];
+        ask(RouteNetlinkMessage::NewTrafficFilter(filter), ADD)
     }
 }

@@ -62,8 +62,8 @@ pub struct InterfaceView {
 /// # Errors
 /// When the kernel cannot be asked, or gives no port.
 pub async fn run(servers: &[SocketAddr]) -> Result<NetcheckView, NetcheckError> {
-    let kernel = Kernel::open().await?;
-    let interfaces = kernel.interfaces().await?;
+    let kernel = Kernel::open()?;
+    let interfaces = kernel.interfaces()?;
     let locals: Vec<IpAddr> = interfaces
         .iter()
         .flat_map(|it| it.addresses.iter().copied())

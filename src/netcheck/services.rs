@@ -29,7 +29,7 @@ pub struct Service {
 
 /// Asks the default gateway for PCP and NAT-PMP, and it and the LAN for UPnP. What does not answer is not there.
 pub async fn find(kernel: &Kernel) -> Vec<Service> {
-    let Ok(Some((gateway, own))) = kernel.gateway().await else {
+    let Ok(Some((gateway, own))) = kernel.gateway() else {
         return Vec::new();
     };
     let router = SocketAddr::new(gateway.into(), pcp::PORT);

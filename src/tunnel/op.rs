@@ -132,6 +132,15 @@ impl KernelOp {
         }
     }
 
+    /// Whether an overlay tunnel does without this where the kernel refuses it: an alternative name that another link has, a
+    /// route that the host has elsewhere, address translation without `nft`.
+    pub fn is_optional(&self) -> bool {
+        matches!(
+            self,
+            KernelOp::AddAltName { .. } | KernelOp::AddRoute { .. } | KernelOp::AddSnat { .. }
+        )
+    }
+
     /// Returns the stage of the operation.
     pub fn stage(&self) -> Stage {
         match self {

@@ -105,6 +105,16 @@ pub fn overlay(
     Ok(ops)
 }
 
+/// Removes tunnels of the overlay daemon, which looks after the FOU ports itself.
+pub fn overlay_removal(tunnels: &[&TunnelState]) -> Vec<KernelOp> {
+    let mut steps = Steps::default();
+    for tunnel in tunnels {
+        steps.remove.push(KernelOp::DeleteLink((*tunnel).clone()));
+        steps.snat(&tunnel.link.name, &tunnel.snat, &[]);
+    }
+    steps.in_order()
+}
+
 fn by_name<'a>(
     tunnels: impl IntoIterator<Item = &'a TunnelState>,
 ) -> HashMap<&'a str, &'a TunnelState> {

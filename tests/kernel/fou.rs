@@ -13,16 +13,16 @@ fn a_port_is_made_found_and_removed() {
     }
     let (host, _other) = Host::pair();
     host.block_on(|| async {
-        let kernel = Kernel::open().await.unwrap();
+        let kernel = Kernel::open().unwrap();
         for family in [Family::V4, Family::V6] {
-            assert_eq!(kernel.add_fou(7777, family).await.unwrap(), Added::Made);
-            assert_eq!(kernel.add_fou(7777, family).await.unwrap(), Added::Found);
+            assert_eq!(kernel.add_fou(7777, family).unwrap(), Added::Made);
+            assert_eq!(kernel.add_fou(7777, family).unwrap(), Added::Found);
         }
         let shown = host.run("ip fou show");
         assert!(shown.contains("port 7777 ipproto 47"), "{shown}");
         for family in [Family::V4, Family::V6] {
-            kernel.delete_fou(7777, family).await.unwrap();
-            kernel.delete_fou(7777, family).await.unwrap();
+            kernel.delete_fou(7777, family).unwrap();
+            kernel.delete_fou(7777, family).unwrap();
         }
         assert_eq!(host.run("ip fou show").trim(), "");
     });
@@ -37,10 +37,8 @@ fn a_port_that_is_taken_is_refused_with_the_kernels_words() {
     host.block_on(|| async {
         let _taken = std::net::UdpSocket::bind("0.0.0.0:7777").unwrap();
         let error = Kernel::open()
-            .await
             .unwrap()
             .add_fou(7777, Family::V4)
-            .await
             .unwrap_err();
         assert_eq!(error.errno(), Some(libc::EADDRINUSE), "{error}");
         assert!(error.to_string().contains("add FOU port 7777"), "{error}");
@@ -56,11 +54,7 @@ fn a_fou_port_of_another_protocol_is_not_taken_for_ours() {
     let (host, _other) = Host::pair();
     host.run("ip fou add port 7777 ipproto 4");
     host.block_on(|| async {
-        let added = Kernel::open()
-            .await
-            .unwrap()
-            .add_fou(7777, Family::V4)
-            .await;
+        let added = Kernel::open().unwrap().add_fou(7777, Family::V4);
         assert!(added.is_err(), "{added:?}");
     });
 }

@@ -8,6 +8,7 @@
     reason = "clippy knows functions marked as tests, not their helpers"
 )]
 
+mod applier;
 mod fou;
 mod lab;
 mod networkd;

@@ -28,9 +28,9 @@ fn disco() -> Vec<u8> {
 }
 
 async fn open_port() -> (Kernel, RawPort) {
-    let kernel = Kernel::open().await.unwrap();
+    let kernel = Kernel::open().unwrap();
     for family in [Family::V4, Family::V6] {
-        kernel.add_fou(PORT, family).await.unwrap();
+        kernel.add_fou(PORT, family).unwrap();
     }
     (kernel, RawPort::open(PORT).unwrap())
 }
@@ -232,7 +232,7 @@ fn a_learned_path_mtu_stops_no_datagram() {
                 a.block_on(|| async {
                     let (kernel, port) = open_port().await;
                     let far = SocketAddr::new(ip(to), PORT);
-                    assert_eq!(kernel.route_to(ip(from), ip(to)).await.unwrap().mtu, 1280);
+                    assert_eq!(kernel.route_to(ip(from), ip(to)).unwrap().mtu, 1280);
                     loop {
                         port.send(Some(ip(from)), PORT, far, &whole).unwrap();
                         if timeout(NEVER, port.recv()).await.is_ok() {

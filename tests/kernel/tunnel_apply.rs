@@ -54,7 +54,7 @@ fn states(text: &str) -> Vec<TunnelState> {
 
 async fn apply(kernel: &Kernel, wanted: &[TunnelState]) -> Vec<KernelOp> {
     let ops = plan::apply(wanted, &observe(kernel).await, "test").unwrap();
-    kernel.execute(&ops).await.unwrap();
+    kernel.execute(&ops).unwrap();
     ops
 }
 
@@ -65,11 +65,11 @@ fn applying_twice_changes_nothing_and_a_change_touches_only_what_differs() {
     }
     let (host, _b) = Host::pair();
     host.block_on(|| async {
-        let kernel = Kernel::open().await.unwrap();
+        let kernel = Kernel::open().unwrap();
         let wanted = states(FILE);
         assert!(!apply(&kernel, &wanted).await.is_empty());
         assert_eq!(apply(&kernel, &wanted).await, []);
-        let before = kernel.links().await.unwrap();
+        let before = kernel.links().unwrap();
 
         let changed = states(&FILE.replace("ttl = 64", "ttl = 32"));
         let ops = apply(&kernel, &changed).await;
@@ -77,7 +77,7 @@ fn applying_twice_changes_nothing_and_a_change_touches_only_what_differs() {
             matches!(&ops[..], [KernelOp::ChangeLink { to, .. }] if to.name == "two"),
             "{ops:?}"
         );
-        let after = kernel.links().await.unwrap();
+        let after = kernel.links().unwrap();
         let index =
             |links: &gretun::kernel::observe::Links, name| links.tunnel(name).unwrap().index;
         for name in ["one", "two", "tap"] {
@@ -106,7 +106,7 @@ fn a_tunnel_that_somebody_took_down_works_again() {
     }
     let (host, _b) = Host::pair();
     host.block_on(|| async {
-        let kernel = Kernel::open().await.unwrap();
+        let kernel = Kernel::open().unwrap();
         let wanted = states(FILE);
         apply(&kernel, &wanted).await;
         let before = observe(&kernel).await;
@@ -125,7 +125,7 @@ fn a_tunnel_that_somebody_took_down_works_again() {
         host.run("ip link property add dev lo altname taken");
         bad[0].alt_names = vec!["taken".to_owned()];
         let ops = plan::apply(&bad, &observe(&kernel).await, "test").unwrap();
-        let error = kernel.execute(&ops).await.unwrap_err();
+        let error = kernel.execute(&ops).unwrap_err();
         assert!(error.left.is_empty(), "{error}");
         assert_eq!(sorted(observe(&kernel).await), down);
 
@@ -146,7 +146,7 @@ fn the_tunnels_of_others_are_left_alone() {
     host.run("ip link add marked type gre local 192.0.2.1 remote 198.51.100.9 key 9 encap fou encap-sport 5555 encap-dport 1
               ip link set marked alias \"gretun overlay 0 0\"");
     host.block_on(|| async {
-        let kernel = Kernel::open().await.unwrap();
+        let kernel = Kernel::open().unwrap();
         apply(&kernel, &states(FILE)).await;
         let ops = apply(&kernel, &[]).await;
         assert!(
@@ -195,17 +195,17 @@ fn a_change_of_family_keeps_name_and_index_and_is_taken_back_when_it_fails() {
     }
     let (a, _b) = Host::pair();
     a.block_on(|| async {
-        let kernel = Kernel::open().await.unwrap();
+        let kernel = Kernel::open().unwrap();
         let v4 = overlay_like(Mode::Gre, "192.0.2.1", "192.0.2.2");
         let v6 = overlay_like(Mode::Ip6gre, "2001:db8::1", "2001:db8::2");
         let ops = plan::overlay(None, Some(&v4), &[]).unwrap();
-        kernel.execute(&ops).await.unwrap();
+        kernel.execute(&ops).unwrap();
         let index = kernel.link_index("two").unwrap();
         let kind = || a.run("ip -d link show dev two");
         assert!(kind().contains(" gre remote 192.0.2.2 "), "{}", kind());
 
         let to_v6 = plan::overlay(Some(&v4), Some(&v6), &[]).unwrap();
-        kernel.execute(&to_v6).await.unwrap();
+        kernel.execute(&to_v6).unwrap();
         assert!(kind().contains(" ip6gre remote 2001:db8::2 "), "{}", kind());
         assert_eq!(kernel.link_index("two").unwrap(), index);
         assert!(
@@ -219,7 +219,7 @@ fn a_change_of_family_keeps_name_and_index_and_is_taken_back_when_it_fails() {
         let mut bad = v4.clone();
         bad.alt_names = vec!["taken".to_owned()];
         let back = plan::overlay(Some(&v6), Some(&bad), &[]).unwrap();
-        let error = kernel.execute(&back).await.unwrap_err();
+        let error = kernel.execute(&back).unwrap_err();
         assert!(
             error.step.contains("taken") && error.left.is_empty(),
             "{error}"

@@ -1,6 +1,7 @@
 //! A process that is killed while it changes tunnels.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use gretun::kernel::execute::{Backend, execute};
 use gretun::kernel::{Kernel, KernelError};
@@ -10,7 +11,6 @@ use gretun::tunnel::mode::{Family, Mode};
 use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::plan;
 use gretun::tunnel::state::TunnelState;
-use tokio::sync::Notify;
 
 use crate::lab::in_own_thread;
 use crate::tunnel_lab::{Node, difference, is_able, side_by_side, state};
@@ -22,21 +22,23 @@ struct Killed<'a> {
     kernel: &'a Kernel,
     before: usize,
     seen: Cell<usize>,
-    dead: Notify,
 }
 
+/// What the process leaves by.
+struct Dead;
+
 impl Backend for Killed<'_> {
-    async fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
+    fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
         let first = self.seen.get();
         self.seen.set(first + ops.len());
         if self.before >= first + ops.len() {
-            return self.kernel.apply(ops).await;
+            return self.kernel.apply(ops);
         }
-        for outcome in self.kernel.apply(&ops[..self.before - first]).await {
+        for outcome in self.kernel.apply(&ops[..self.before - first]) {
             outcome.unwrap();
         }
-        self.dead.notify_one();
-        std::future::pending().await
+        // Not a panic that anybody hears of: the process is gone.
+        resume_unwind(Box::new(Dead))
     }
 }
 
@@ -47,13 +49,10 @@ async fn execute_until_killed(node: &Node, ops: &[KernelOp], before: usize) {
         kernel: &node.kernel,
         before,
         seen: Cell::new(0),
-        dead: Notify::new(),
     };
-    let dead = backend.dead.notified();
-    tokio::select! {
-        ended = execute(&backend, ops) => panic!("{ended:?}"),
-        () = dead => {}
-    }
+    let ended = catch_unwind(AssertUnwindSafe(|| execute(&backend, ops)));
+    let dead = ended.expect_err("the process dies");
+    assert!(dead.is::<Dead>(), "a panic of another kind");
 }
 
 /// Some tunnels of different kinds, with all that can belong to one.

@@ -37,23 +37,23 @@ impl Node {
     async fn open(host: Host) -> Node {
         host.enter();
         std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
-        let kernel = Kernel::open().await.unwrap();
+        let kernel = Kernel::open().unwrap();
         Node { host, kernel }
     }
 
     /// Carries out a plan here.
     pub async fn execute(&self, ops: &[KernelOp]) -> Result<(), StepError> {
         self.host.enter();
-        self.kernel.execute(ops).await
+        self.kernel.execute(ops)
     }
 
     /// Returns gretun's view of this node without address translation, because reading that needs a program.
     pub async fn observe(&self) -> Observed {
-        let links = self.kernel.links().await.unwrap();
+        let links = self.kernel.links().unwrap();
         let tunnels = links.tunnels.into_iter();
         Observed {
             tunnels: tunnels.map(|tunnel| tunnel.state).collect(),
-            fou_ports: self.kernel.fou_ports().await.unwrap(),
+            fou_ports: self.kernel.fou_ports().unwrap(),
             other_links: links.others,
             stray_snat: Vec::new(),
         }
@@ -99,7 +99,7 @@ impl Node {
                 format!("{table} {}", kept.join(" "))
             }));
         }
-        let ports = self.kernel.fou_ports().await.unwrap();
+        let ports = self.kernel.fou_ports().unwrap();
         lines.extend(ports.iter().map(ToString::to_string));
         lines
     }
@@ -241,8 +241,8 @@ pub fn state(options: TunnelOptions) -> TunnelState {
 
 /// The kernel's state.
 pub async fn observe(kernel: &Kernel) -> Observed {
-    let links = kernel.links().await.unwrap();
-    kernel.observe(&links).await.unwrap()
+    let links = kernel.links().unwrap();
+    kernel.observe(&links).unwrap()
 }
 
 /// Everything that tunnels can leave behind on a host, line by line; not what belongs to the wire, and not whether

@@ -42,11 +42,11 @@ struct Failing<'a> {
 }
 
 impl Backend for Failing<'_> {
-    async fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
+    fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
         let first = self.seen.get();
         self.seen.set(first + ops.len());
         let Some(here) = self.at.checked_sub(first).filter(|here| *here < ops.len()) else {
-            return self.kernel.apply(ops).await;
+            return self.kernel.apply(ops);
         };
         // No step back is counted as the one to fail.
         self.seen.set(usize::MAX / 2);
@@ -54,7 +54,7 @@ impl Backend for Failing<'_> {
         let done: Vec<_> = (0..ops.len()).filter(|&i| is_done(i)).collect();
         let to_do: Vec<_> = done.iter().map(|&i| ops[i].clone()).collect();
         let mut outcomes: Vec<_> = ops.iter().map(|op| Err(refusal(op))).collect();
-        for (i, outcome) in done.into_iter().zip(self.kernel.apply(&to_do).await) {
+        for (i, outcome) in done.into_iter().zip(self.kernel.apply(&to_do)) {
             outcomes[i] = outcome;
         }
         outcomes
@@ -71,9 +71,9 @@ fn refusal(op: &KernelOp) -> KernelError {
 /// Everything that can be seen of the tunnels of a host, in an order of its own.
 async fn view(node: &Node, with_snat: bool) -> (Vec<TunnelState>, Vec<String>) {
     node.host.enter();
-    let mut links = node.kernel.links().await.unwrap();
+    let mut links = node.kernel.links().unwrap();
     if with_snat {
-        node.kernel.add_snat(&mut links).await;
+        node.kernel.add_snat(&mut links);
     }
     assert!(links.half_made.is_empty(), "{:?}", links.half_made);
     let mut tunnels: Vec<_> = links
@@ -206,10 +206,10 @@ async fn fail_steps(
                 others,
                 seen: Cell::new(0),
             };
-            let error = execute(&backend, &ops).await.unwrap_err();
+            let error = execute(&backend, &ops).unwrap_err();
             failures += 1;
             let what = format!("{} failed, others {others:?}, of {ops:#?}", ops[at]);
-            assert_eq!(error.step, ops[at].to_string());
+            assert_eq!((error.index, &*error.step), (at, &*ops[at].to_string()));
             assert!(error.left.is_empty(), "{what}: {error}");
             let after = view(node, with_snat).await;
             assert_eq!(after.0, before.0, "{what}");

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use gretun::proto::NodePublic;
 use gretun::proto::api::PeerRecord;
 
-use crate::driver::Wish;
 use crate::network::{Frame, Packet, Payload, Place};
 use crate::world::{HostId, World};
 
@@ -23,7 +22,8 @@ pub enum Event {
     Peers(HostId, Vec<PeerRecord>),
     SignalUp(NodePublic, NodePublic, Vec<u8>),
     SignalDown(HostId, NodePublic, Vec<u8>),
-    Apply(HostId, NodePublic, Wish),
+    ApplierLooks(HostId, u64),
+    ApplierActs(HostId, u64),
     User(HostId),
     /// A stalled daemon goes on.
     GoOn(HostId, u64),
@@ -42,7 +42,7 @@ impl Event {
             | Event::Registered(id, _)
             | Event::Peers(id, _)
             | Event::SignalDown(id, ..)
-            | Event::Apply(id, ..) => Some(*id),
+            | Event::ApplierActs(id, _) => Some(*id),
             _ => None,
         }
     }
@@ -168,7 +168,8 @@ impl World {
                 }
                 self.drain(id);
             }
-            Event::Apply(id, peer, wish) => self.apply(id, peer, wish),
+            Event::ApplierLooks(id, incarnation) => self.applier_looks(id, incarnation),
+            Event::ApplierActs(id, incarnation) => self.applier_acts(id, incarnation),
             Event::User(id) => {
                 let peers: Vec<NodePublic> = self.hosts[id.0].tunnels.keys().copied().collect();
                 for peer in peers {

@@ -3,38 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use gretun::node::{FIRST_PATH_MTU, Node, Output, Path, State, TunnelReport};
+use gretun::node::{Node, Output, Path, State};
 use gretun::proto::NodePublic;
 
 use crate::clock::Event;
-use crate::host::{Interface, KernelTunnel};
+use crate::host::Interface;
 use crate::judge::UserData;
 use crate::network::{Frame, Packet, Payload};
-use crate::world::{HostId, NO_ROUTE, World};
-
-/// The desired state of a tunnel.
-#[derive(Clone, Copy, Debug)]
-pub struct Wish {
-    /// The latest of a peer counts.
-    pub number: u64,
-    pub path: Path,
-    pub key: u32,
-    pub path_mtu: Option<u16>,
-    pub overlap: Option<Path>,
-}
-
-impl Wish {
-    /// That a tunnel stays as it is.
-    pub fn of(tunnel: &KernelTunnel) -> Self {
-        Wish {
-            number: 0,
-            path: tunnel.path,
-            key: tunnel.key,
-            path_mtu: Some(tunnel.path_mtu),
-            overlap: tunnel.overlap,
-        }
-    }
-}
+use crate::world::{HostId, World};
 
 impl World {
     /// Carries out what a daemon asks for.
@@ -72,23 +48,15 @@ impl World {
                 }
                 Output::SetTunnel { peer, tunnel } => {
                     let host = &mut self.hosts[id.0];
-                    let delay = host.apply_delay;
-                    let wish = Wish {
-                        number: tunnel.outside.number,
-                        path: tunnel.outside.path,
-                        key: tunnel.outside.gre_key,
-                        path_mtu: tunnel.outside.path_mtu,
-                        overlap: tunnel.outside.overlap,
-                    };
-                    host.insides.insert(peer, tunnel.inside);
-                    host.wanted.insert(peer, wish);
-                    self.at(delay, Event::Apply(id, peer, wish));
+                    host.insides.insert(peer, tunnel.inside.clone());
+                    host.wanted.insert(peer, tunnel);
+                    self.wake_applier(id);
                 }
                 Output::KeepInterfaceNumbers => {}
                 Output::RemoveTunnel { peer } => {
-                    self.hosts[id.0].tunnels.remove(&peer);
                     self.hosts[id.0].insides.remove(&peer);
                     self.hosts[id.0].wanted.remove(&peer);
+                    self.wake_applier(id);
                 }
                 Output::StateChange {
                     peer,
@@ -112,49 +80,6 @@ impl World {
         host.next_timer = timer.and_then(|(at, _)| host.clock.when(at));
     }
 
-    pub fn apply(&mut self, id: HostId, peer: NodePublic, wish: Wish) {
-        let (since, now) = (self.now, self.local_time(id));
-        let Wish {
-            number, path, key, ..
-        } = wish;
-        let host = &mut self.hosts[id.0];
-        if host.wanted.get(&peer).map(|it| it.number) != Some(wish.number) {
-            return;
-        }
-        let device_mtu = host.device_mtu(path.local);
-        let no_route = || Some(NO_ROUTE.to_owned());
-        let refuses = host.refuses.clone();
-        let refuses = refuses.or_else(|| device_mtu.is_none().then(no_route).flatten());
-        let report = match refuses {
-            Some(error) => TunnelReport::Failed { number, error },
-            None => {
-                let device_mtu = device_mtu.unwrap_or_default();
-                let path_mtu = wish.path_mtu.unwrap_or(FIRST_PATH_MTU).min(device_mtu);
-                let same = |it: &KernelTunnel| it.path == path && it.key == key;
-                if !host.tunnels.get(&peer).is_some_and(same) {
-                    host.tunnel_changes += 1;
-                    let tunnel = KernelTunnel {
-                        path,
-                        key,
-                        path_mtu,
-                        overlap: None,
-                        since,
-                    };
-                    host.tunnels.insert(peer, tunnel);
-                }
-                if let Some(tunnel) = host.tunnels.get_mut(&peer) {
-                    tunnel.path_mtu = path_mtu;
-                    tunnel.overlap = wish.overlap;
-                }
-                TunnelReport::Applied { number, device_mtu }
-            }
-        };
-        if let Some(node) = &mut host.node {
-            node.handle_tunnel(now, peer, report);
-        }
-        self.drain(id);
-    }
-
     /// Somebody on the host sends the largest packet that the tunnel takes.
     pub fn send_user_data(&mut self, id: HostId, peer: NodePublic) {
         let to = self.host_of(peer);
@@ -166,7 +91,7 @@ impl World {
     }
 
     pub fn send_data(&mut self, id: HostId, peer: NodePublic, frame: Frame) {
-        let Some(tunnel) = self.hosts[id.0].tunnels.get(&peer).copied() else {
+        let Some(tunnel) = self.hosts[id.0].tunnels.get(&peer).cloned() else {
             return;
         };
         let Path {

@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use gretun::node::{
-    EXTRA_PORTS, FIRST_PATH_MTU, Inside, InterfaceNumbers, LinkKind, LocalAddress, NetworkSettings,
-    Node, NodeConfig, Path, RouterPort,
+    EXTRA_PORTS, Inside, InterfaceNumbers, LinkKind, LocalAddress, NetworkSettings, Node,
+    NodeConfig, Path, RouterPort,
 };
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
 use ipnet::IpNet;
 
-use crate::driver::Wish;
+use crate::applier::{Applier, Kernel, Wanted};
 use crate::local_clock::LocalClock;
 use crate::network::{INTERNET, Link, NetId};
 
@@ -27,14 +27,14 @@ pub struct Interface {
 
 /// One GRE-over-FOU link of the kernel: it sends from `path.local` and `path.port` to `path.remote`, and receives what matches
 /// `(path.local, path.remote.ip(), key)` at any FOU port.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct KernelTunnel {
     pub path: Path,
     pub key: u32,
     /// The largest outer packet: the tunnel's MTU and the overhead.
     pub path_mtu: u16,
-    /// A second path that it receives over, while it moves.
-    pub overlap: Option<Path>,
+    /// Remotes that links beside it receive from, while it moves.
+    pub receiving: Vec<IpAddr>,
     pub since: Instant,
 }
 
@@ -91,8 +91,13 @@ pub struct Host {
     pub insides: BTreeMap<NodePublic, Inside>,
     /// The number of times that a tunnel was created or changed.
     pub tunnel_changes: u64,
-    /// The latest desired state of each tunnel; older ones are never applied.
-    pub wanted: BTreeMap<NodePublic, Wish>,
+    /// The latest desired state of each tunnel.
+    pub wanted: Wanted,
+    /// The daemon's applier, while it runs.
+    pub applier: Option<Applier>,
+    /// Links and ports, of which `tunnels` are what a reader makes.
+    pub kernel: Kernel,
+    /// How long the applier takes from its look at the kernel until its plans are carried out.
     pub apply_delay: Duration,
     /// The kernel's error to every request for a tunnel, when it refuses.
     pub refuses: Option<String>,
@@ -137,7 +142,9 @@ impl Host {
             tunnels: BTreeMap::new(),
             insides: BTreeMap::new(),
             tunnel_changes: 0,
-            wanted: BTreeMap::new(),
+            wanted: Wanted::new(),
+            applier: None,
+            kernel: Kernel::default(),
             apply_delay: Duration::from_millis(2),
             refuses: None,
             sent: std::collections::VecDeque::new(),
@@ -205,25 +212,15 @@ impl Host {
 
     /// Returns the FOU ports: the data port, and the port of each tunnel that has its own.
     pub fn has_fou_port(&self, port: u16) -> bool {
-        port == self.port || self.tunnels.values().any(|it| it.path.port == port)
-    }
-
-    /// The MTU of the interface with this address. An unspecified one is right whatever there is.
-    pub fn device_mtu(&self, local: IpAddr) -> Option<u16> {
-        if local.is_unspecified() {
-            return Some(FIRST_PATH_MTU);
-        }
-        let interface = self.interfaces.iter().find(|it| it.up && it.ip == local);
-        interface.map(|it| it.link.mtu)
+        self.kernel.fou_ports.iter().any(|it| it.port == port)
     }
 
     /// The peer whose tunnel takes a data packet, as the kernel finds it: never by port.
     pub fn receiver(&self, local: IpAddr, from: SocketAddr, key: u32) -> Option<NodePublic> {
-        let at = |path: &Path| path.remote.ip() == from.ip();
         let matches = |it: &KernelTunnel| {
             let own = it.path.local == local || it.path.local.is_unspecified();
-            let overlaps = it.overlap.is_some_and(|other| at(&it.path) || at(&other));
-            it.key == key && ((own && at(&it.path)) || overlaps)
+            let own = own && it.path.remote.ip() == from.ip();
+            it.key == key && (own || it.receiving.contains(&from.ip()))
         };
         self.tunnels
             .iter()

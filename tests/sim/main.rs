@@ -6,6 +6,7 @@
 // All of this is test code, also what is outside of test functions.
 #![allow(clippy::expect_used, clippy::panic)]
 
+mod applier;
 mod clock;
 mod coordinator;
 mod cost;

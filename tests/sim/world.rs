@@ -7,14 +7,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use gretun::node::{DesiredTunnel, Node, Outside, PeerStatus, RouterPort, State, TunnelReport};
+use gretun::node::{DesiredTunnel, Node, Outside, PeerStatus, RouterPort, State};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
+use crate::applier::Kernel;
 use crate::clock::{Event, Queue};
 use crate::coordinator::Coordinator;
-use crate::dice;
-use crate::driver::Wish;
 use crate::host::{Host, Interface};
 use crate::judge::UserData;
 use crate::nat::{Nat, NatKind};
@@ -176,29 +175,14 @@ impl World {
             node.handle_stun_servers(now, self.servers.clone());
         }
         node.handle_kept_peers(now, &host.cache);
-        host.wanted = host
-            .tunnels
-            .iter()
-            .map(|(peer, tunnel)| (*peer, Wish::of(tunnel)))
-            .collect();
-        // The reconciler finds the existing tunnels as desired, if there is a route.
-        for (peer, tunnel) in &host.tunnels {
-            let path = tunnel.path;
-            let report = match host.device_mtu(path.local) {
-                Some(device_mtu) => TunnelReport::Applied {
-                    number: 0,
-                    device_mtu,
-                },
-                None => TunnelReport::Failed {
-                    number: 0,
-                    error: NO_ROUTE.to_owned(),
-                },
-            };
-            node.handle_tunnel(now, *peer, report);
-        }
+        host.wanted.clear();
         host.node = Some(node);
         let incarnation = host.incarnation;
+        // The tunnels that were found are desired before the applier begins.
         self.drain(id);
+        let now = self.local_time(id);
+        self.hosts[id.0].start_applier(now);
+        self.wake_applier(id);
         // TCP's handshake, then the request.
         self.at(
             self.coordinator.latency * 2,
@@ -209,6 +193,7 @@ impl World {
     /// Stops the daemon; the kernel's tunnels stay.
     pub fn stop(&mut self, id: HostId) {
         self.hosts[id.0].node = None;
+        self.hosts[id.0].applier = None;
         self.hosts[id.0].next_timer = None;
         self.hosts[id.0].incarnation += 1;
         self.hosts[id.0].sent.clear();
@@ -222,6 +207,7 @@ impl World {
         self.stop(id);
         self.hosts[id.0].tunnels.clear();
         self.hosts[id.0].insides.clear();
+        self.hosts[id.0].kernel = Kernel::default();
         self.start(id);
     }
 
@@ -279,25 +265,14 @@ impl World {
 
     pub fn tell_locals(&mut self, id: HostId) {
         let now = self.local_time(id);
-        // The reconciler rescans its tunnels when a link changes, and may be faster or slower than the watcher of addresses.
-        let applier_first = dice::chance(&mut self.rng, 0.5);
         let host = &mut self.hosts[id.0];
         let locals = host.locals();
-        let wanted = if host.node.is_some() {
-            host.wanted.clone()
-        } else {
-            BTreeMap::new()
-        };
-        if let Some(node) = host.node.as_mut().filter(|_| !applier_first) {
-            node.handle_local_addresses(now, locals.clone());
-        }
-        for (peer, wish) in wanted {
-            self.apply(id, peer, wish);
-        }
-        if let Some(node) = &mut self.hosts[id.0].node {
+        if let Some(node) = &mut host.node {
             node.handle_local_addresses(now, locals);
         }
         self.drain(id);
+        // The applier looks at its tunnels whenever a link changes.
+        self.links_changed(id);
     }
 
     /// Takes the host's default route away, or gives it back and tells its daemon as the kernel would.
@@ -355,6 +330,7 @@ impl World {
         self.hosts[id.0].clock.go(now);
         let incarnation = self.hosts[id.0].incarnation;
         self.drain(id);
+        self.applier_resumes(id);
         // The connection to the coordinator has died meanwhile.
         self.at(Duration::from_secs(1), Event::Register(id, incarnation));
     }

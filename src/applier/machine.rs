@@ -1,0 +1,776 @@
+//! Decides what the applier does: desired tunnels and the links that the kernel has come in, plans and reports come out.
+//!
+//! Pure: no clock, no kernel. The driver calls [`Machine::begin`]; when that asks for a look, it dumps the kernel, hands over
+//! what it found ([`Machine::handle_observation`]), carries out each plan of [`Machine::next_plan`] and says how it went
+//! ([`Machine::handle_result`]). Whatever happens meanwhile waits for the next pass.
+//!
+//! Every desired tunnel has a number. A pass ends with a report on each tunnel whose number, link or error is another than in
+//! the report before. So the highest number that the kernel satisfies is always reported, also when nothing had to be done.
+
+mod ports;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::desired::{DesiredTunnels, ListenPort};
+use super::owner_alias::OwnerAlias;
+use super::receive_links::{free_name, remotes};
+use crate::kernel::observe::{Links, ObservedTunnel};
+use crate::node::{DesiredTunnel, FIRST_PATH_MTU, Path};
+use crate::proto::keys::NodePublic;
+use crate::tunnel::encap::FouPort;
+use crate::tunnel::mode::Family;
+use crate::tunnel::op::KernelOp;
+use crate::tunnel::plan;
+use crate::tunnel::state::{LinkConfig, TunnelState};
+
+use ports::Ports;
+
+/// Changes of links come in bursts, and the applier's own are among them: all tunnels are looked at together this long after
+/// the first.
+const LINK_SETTLE: Duration = Duration::from_millis(100);
+
+/// A failed operation is tried again after this time, and after twice the time before from then on. Another request for the
+/// tunnel is tried at once.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest time between two tries.
+const MAX_RETRY: Duration = Duration::from_secs(30);
+
+/// Nothing tells that somebody closed a FOU port, so the applier looks this often.
+const PORT_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What the machine knows of the node from the start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node, whose links are ours.
+    pub own: NodePublic,
+    /// The data port.
+    pub port: u16,
+    /// The versions of IP over which the data port is open.
+    pub families: Vec<Family>,
+}
+
+/// One of our links, as it is in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// MTU, bytes.
+    pub mtu: u32,
+    /// MTU of the device that its packets leave through, bytes.
+    pub device_mtu: u32,
+}
+
+/// A report on a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The kernel's link is as desired.
+    Done {
+        /// The peer at the far end.
+        peer: NodePublic,
+        /// The highest number of a request that the link satisfies.
+        number: u64,
+        /// The path that it uses.
+        path: Path,
+        /// The link.
+        link: Link,
+    },
+    /// The link could not be made so.
+    Failed {
+        /// The peer at the far end.
+        peer: NodePublic,
+        /// The number of the request.
+        number: u64,
+        /// The path that was desired.
+        path: Path,
+        /// The step that failed, and the kernel's words.
+        error: String,
+        /// Whether the request before failed with the same words.
+        is_repeated: bool,
+    },
+    /// The link is gone, as desired.
+    Removed {
+        /// The peer at the far end.
+        peer: NodePublic,
+    },
+}
+
+/// What the driver has to look at for a pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Whether routes and address translation are of interest. On a router with a million routes a dump of them is not cheap.
+    pub routes: bool,
+    /// The ends between which the route's MTU is asked for, for each tunnel that may be changed.
+    pub paths: Vec<(NodePublic, IpAddr, IpAddr)>,
+}
+
+/// What the driver found.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// The host's links.
+    pub links: Links,
+    /// The MTU of the route of each path of the look, bytes, or why there is no route.
+    pub mtus: BTreeMap<NodePublic, Result<u32, String>>,
+    /// All FOU ports.
+    pub fou_ports: Vec<FouPort>,
+}
+
+/// Operations that happen together or not at all.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    job: Job,
+    /// The operations.
+    pub ops: Vec<KernelOp>,
+    /// Links that a killed process left unfinished and whose names the plan needs: to be removed first.
+    pub half_made: Vec<(u32, String)>,
+    /// Afterwards, what comes in by the first link (by name) is handed to the second. A kernel that cannot do that delivers
+    /// it by the first link, which is worse for firewalls and no failure.
+    pub redirects: Vec<(String, String)>,
+}
+
+/// What a plan is for.
+#[derive(Clone, Debug)]
+enum Job {
+    /// The data port is open.
+    DataPort,
+    /// The ports of tunnels that have one of their own are open.
+    OpenPort(ListenPort),
+    /// Ports that no tunnel uses any more are closed.
+    ClosePorts(Vec<ListenPort>),
+    /// Tunnels of peers that left are gone.
+    Remove(BTreeMap<NodePublic, Vec<TunnelState>>),
+    /// Links that receive for a tunnel are there, or are gone.
+    Receive(NodePublic),
+    /// The tunnel itself.
+    Tunnel(Box<TunnelJob>),
+}
+
+#[derive(Clone, Debug)]
+struct TunnelJob {
+    peer: NodePublic,
+    desired: DesiredTunnel,
+    /// As it will be; the index is the observed link's.
+    link: Link,
+}
+
+/// How a plan failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The step of the plan that the kernel refused; `None` where it was not a step.
+    pub step: Option<usize>,
+    /// The step and the kernel's words.
+    pub error: String,
+}
+
+/// What the machine knows of one tunnel. There is nothing of tunnels that are neither desired nor in the kernel.
+#[derive(Debug, Default)]
+struct Progress {
+    /// What the kernel last satisfied.
+    satisfied: Option<DesiredTunnel>,
+    /// What failed since.
+    refused: Option<Refused>,
+    /// The last report.
+    reported: Option<Applied>,
+    /// Steps that the kernel refused and that the tunnel does without, so that each is said once.
+    left_out: BTreeSet<String>,
+}
+
+/// A failure and when to try again.
+#[derive(Debug)]
+struct Refused {
+    /// `None` where the tunnel was to be removed.
+    desired: Option<DesiredTunnel>,
+    error: String,
+    tries: u32,
+    not_before: Instant,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Machine {
+    config: Config,
+    desired: DesiredTunnels,
+    tunnels: BTreeMap<NodePublic, Progress>,
+    ports: Ports,
+    /// When to hold all tunnels against the kernel. In between, only those of which something else is desired: there may be
+    /// hundreds, and each costs requests to the kernel.
+    look_at_all: Option<Instant>,
+    check_ports: Instant,
+    /// Looks that failed one after the other, and the error of the last.
+    failed_looks: (u32, String),
+    /// No look before this.
+    held_until: Option<Instant>,
+    /// Whether some tunnel may have routes or address translation.
+    has_routes: bool,
+    /// The tunnels that the pass which goes on is about, as desired when it began.
+    due: DesiredTunnels,
+    plans: VecDeque<Plan>,
+    reports: VecDeque<Applied>,
+}
+
+impl Machine {
+    /// A machine for the tunnels that were found at start. `noted` are the ports that an earlier run may have opened.
+    pub fn new(
+        now: Instant,
+        config: Config,
+        found: DesiredTunnels,
+        noted: BTreeSet<ListenPort>,
+    ) -> Self {
+        let used = found.values().map(DesiredTunnel::listen_port);
+        let of_others = used.filter(|it| it.0 != config.port);
+        Machine {
+            ports: Ports::new(noted.into_iter().chain(of_others).collect()),
+            config,
+            desired: found,
+            tunnels: BTreeMap::new(),
+            look_at_all: Some(now),
+            check_ports: now,
+            failed_looks: (0, String::new()),
+            held_until: None,
+            // The daemon before this one may have made some.
+            has_routes: true,
+            due: DesiredTunnels::new(),
+            plans: VecDeque::new(),
+            reports: VecDeque::new(),
+        }
+    }
+
+    /// Takes the latest desired state of all tunnels.
+    pub fn handle_desired(&mut self, desired: DesiredTunnels) {
+        self.desired = desired;
+    }
+
+    /// Some link of the host changed.
+    pub fn handle_link_change(&mut self, now: Instant) {
+        let at = now + LINK_SETTLE;
+        self.look_at_all = Some(self.look_at_all.map_or(at, |before| before.min(at)));
+    }
+
+    /// Returns when [`Machine::begin`] has something to do: never, now or later.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let retries = self.tunnels.iter();
+        let retries = retries.filter(|(peer, it)| !it.satisfies(self.desired.get(peer)));
+        let retries = retries.map(|(peer, it)| it.retry_at(self.desired.get(peer)).unwrap_or(now));
+        let new = self.desired.keys().any(|it| !self.tunnels.contains_key(it));
+        let next = retries
+            .chain(new.then_some(now))
+            .chain(self.look_at_all)
+            .chain([self.check_ports])
+            .min()?;
+        Some(self.held_until.map_or(next, |held| held.max(next)))
+    }
+
+    /// Begins a pass where one is due, and returns what to look at for it.
+    pub fn begin(&mut self, now: Instant) -> Option<Look> {
+        if self.poll_timeout(now).is_none_or(|at| at > now) {
+            return None;
+        }
+        self.held_until = None;
+        self.check_ports = now + PORT_CHECK_INTERVAL;
+        let all = self.look_at_all.take_if(|at| *at <= now).is_some();
+        let is_due = |peer: &NodePublic, desired: &DesiredTunnel| match self.tunnels.get(peer) {
+            None => true,
+            Some(it) if it.retry_at(Some(desired)).is_some_and(|at| at > now) => false,
+            Some(it) => all || !it.satisfies(Some(desired)),
+        };
+        let due = self.desired.iter().filter(|(peer, it)| is_due(peer, it));
+        let due: DesiredTunnels = due.map(|(peer, it)| (*peer, it.clone())).collect();
+        let paths = due.iter();
+        let paths = paths
+            .map(|(peer, it)| (*peer, it.outside.path.local, it.outside.path.remote.ip()))
+            .collect();
+        self.due = due;
+        let mut desired = self.desired.values();
+        let wants_routes =
+            desired.any(|it| !it.inside.routes.is_empty() || !it.inside.snat.is_empty());
+        let had_routes = std::mem::replace(&mut self.has_routes, wants_routes);
+        Some(Look {
+            routes: wants_routes || had_routes,
+            paths,
+        })
+    }
+
+    /// The look of this pass failed: the pass is over, and all tunnels are looked at later.
+    pub fn handle_failed_look(&mut self, now: Instant, error: &str) {
+        let (count, before) = &mut self.failed_looks;
+        if before != error {
+            warn!(error, "the kernel's tunnels cannot be read");
+            error.clone_into(before);
+        }
+        *count += 1;
+        let at = now + backoff(*count);
+        self.held_until = Some(at);
+        self.look_at_all = Some(at);
+        self.has_routes = true;
+    }
+
+    /// Makes the plans of this pass. Removals come first, because a newcomer may have the name of a tunnel that leaves.
+    pub fn handle_observation(&mut self, now: Instant, observation: &Observation) {
+        self.failed_looks = (0, String::new());
+        let due = std::mem::take(&mut self.due);
+        let families = self.config.families.iter();
+        let data_ports = families.map(|family| (self.config.port, *family));
+        self.plans = self
+            .ports
+            .missing(data_ports, &observation.fou_ports, Job::DataPort);
+        let mut own = self.own_links(&observation.links);
+        self.plan_removals(now, &mut own, observation);
+        let used = due.values().map(DesiredTunnel::listen_port);
+        let opened = used.clone().filter(|it| it.0 != self.config.port);
+        let opened = self.ports.open(opened.collect(), &observation.fou_ports);
+        self.plans.extend(opened);
+        let used = used.chain(self.desired.values().map(DesiredTunnel::listen_port));
+        let unused = self.ports.close_unused(&used.collect());
+        let mut due: Vec<(NodePublic, DesiredTunnel)> = due.into_iter().collect();
+        // A tunnel that gives a network up goes before the one that takes it.
+        due.sort_by_key(|(peer, desired)| {
+            let tunnel = own.get(peer).and_then(|it| it.tunnel);
+            let routes = tunnel.map(|it| &it.state.routes[..]).unwrap_or_default();
+            !routes
+                .iter()
+                .any(|it| !desired.inside.routes.contains(&it.network))
+        });
+        for (peer, desired) in due {
+            if self.desired.contains_key(&peer) {
+                let links = own.remove(&peer).unwrap_or_default();
+                self.plan_tunnel(now, peer, desired, &links, observation);
+            }
+        }
+        self.plans.extend(unused);
+    }
+
+    /// The next plan to carry out; `None` ends the pass.
+    pub fn next_plan(&mut self) -> Option<Plan> {
+        self.plans.pop_front()
+    }
+
+    /// A plan was carried out, or was not. `made` is the index of the link that it made.
+    pub fn handle_result(
+        &mut self,
+        now: Instant,
+        mut plan: Plan,
+        result: Result<Option<u32>, Failure>,
+    ) {
+        let failure = match result {
+            Ok(made) => return self.succeeded(plan.job, made),
+            Err(failure) => failure,
+        };
+        if let Some(step) = failure.step
+            && let Some(op) = plan.ops.get(step)
+            && op.is_optional()
+        {
+            if let Some(progress) = plan.job.peer().and_then(|it| self.tunnels.get_mut(&it))
+                && progress.left_out.insert(op.to_string())
+            {
+                warn!(step = %op, error = failure.error, "the tunnel does without");
+            }
+            plan.ops.remove(step);
+            return self.plans.push_front(plan);
+        }
+        let error = failure.error;
+        match plan.job {
+            Job::DataPort => self.ports.warn_once(&error),
+            Job::OpenPort(port) => {
+                let desired = self.desired.iter();
+                let users = desired.filter(|(_, it)| it.listen_port() == port);
+                let users: BTreeSet<_> = users.map(|(peer, _)| *peer).collect();
+                let is_users = |plan: &Plan| plan.job.peer().is_some_and(|it| users.contains(&it));
+                let (skipped, plans) = std::mem::take(&mut self.plans)
+                    .into_iter()
+                    .partition(is_users);
+                self.plans = plans;
+                self.ports.forget(port);
+                for Plan { job, .. } in Vec::from(skipped) {
+                    if let Job::Tunnel(job) = job {
+                        self.failed(now, job.peer, Some(&job.desired), error.clone());
+                    }
+                }
+            }
+            Job::ClosePorts(_) => self.ports.warn_once(&error),
+            Job::Remove(peers) if peers.len() > 1 => {
+                debug!(error, "the links cannot be removed together");
+                for (peer, states) in peers {
+                    let plan = removal(BTreeMap::from([(peer, states)]));
+                    self.plans.push_front(plan);
+                }
+            }
+            Job::Remove(peers) => {
+                for peer in peers.into_keys() {
+                    self.failed(now, peer, None, error.clone());
+                }
+            }
+            Job::Receive(_) => warn!(error, "packets may be lost while the tunnel moves"),
+            Job::Tunnel(job) => self.failed(now, job.peer, Some(&job.desired), error),
+        }
+    }
+
+    /// The next report, until there is none.
+    pub fn poll_report(&mut self) -> Option<Applied> {
+        self.reports.pop_front()
+    }
+
+    /// The ports to note on disk where they are others than before: to be noted before the next plan is carried out, so
+    /// that whatever a killed daemon left open the next one closes.
+    pub fn poll_note(&mut self) -> Option<BTreeSet<ListenPort>> {
+        self.ports.poll_note()
+    }
+
+    /// Our links by their peers: what the aliases say.
+    fn own_links<'a>(&self, links: &'a Links) -> BTreeMap<NodePublic, OwnLinks<'a>> {
+        let mut own: BTreeMap<NodePublic, OwnLinks<'a>> = BTreeMap::new();
+        for tunnel in &links.tunnels {
+            let Some(alias) = OwnerAlias::of(tunnel).filter(|it| it.is_of(self.config.own)) else {
+                continue;
+            };
+            let links = own.entry(alias.peer).or_default();
+            if alias.is_overlap {
+                links.receiving.push(tunnel);
+            } else if links.tunnel.is_none() {
+                links.tunnel = Some(tunnel);
+            } else {
+                // Whoever gave two links one alias: one tunnel is enough.
+                links.surplus.push(tunnel);
+            }
+        }
+        own
+    }
+
+    fn plan_removals(
+        &mut self,
+        now: Instant,
+        own: &mut BTreeMap<NodePublic, OwnLinks<'_>>,
+        observation: &Observation,
+    ) {
+        let known = self.tunnels.keys().copied();
+        let is_gone = |it: &NodePublic| !self.desired.contains_key(it) && !own.contains_key(it);
+        let gone: Vec<_> = known.filter(is_gone).collect();
+        for peer in gone {
+            self.removed(peer);
+        }
+        let held_back = |peer: &NodePublic| {
+            let progress = self.tunnels.get(peer);
+            progress
+                .and_then(|it| it.retry_at(None))
+                .is_some_and(|at| at > now)
+        };
+        let desired = &self.desired;
+        let leavers = own.iter().filter(|(peer, _)| !desired.contains_key(peer));
+        let leavers: BTreeMap<NodePublic, Vec<TunnelState>> = leavers
+            .filter(|(peer, _)| !held_back(peer))
+            .map(|(peer, links)| (*peer, links.states()))
+            .collect();
+        if !leavers.is_empty() {
+            for state in leavers.values().flatten() {
+                info!(interface = state.link.name, "removing tunnel");
+            }
+            self.plans.push_back(removal(leavers));
+        }
+        debug!(
+            links = observation.links.tunnels.len(),
+            "looked at the kernel's tunnels"
+        );
+    }
+
+    fn plan_tunnel(
+        &mut self,
+        now: Instant,
+        peer: NodePublic,
+        desired: DesiredTunnel,
+        own: &OwnLinks<'_>,
+        observation: &Observation,
+    ) {
+        let links = &observation.links;
+        let local = desired.outside.path.local;
+        let device_mtu = match observation.mtus.get(&peer) {
+            Some(Ok(mtu)) => *mtu,
+            // Nothing leaves now; later packets must not leave from an address that the host has lost.
+            _ if local.is_unspecified() => u32::from(FIRST_PATH_MTU),
+            route => {
+                let error = match route {
+                    Some(Err(error)) => error.clone(),
+                    _ => "the route was not asked for".to_owned(),
+                };
+                return self.failed(now, peer, Some(&desired), error);
+            }
+        };
+        let alias = OwnerAlias::new(self.config.own, peer);
+        let path_mtu = desired.outside.path_mtu.unwrap_or(FIRST_PATH_MTU);
+        let path_mtu = u32::from(path_mtu).min(device_mtu);
+        let mut state = desired.state(alias.to_string(), path_mtu);
+        if let Some(observed) = own.tunnel {
+            // A link that a person renamed keeps its new name.
+            state.link.name.clone_from(&observed.state.link.name);
+        }
+        let before = own.tunnel.map(|it| &it.state);
+        let ops = match plan::overlay(before, Some(&state), &links.others) {
+            Ok(ops) => ops,
+            Err(error) => return self.failed(now, peer, Some(&desired), error.to_string()),
+        };
+        let makes_link = ops.iter().any(|op| matches!(op, KernelOp::AddLink(_)));
+        // What stands in the way is closed first: no link of ours may have the ends that the tunnel is about to have.
+        let wanted = remotes(&desired);
+        let is_wanted =
+            |it: &ObservedTunnel| it.state.link.remote.is_some_and(|it| wanted.contains(&it));
+        let (kept, unwanted): (Vec<&ObservedTunnel>, Vec<_>) =
+            own.receiving.iter().partition(|it| is_wanted(it));
+        let unwanted = unwanted.into_iter().chain(own.surplus.iter().copied());
+        let unwanted: Vec<&TunnelState> = unwanted.map(|it| &it.state).collect();
+        if !unwanted.is_empty() {
+            let ops = plan::overlay_removal(&unwanted);
+            self.plans.push_back(Plan::new(Job::Receive(peer), ops));
+        }
+        let mut names: BTreeSet<String> = links.indices.keys().cloned().collect();
+        let mut receiving: Vec<String> = kept.iter().map(|it| it.state.link.name.clone()).collect();
+        let mut after = Vec::new();
+        for remote in wanted {
+            if kept.iter().any(|it| it.state.link.remote == Some(remote)) {
+                continue;
+            }
+            let name = free_name(&desired.inside.name, |name| names.contains(name));
+            names.insert(name.clone());
+            receiving.push(name.clone());
+            let link = LinkConfig {
+                name: name.clone(),
+                ..desired.receiving_link(alias.clone().of_overlap().to_string(), remote)
+            };
+            let ends = |it: &LinkConfig| (it.local, it.remote, it.ikey);
+            // The tunnel's own link has these ends until it is changed, or is still to be made.
+            let is_first = before.is_some_and(|it| ends(&it.link) != ends(&link));
+            let mut plan = Plan::new(Job::Receive(peer), vec![KernelOp::AddLink(link)]);
+            plan.half_made = half_made(&plan.ops, links);
+            plan.redirects = vec![(name, state.link.name.clone())];
+            if is_first {
+                self.plans.push_back(plan);
+            } else {
+                after.push(plan);
+            }
+        }
+        let link = Link {
+            index: own.tunnel.map_or(0, |it| it.index),
+            name: state.link.name.clone(),
+            mtu: state.link.mtu,
+            device_mtu,
+        };
+        let progress = self.tunnels.entry(peer).or_default();
+        let steps: BTreeSet<String> = ops.iter().map(ToString::to_string).collect();
+        progress.left_out.retain(|it| steps.contains(it));
+        let mut plan = Plan::new(
+            Job::Tunnel(Box::new(TunnelJob {
+                peer,
+                desired,
+                link,
+            })),
+            ops,
+        );
+        plan.half_made = half_made(&plan.ops, links);
+        if makes_link {
+            // The redirections went with the link that they led to.
+            let to = state.link.name;
+            plan.redirects = receiving
+                .into_iter()
+                .map(|from| (from, to.clone()))
+                .collect();
+        }
+        self.plans.push_back(plan);
+        self.plans.extend(after);
+    }
+
+    fn succeeded(&mut self, job: Job, made: Option<u32>) {
+        match job {
+            Job::DataPort => info!(
+                port = self.config.port,
+                "the FOU port was gone and is open again"
+            ),
+            Job::OpenPort(port) => info!(port = port.0, "FOU port of a port search"),
+            Job::ClosePorts(ports) => {
+                for port in ports {
+                    info!(
+                        port = port.0,
+                        "the FOU port of a port search is not needed any more"
+                    );
+                    self.ports.forget(port);
+                }
+            }
+            Job::Remove(peers) => peers.into_keys().for_each(|peer| self.removed(peer)),
+            Job::Receive(_) => {}
+            Job::Tunnel(job) => {
+                let TunnelJob {
+                    peer,
+                    desired,
+                    mut link,
+                } = *job;
+                link.index = made.unwrap_or(link.index);
+                let done = Applied::Done {
+                    peer,
+                    number: desired.outside.number,
+                    path: desired.outside.path,
+                    link,
+                };
+                let progress = self.tunnels.entry(peer).or_default();
+                progress.satisfied = Some(desired);
+                progress.refused = None;
+                self.report(peer, done);
+            }
+        }
+    }
+
+    /// The kernel refused a tunnel (`desired`), or its removal.
+    fn failed(
+        &mut self,
+        now: Instant,
+        peer: NodePublic,
+        desired: Option<&DesiredTunnel>,
+        error: String,
+    ) {
+        let progress = self.tunnels.entry(peer).or_default();
+        progress.satisfied = None;
+        let before = progress.refused.take();
+        let tries = match &before {
+            Some(before) if before.desired.as_ref() == desired => before.tries + 1,
+            _ => 1,
+        };
+        let is_repeated = before.is_some_and(|it| it.error == error);
+        progress.refused = Some(Refused {
+            desired: desired.cloned(),
+            error: error.clone(),
+            tries,
+            not_before: now + backoff(tries),
+        });
+        match desired {
+            Some(desired) => {
+                let failed = Applied::Failed {
+                    peer,
+                    number: desired.outside.number,
+                    path: desired.outside.path,
+                    error,
+                    is_repeated,
+                };
+                self.report(peer, failed);
+            }
+            None if !is_repeated => warn!(error, "a tunnel cannot be removed"),
+            None => {}
+        }
+    }
+
+    fn removed(&mut self, peer: NodePublic) {
+        self.tunnels.remove(&peer);
+        self.reports.push_back(Applied::Removed { peer });
+    }
+
+    /// Reports unless the report before said the same.
+    fn report(&mut self, peer: NodePublic, report: Applied) {
+        let progress = self.tunnels.entry(peer).or_default();
+        let before = progress.reported.replace(report.clone());
+        if before.is_none_or(|before| !before.says_the_same(&report)) {
+            self.reports.push_back(report);
+        }
+    }
+}
+
+impl Applied {
+    fn says_the_same(&self, other: &Applied) -> bool {
+        match (self, other) {
+            (
+                Applied::Failed { number, error, .. },
+                Applied::Failed {
+                    number: other_number,
+                    error: other_error,
+                    ..
+                },
+            ) => (number, error) == (other_number, other_error),
+            _ => self == other,
+        }
+    }
+}
+
+impl Progress {
+    /// Whether the kernel is as desired; `None` asks for nothing to be there.
+    fn satisfies(&self, desired: Option<&DesiredTunnel>) -> bool {
+        desired.is_some() && self.satisfied.as_ref() == desired
+    }
+
+    /// When to try again what failed; `None` where something else is desired now.
+    fn retry_at(&self, desired: Option<&DesiredTunnel>) -> Option<Instant> {
+        let refused = self.refused.as_ref()?;
+        (refused.desired.as_ref() == desired).then_some(refused.not_before)
+    }
+}
+
+impl Job {
+    /// The peer whose tunnel the plan changes.
+    fn peer(&self) -> Option<NodePublic> {
+        match self {
+            Job::Receive(peer) => Some(*peer),
+            Job::Tunnel(job) => Some(job.peer),
+            Job::DataPort | Job::OpenPort(_) | Job::ClosePorts(_) | Job::Remove(_) => None,
+        }
+    }
+}
+
+impl Plan {
+    fn new(job: Job, ops: Vec<KernelOp>) -> Self {
+        Plan {
+            job,
+            ops,
+            half_made: Vec::new(),
+            redirects: Vec::new(),
+        }
+    }
+
+    /// The name of the link that the plan makes, where it makes one. Other processes must not change tunnels meanwhile:
+    /// they would take a link that has no alias yet for one that was never finished.
+    pub fn makes(&self) -> Option<&str> {
+        self.ops.iter().find_map(|op| match op {
+            KernelOp::AddLink(link) => Some(link.name.as_str()),
+            _ => None,
+        })
+    }
+}
+
+/// What the kernel has of one peer.
+#[derive(Debug, Default)]
+struct OwnLinks<'a> {
+    tunnel: Option<&'a ObservedTunnel>,
+    receiving: Vec<&'a ObservedTunnel>,
+    surplus: Vec<&'a ObservedTunnel>,
+}
+
+impl OwnLinks<'_> {
+    fn states(&self) -> Vec<TunnelState> {
+        let links = self
+            .tunnel
+            .iter()
+            .chain(&self.receiving)
+            .chain(&self.surplus);
+        links.map(|it| it.state.clone()).collect()
+    }
+}
+
+fn removal(peers: BTreeMap<NodePublic, Vec<TunnelState>>) -> Plan {
+    let states: Vec<&TunnelState> = peers.values().flatten().collect();
+    let ops = plan::overlay_removal(&states);
+    Plan::new(Job::Remove(peers), ops)
+}
+
+/// Unfinished links under the names that the operations need.
+fn half_made(ops: &[KernelOp], links: &Links) -> Vec<(u32, String)> {
+    let is_needed = |name: &str| {
+        let mut ops = ops.iter();
+        ops.any(|op| matches!(op, KernelOp::AddLink(link) if link.name == name))
+    };
+    let half_made = links.half_made.iter();
+    half_made.filter(|it| is_needed(&it.1)).cloned().collect()
+}
+
+/// How long to wait after so many failures.
+fn backoff(tries: u32) -> Duration {
+    let doubled = RETRY.saturating_mul(1 << tries.saturating_sub(1).min(16));
+    doubled.min(MAX_RETRY)
+}

@@ -1,0 +1,189 @@
+//! The applier's thread over a real kernel, and what it needs of it: the lock, ports, links of others.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use gretun::applier::machine::{Applied, Config};
+use gretun::applier::thread::{self, Handle};
+use gretun::kernel::Kernel;
+use gretun::kernel::fou::Family;
+use gretun::kernel::lock::Lock;
+use gretun::kernel::preflight;
+use gretun::node::{DesiredTunnel, Inside, Outside, Path};
+use gretun::proto::NodePublic;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::lab::{Host, kernel_is_able};
+
+const PORT: u16 = 7777;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn peer() -> NodePublic {
+    NodePublic::from_bytes([2; 32])
+}
+
+/// A tunnel from the first host of a pair to the second.
+fn tunnel(number: u64) -> DesiredTunnel {
+    let outside = Outside {
+        number,
+        path: Path {
+            local: "192.0.2.1".parse().unwrap(),
+            port: PORT,
+            remote: format!("192.0.2.2:{PORT}").parse().unwrap(),
+        },
+        overlap: None,
+        path_mtu: None,
+        gre_key: 5,
+    };
+    let inside = Inside {
+        name: "gretun0".to_owned(),
+        alt_name: "bob".to_owned(),
+        routes: vec!["198.51.100.0/24".parse().unwrap()],
+        own_ips: vec!["100.64.0.1".parse().unwrap()],
+        peer_ips: vec!["100.64.0.2".parse().unwrap()],
+        ..Inside::default()
+    };
+    DesiredTunnel { outside, inside }
+}
+
+fn start() -> (Handle, UnboundedReceiver<Applied>) {
+    let kernel = Kernel::open().unwrap();
+    kernel.add_fou(PORT, Family::V4).unwrap();
+    let config = Config {
+        own: NodePublic::from_bytes([1; 32]),
+        port: PORT,
+        families: vec![Family::V4],
+    };
+    let (reports, reported) = unbounded_channel();
+    let handle = thread::start(config, BTreeSet::new(), Box::new(|_| {}), reports).unwrap();
+    handle.begin();
+    (handle, reported)
+}
+
+fn want(applier: &Handle, number: u64) {
+    applier.send_modify(|all| {
+        all.insert(peer(), tunnel(number));
+    });
+}
+
+async fn next(reports: &mut UnboundedReceiver<Applied>) -> Applied {
+    let report = tokio::time::timeout(PATIENCE, reports.recv()).await;
+    report.expect("a report in time").expect("the thread lives")
+}
+
+/// Waits for the number of a tunnel that is as desired.
+async fn done(reports: &mut UnboundedReceiver<Applied>) -> u64 {
+    match next(reports).await {
+        Applied::Done { number, .. } => number,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_request_is_answered_and_nothing_is_made_after_the_end() {
+    if !kernel_is_able() {
+        return;
+    }
+    let (host, _far) = Host::pair();
+    host.block_on(|| async {
+        let (mut applier, mut reports) = start();
+        want(&applier, 1);
+        assert_eq!(done(&mut reports).await, 1);
+        let kernel = Kernel::open().unwrap();
+        let index = kernel.link_index("gretun0").unwrap();
+        want(&applier, 2);
+        assert_eq!(done(&mut reports).await, 2);
+        assert_eq!(kernel.link_index("gretun0").unwrap(), index);
+        // Somebody removes the link.
+        kernel.delete_link(index, "gretun0").unwrap();
+        applier.link_changes().notify();
+        assert_eq!(done(&mut reports).await, 2);
+        applier.stop().await;
+        let index = kernel.link_index("gretun0").unwrap();
+        kernel.delete_link(index, "gretun0").unwrap();
+        applier.link_changes().notify();
+        want(&applier, 3);
+        assert!(reports.recv().await.is_none(), "the thread has ended");
+        assert!(kernel.link_index("gretun0").is_err());
+    });
+}
+
+#[test]
+fn a_data_port_that_somebody_closed_is_open_again() {
+    if !kernel_is_able() {
+        return;
+    }
+    let (host, _far) = Host::pair();
+    host.block_on(|| async {
+        let (applier, mut reports) = start();
+        want(&applier, 1);
+        assert_eq!(done(&mut reports).await, 1);
+        let kernel = Kernel::open().unwrap();
+        kernel.delete_fou(PORT, Family::V4).unwrap();
+        assert_eq!(kernel.fou_ports().unwrap(), []);
+        applier.link_changes().notify();
+        let deadline = Instant::now() + PATIENCE;
+        while kernel.fou_ports().unwrap().is_empty() {
+            assert!(Instant::now() < deadline, "the port stays closed");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+#[test]
+fn a_command_that_holds_the_lock_delays_a_tunnel_and_is_named() {
+    if !kernel_is_able() {
+        return;
+    }
+    let (host, _far) = Host::pair();
+    host.block_on(|| async {
+        let lock = Lock::take(PATIENCE).unwrap();
+        let (applier, mut reports) = start();
+        want(&applier, 1);
+        match next(&mut reports).await {
+            Applied::Failed { error, .. } => {
+                assert!(error.contains("another gretun"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        drop(lock);
+        assert_eq!(done(&mut reports).await, 1);
+    });
+}
+
+#[test]
+fn the_kernel_says_itself_what_it_can() {
+    if !kernel_is_able() {
+        return;
+    }
+    let (host, _far) = Host::pair();
+    host.block_on(|| async {
+        let before = host.run("ip -o link");
+        for name in ["fou", "ip_gre", "ip6_gre", "ipip", "sit", "ip6_tunnel"] {
+            assert_eq!(preflight::kernel_has(name), Some(true), "{name}");
+        }
+        assert_eq!(preflight::kernel_has("fou6"), None);
+        assert_eq!(host.run("ip -o link"), before);
+    });
+}
+
+#[test]
+fn links_of_others_are_no_obstacle() {
+    if !kernel_is_able() {
+        return;
+    }
+    let (host, _far) = Host::pair();
+    host.run(
+        "ip link add br0 type bridge vlan_filtering 1
+         ip link add theirs type gretap local 192.0.2.1 remote 192.0.2.9
+         ip link set theirs master br0
+         ip link add vx0 type vxlan id 7 dstport 4789 dev eth0",
+    );
+    host.block_on(|| async {
+        let links = Kernel::open().unwrap().links().unwrap();
+        assert!(links.tunnel("theirs").is_some());
+        for other in ["br0", "vx0", "eth0"] {
+            assert!(links.others.iter().any(|it| it == other), "{other}");
+        }
+    });
+}
