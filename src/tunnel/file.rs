@@ -140,11 +140,11 @@ pub enum FileError {
     PortShared {
         /// One.
         name: String,
-        /// What it wants.
+        /// The port and contents that this tunnel needs.
         port: FouPort,
         /// The other.
         other: String,
-        /// What that wants.
+        /// The port and contents that the other tunnel needs.
         first: FouPort,
     },
     /// Two tunnels whose packets the kernel could not tell apart; it refuses the second one.

@@ -256,7 +256,7 @@ fn a_port_has_one_use() {
     let refused = TunnelFile::parse(&text).unwrap().specs().unwrap_err();
     assert!(matches!(refused, FileError::PortShared { .. }), "{refused}");
 
-    // What another set has is known only when the kernel is looked at.
+    // The FOU ports of another set are known only from the kernel.
     let mut observed = Observed::default();
     let ops = apply(&states(FILE)[..1], &observed, "default").unwrap();
     carry_out(&mut observed, &ops);

@@ -87,7 +87,7 @@ pub struct Host {
     pub routes: Vec<IpNet>,
     /// The kernel's tunnels; they outlive the daemon.
     pub tunnels: BTreeMap<NodePublic, KernelTunnel>,
-    /// What each of them carries, as last asked for.
+    /// The last requested inside of each tunnel.
     pub insides: BTreeMap<NodePublic, Inside>,
     /// The number of times that a tunnel was created or changed.
     pub tunnel_changes: u64,

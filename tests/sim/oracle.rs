@@ -102,7 +102,7 @@ fn joined_by_guess(spreading: Behaviour, guessing: Behaviour) -> bool {
     !spreading.is_predictable() && guess && answer
 }
 
-/// What a host's STUN servers show it of its NAT's mapping.
+/// The mapping of a host's NAT as its STUN servers show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// Two ports of one address: whether the mapping depends on the destination's port.
