@@ -7,6 +7,7 @@
 //! Every desired tunnel has a number. A pass ends with a report on each tunnel whose number, link or error is another than in
 //! the report before. So the highest number that the kernel satisfies is always reported, also when nothing had to be done.
 
+mod planning;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -18,17 +19,15 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::desired::{DesiredTunnels, ListenPort};
-use super::owner_alias::OwnerAlias;
-use super::receive_links::{free_name, remotes};
-use crate::kernel::observe::{Links, ObservedTunnel};
-use crate::node::{DesiredTunnel, FIRST_PATH_MTU, Path};
+use crate::kernel::observe::Links;
+use crate::node::{DesiredTunnel, Path};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::encap::FouPort;
 use crate::tunnel::mode::Family;
 use crate::tunnel::op::KernelOp;
-use crate::tunnel::plan;
-use crate::tunnel::state::{LinkConfig, TunnelState};
+use crate::tunnel::state::TunnelState;
 
+use planning::removal;
 use ports::Ports;
 
 /// Changes of links come in bursts, and the applier's own are among them: all tunnels are looked at together this long after
@@ -422,166 +421,6 @@ impl Machine {
         self.ports.poll_note()
     }
 
-    /// Our links by their peers: what the aliases say.
-    fn own_links<'a>(&self, links: &'a Links) -> BTreeMap<NodePublic, OwnLinks<'a>> {
-        let mut own: BTreeMap<NodePublic, OwnLinks<'a>> = BTreeMap::new();
-        for tunnel in &links.tunnels {
-            let Some(alias) = OwnerAlias::of(tunnel).filter(|it| it.is_of(self.config.own)) else {
-                continue;
-            };
-            let links = own.entry(alias.peer).or_default();
-            if alias.is_overlap {
-                links.receiving.push(tunnel);
-            } else if links.tunnel.is_none() {
-                links.tunnel = Some(tunnel);
-            } else {
-                // Whoever gave two links one alias: one tunnel is enough.
-                links.surplus.push(tunnel);
-            }
-        }
-        own
-    }
-
-    fn plan_removals(
-        &mut self,
-        now: Instant,
-        own: &mut BTreeMap<NodePublic, OwnLinks<'_>>,
-        observation: &Observation,
-    ) {
-        let known = self.tunnels.keys().copied();
-        let is_gone = |it: &NodePublic| !self.desired.contains_key(it) && !own.contains_key(it);
-        let gone: Vec<_> = known.filter(is_gone).collect();
-        for peer in gone {
-            self.removed(peer);
-        }
-        let held_back = |peer: &NodePublic| {
-            let progress = self.tunnels.get(peer);
-            progress
-                .and_then(|it| it.retry_at(None))
-                .is_some_and(|at| at > now)
-        };
-        let desired = &self.desired;
-        let leavers = own.iter().filter(|(peer, _)| !desired.contains_key(peer));
-        let leavers: BTreeMap<NodePublic, Vec<TunnelState>> = leavers
-            .filter(|(peer, _)| !held_back(peer))
-            .map(|(peer, links)| (*peer, links.states()))
-            .collect();
-        if !leavers.is_empty() {
-            for state in leavers.values().flatten() {
-                info!(interface = state.link.name, "removing tunnel");
-            }
-            self.plans.push_back(removal(leavers));
-        }
-        debug!(
-            links = observation.links.tunnels.len(),
-            "looked at the kernel's tunnels"
-        );
-    }
-
-    fn plan_tunnel(
-        &mut self,
-        now: Instant,
-        peer: NodePublic,
-        desired: DesiredTunnel,
-        own: &OwnLinks<'_>,
-        observation: &Observation,
-    ) {
-        let links = &observation.links;
-        let local = desired.outside.path.local;
-        let device_mtu = match observation.mtus.get(&peer) {
-            Some(Ok(mtu)) => *mtu,
-            // Nothing leaves now; later packets must not leave from an address that the host has lost.
-            _ if local.is_unspecified() => u32::from(FIRST_PATH_MTU),
-            route => {
-                let error = match route {
-                    Some(Err(error)) => error.clone(),
-                    _ => "the route was not asked for".to_owned(),
-                };
-                return self.failed(now, peer, Some(&desired), error);
-            }
-        };
-        let alias = OwnerAlias::new(self.config.own, peer);
-        let path_mtu = desired.outside.path_mtu.unwrap_or(FIRST_PATH_MTU);
-        let path_mtu = u32::from(path_mtu).min(device_mtu);
-        let mut state = desired.state(alias.to_string(), path_mtu);
-        if let Some(observed) = own.tunnel {
-            // A link that a person renamed keeps its new name.
-            state.link.name.clone_from(&observed.state.link.name);
-        }
-        let before = own.tunnel.map(|it| &it.state);
-        let ops = match plan::overlay(before, Some(&state), &links.others) {
-            Ok(ops) => ops,
-            Err(error) => return self.failed(now, peer, Some(&desired), error.to_string()),
-        };
-        let makes_link = ops.iter().any(|op| matches!(op, KernelOp::AddLink(_)));
-        // What stands in the way is closed first: no link of ours may have the ends that the tunnel is about to have.
-        let wanted = remotes(&desired);
-        let is_wanted =
-            |it: &ObservedTunnel| it.state.link.remote.is_some_and(|it| wanted.contains(&it));
-        let (kept, unwanted): (Vec<&ObservedTunnel>, Vec<_>) =
-            own.receiving.iter().partition(|it| is_wanted(it));
-        let unwanted = unwanted.into_iter().chain(own.surplus.iter().copied());
-        let unwanted: Vec<&TunnelState> = unwanted.map(|it| &it.state).collect();
-        if !unwanted.is_empty() {
-            let ops = plan::overlay_removal(&unwanted);
-            self.plans.push_back(Plan::new(Job::Receive(peer), ops));
-        }
-        let mut names: BTreeSet<String> = links.indices.keys().cloned().collect();
-        let mut receiving: Vec<String> = kept.iter().map(|it| it.state.link.name.clone()).collect();
-        let mut after = Vec::new();
-        for remote in wanted {
-            if kept.iter().any(|it| it.state.link.remote == Some(remote)) {
-                continue;
-            }
-            let name = free_name(&desired.inside.name, |name| names.contains(name));
-            names.insert(name.clone());
-            receiving.push(name.clone());
-            let link = LinkConfig {
-                name: name.clone(),
-                ..desired.receiving_link(alias.clone().of_overlap().to_string(), remote)
-            };
-            let ends = |it: &LinkConfig| (it.local, it.remote, it.ikey);
-            // The tunnel's own link has these ends until it is changed, or is still to be made.
-            let is_first = before.is_some_and(|it| ends(&it.link) != ends(&link));
-            let mut plan = Plan::new(Job::Receive(peer), vec![KernelOp::AddLink(link)]);
-            plan.half_made = half_made(&plan.ops, links);
-            plan.redirects = vec![(name, state.link.name.clone())];
-            if is_first {
-                self.plans.push_back(plan);
-            } else {
-                after.push(plan);
-            }
-        }
-        let link = Link {
-            index: own.tunnel.map_or(0, |it| it.index),
-            name: state.link.name.clone(),
-            mtu: state.link.mtu,
-            device_mtu,
-        };
-        let progress = self.tunnels.entry(peer).or_default();
-        let steps: BTreeSet<String> = ops.iter().map(ToString::to_string).collect();
-        progress.left_out.retain(|it| steps.contains(it));
-        let mut plan = Plan::new(
-            Job::Tunnel(Box::new(TunnelJob {
-                peer,
-                desired,
-                link,
-            })),
-            ops,
-        );
-        plan.half_made = half_made(&plan.ops, links);
-        if makes_link {
-            // The redirections went with the link that they led to.
-            let to = state.link.name;
-            plan.redirects = receiving
-                .into_iter()
-                .map(|from| (from, to.clone()))
-                .collect();
-        }
-        self.plans.push_back(plan);
-        self.plans.extend(after);
-    }
-
     fn succeeded(&mut self, job: Job, made: Option<u32>) {
         match job {
             Job::DataPort => info!(
@@ -732,41 +571,6 @@ impl Plan {
             _ => None,
         })
     }
-}
-
-/// What the kernel has of one peer.
-#[derive(Debug, Default)]
-struct OwnLinks<'a> {
-    tunnel: Option<&'a ObservedTunnel>,
-    receiving: Vec<&'a ObservedTunnel>,
-    surplus: Vec<&'a ObservedTunnel>,
-}
-
-impl OwnLinks<'_> {
-    fn states(&self) -> Vec<TunnelState> {
-        let links = self
-            .tunnel
-            .iter()
-            .chain(&self.receiving)
-            .chain(&self.surplus);
-        links.map(|it| it.state.clone()).collect()
-    }
-}
-
-fn removal(peers: BTreeMap<NodePublic, Vec<TunnelState>>) -> Plan {
-    let states: Vec<&TunnelState> = peers.values().flatten().collect();
-    let ops = plan::overlay_removal(&states);
-    Plan::new(Job::Remove(peers), ops)
-}
-
-/// Unfinished links under the names that the operations need.
-fn half_made(ops: &[KernelOp], links: &Links) -> Vec<(u32, String)> {
-    let is_needed = |name: &str| {
-        let mut ops = ops.iter();
-        ops.any(|op| matches!(op, KernelOp::AddLink(link) if link.name == name))
-    };
-    let half_made = links.half_made.iter();
-    half_made.filter(|it| is_needed(&it.1)).cloned().collect()
 }
 
 /// How long to wait after so many failures.

@@ -5,6 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::applier::desired::fou_port;
 use crate::applier::desired::tests::desired;
+use crate::applier::owner_alias::OwnerAlias;
+use crate::applier::receive_links::remotes;
+use crate::kernel::observe::ObservedTunnel;
+use crate::tunnel::state::LinkConfig;
 
 const SECOND: Duration = Duration::from_secs(1);
 
