@@ -64,6 +64,9 @@ in
         # Members may use the socket of a peer: `gretun peers` without root.
         users.groups.gretun = { };
 
+        # One change of tunnels at a time, whoever makes it: the units and root's commands share this lock.
+        systemd.tmpfiles.rules = [ "d ${helpers.lockDirectory} 2770 root gretun -" ];
+
         boot.kernelModules = [
           "fou"
           "fou6"

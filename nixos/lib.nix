@@ -100,6 +100,9 @@ rec {
     "systemd-modules-load.service"
   ];
 
+  # Where whoever changes tunnels takes the lock (src/kernel/lock.rs).
+  lockDirectory = "/run/gretun-lock";
+
   # The sandbox that every unit runs in. A unit adds what it must have: capabilities, address families, directories.
   hardening = {
     # A user of its own without an entry in /etc/passwd. It implies ProtectSystem=strict, PrivateTmp, RemoveIPC,

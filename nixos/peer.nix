@@ -220,6 +220,7 @@ let
     // {
       User = peer.unit;
       Group = "gretun";
+      ReadWritePaths = [ "-${helpers.lockDirectory}" ];
       StateDirectory = peer.directory;
       StateDirectoryMode = "0700";
       AmbientCapabilities = capabilities;

@@ -89,6 +89,8 @@ let
     path = [ pkgs.nftables ];
 
     serviceConfig = helpers.hardening // {
+      SupplementaryGroups = [ "gretun" ];
+      ReadWritePaths = [ "-${helpers.lockDirectory}" ];
       Type = "oneshot";
       RemainAfterExit = true;
       ExecStart = apply "gretun-tunnels.toml";

@@ -100,11 +100,12 @@ class Container:
             self._install_nixos(machine, manager)
 
     def _install_nixos(self, machine: RenderedMachine, manager: Path) -> None:
-        """The store, the units, the groups."""
+        """The store, the units, the groups, the directories."""
         root = self._root
         system = root / SYSTEM.lstrip("/")
         with (root / "etc" / "group").open("a") as groups:
             groups.writelines(f"{name}:x:{990 - index}:\n" for index, name in enumerate(machine.groups))
+        _write(root / "etc" / "tmpfiles.d" / "nixos.conf", "".join(f"{rule}\n" for rule in machine.tmpfiles))
         (root / STORE.lstrip("/") / "gretun" / "bin").mkdir(parents=True)
         (root / STORE.lstrip("/") / "nftables").mkdir()
         (root / STORE.lstrip("/") / "nftables" / "bin").symlink_to("/usr/sbin")

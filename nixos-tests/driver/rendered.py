@@ -60,6 +60,7 @@ class RenderedMachine:
     firewall: Firewall
     sysctl: Mapping[str, str]
     groups: tuple[str, ...]
+    tmpfiles: tuple[str, ...]
 
 
 def digest(content: bytes) -> str:
@@ -101,6 +102,7 @@ def _machine(scenario: Path, record: dict[str, Any]) -> RenderedMachine:
         ),
         sysctl=record["sysctl"],
         groups=tuple(record["groups"]),
+        tmpfiles=tuple(record["tmpfiles"]),
     )
 
 

@@ -72,6 +72,7 @@ let
         sysctl = config.boot.kernel.sysctl;
         checks = map (check: check.name) config.system.checks;
         groups = builtins.attrNames config.users.groups;
+        tmpfiles = config.systemd.tmpfiles.rules;
         packages = map (package: package.name) config.environment.systemPackages;
         firewall = {
           inherit (networking.firewall)

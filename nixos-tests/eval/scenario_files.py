@@ -48,6 +48,7 @@ def scenario_files(directory: Path, name: str, scenario: dict[str, Any]) -> dict
                 "firewall": node["host"]["firewall"],
                 "sysctl": {key: str(int(value)) for key, value in node["host"]["sysctl"].items() if value is not None},
                 "groups": node["host"]["groups"],
+                "tmpfiles": node["host"]["tmpfiles"],
                 "switches": {switch: configuration(other) for switch, other in node["switches"].items()},
             }
             for machine, node in scenario["nodes"].items()

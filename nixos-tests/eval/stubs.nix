@@ -182,6 +182,7 @@ in
     )) { };
     users.users = anything;
     users.groups = anything;
+    systemd.tmpfiles.rules = names;
 
     services.nginx = {
       enable = bool false;

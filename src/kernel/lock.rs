@@ -13,8 +13,9 @@ use thiserror::Error;
 
 use crate::error::UserError;
 
-/// Where the lock files are. Only root, or the service manager for the daemon's user, can make it.
-const DIRECTORY: &str = "/run/gretun";
+/// Where the lock files are. Root's commands make it. Where units run as other users, the service manager has made it for their
+/// group (tmpfiles.d), with the set-group-ID bit, so that a file belongs to the group whoever makes it.
+const DIRECTORY: &str = "/run/gretun-lock";
 
 /// How long a command waits for another process; far more than a change of thousands of tunnels takes.
 pub const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
@@ -63,26 +64,28 @@ fn try_take(directory: &Path, path: &Path) -> io::Result<Option<File>> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let parent = rustix::fs::open(directory, flags, Mode::empty())?;
     let owner = rustix::fs::fstat(&parent)?;
-    if owner.st_mode & 0o022 != 0 {
+    if owner.st_mode & 0o002 != 0 {
         let reason = format!("{} can be written by others", directory.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
     }
-    // Whoever can open a file can lock it, so nobody else may.
+    // Whoever can open a file can lock it, so nobody may who cannot write to the directory. Its group may: who belongs to it can
+    // command the daemon, too.
+    let mode = Mode::from_raw_mode(0o600 | (owner.st_mode & 0o060));
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let name = path.file_name().unwrap_or_default();
-    let file = rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)?;
+    let file = rustix::fs::openat(&parent, name, flags, mode)?;
     let status = rustix::fs::fstat(&file)?;
-    if status.st_uid != owner.st_uid {
-        // Made by root just now, in the directory of a daemon that runs as another user.
-        let uid = rustix::fs::Uid::from_raw(owner.st_uid);
-        rustix::fs::fchown(&file, Some(uid), None)?;
+    if status.st_uid == rustix::process::geteuid().as_raw() && status.st_mode & 0o777 != mode.bits()
+    {
+        // The umask took the group's part away.
+        rustix::fs::fchmod(&file, mode)?;
     }
     match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
         Err(error) => return Err(error.into()),
     }
-    // The service manager may have removed the directory of a daemon that ended.
+    // Somebody may have removed the directory meanwhile.
     let is_removed = rustix::fs::fstat(&file)?.st_nlink == 0;
     Ok((!is_removed).then(|| file.into()))
 }
@@ -107,7 +110,7 @@ impl UserError for LockError {
             LockError::Busy { path } => format!("`fuser -v {}` shows which", path.display()),
             LockError::System(_) => {
                 format!(
-                    "{DIRECTORY} must belong to root or to the daemon's user, and nobody else may write there"
+                    "{DIRECTORY} must be a directory that this user can write to and others cannot; a sandbox needs ReadWritePaths={DIRECTORY}"
                 )
             }
         })
@@ -157,6 +160,20 @@ mod tests {
         fs::set_permissions(directory.path(), mode).unwrap();
         let error = Lock::take_in(directory.path(), SOON).unwrap_err();
         assert!(error.to_string().contains("written by others"), "{error}");
+    }
+
+    /// Units run as users of their own with a umask of 077; their group is what they share.
+    #[test]
+    fn the_group_of_a_shared_directory_shares_the_file() {
+        let directory = directory();
+        let mode = fs::Permissions::from_mode(0o2770);
+        fs::set_permissions(directory.path(), mode).unwrap();
+        drop(Lock::take_in(directory.path(), SOON).unwrap());
+        let path = path_in(directory.path()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        drop(Lock::take_in(directory.path(), SOON).unwrap());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660, "{mode:o}");
     }
 
     #[test]
