@@ -70,7 +70,8 @@ fn try_take(directory: &Path, path: &Path) -> io::Result<Option<File>> {
     }
     // Whoever can open a file can lock it, so nobody may who cannot write to the directory. Its group may: who belongs to it can
     // command the daemon, too.
-    let mode = Mode::from_raw_mode(0o600 | (owner.st_mode & 0o060));
+    let is_shared = owner.st_mode & 0o020 != 0;
+    let mode = Mode::from_raw_mode(if is_shared { 0o660 } else { 0o600 });
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let name = path.file_name().unwrap_or_default();
     let file = rustix::fs::openat(&parent, name, flags, mode)?;

@@ -143,6 +143,7 @@ fn the_tunnels_of_others_are_left_alone() {
     }
     let (host, _b) = Host::pair();
     host.run("ip link add theirs type ipip local 192.0.2.1 remote 198.51.100.9");
+    host.run("ip link add other0 type bridge");
     host.run("ip link add marked type gre local 192.0.2.1 remote 198.51.100.9 key 9 encap fou encap-sport 5555 encap-dport 1
               ip link set marked alias \"gretun overlay 0 0\"");
     host.block_on(|| async {
@@ -160,7 +161,7 @@ fn the_tunnels_of_others_are_left_alone() {
         let taken = states(&FILE.replace("tunnels.one", "tunnels.theirs"));
         let refused = plan::apply(&taken, &left, "test").unwrap_err();
         assert!(matches!(refused, PlanError::Foreign { .. }), "{refused}");
-        let taken = states(&FILE.replace("tunnels.one", "tunnels.eth0"));
+        let taken = states(&FILE.replace("tunnels.one", "tunnels.other0"));
         let refused = plan::apply(&taken, &left, "test").unwrap_err();
         assert!(matches!(refused, PlanError::NameTaken { .. }), "{refused}");
         let overlay = left.tunnel("marked").unwrap();

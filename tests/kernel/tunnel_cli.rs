@@ -73,6 +73,7 @@ fn refusals_say_why_and_have_their_exit_codes() {
         return;
     }
     let (host, _b) = Host::pair();
+    host.run("ip link add other0 type bridge");
     let before = traces(&host);
     let cases = [
         ("create", 2, "NAME"),
@@ -118,8 +119,9 @@ fn refusals_say_why_and_have_their_exit_codes() {
             1,
             "(none0)\nhint: `ip link`",
         ),
+        ("create eth0 --remote 192.0.2.2", 2, "network card"),
         (
-            "create eth0 --remote 192.0.2.2",
+            "create other0 --remote 192.0.2.2",
             1,
             "another network device",
         ),
