@@ -311,30 +311,6 @@ fn another_overlays_link_is_used_only_when_nothing_else_joins() {
     }
 }
 
-#[test]
-fn a_tunnel_does_not_move_between_ports_of_the_same_addresses() {
-    for seed in 0..6 {
-        let (mut world, a, b) = crate::port_search::pair(
-            seed,
-            Some(NatKind::SYMMETRIC),
-            Some(NatKind::PORT_RESTRICTED),
-        );
-        // The port search fills the queue of a slow line, so the round trip of the path it finds is long at first.
-        world.routers[1].spacing = Duration::from_millis(2);
-        world.start(a);
-        world.start(b);
-        let joined = world.run_until(10 * SECOND, |world| world.joined(a, b));
-        assert!(joined.is_some(), "{}", world.story());
-        world.run(3 * SECOND);
-        let path = world.status(a, b).path;
-        let changes = [a, b].map(|it| world.hosts[it.0].tunnel_changes);
-        world.run(120 * SECOND);
-        assert_eq!(world.status(a, b).path, path, "seed {seed}");
-        let after = [a, b].map(|it| world.hosts[it.0].tunnel_changes);
-        assert_eq!(after, changes, "seed {seed}");
-    }
-}
-
 /// Gives both hosts IPv6 as well, over interfaces of their own.
 fn add_ipv6(world: &mut World, hosts: [HostId; 2], link: Link) {
     for (host, ip) in hosts.into_iter().zip(["2001:db8::1", "2001:db8::2"]) {

@@ -459,3 +459,45 @@ fn a_private_address_behind_which_the_peer_sees_another_source_is_no_lan() {
         assert_eq!(moves, is_lan, "{seen_from}");
     }
 }
+
+/// Returns whether a node leaves a path whose data probes take 300 ms for `other`, whose pings take 10 ms.
+fn leaves_a_slow_path_for(other: &str) -> bool {
+    let mut bench = Bench::direct(Role::Controlling);
+    bench.tell(&[REMOTE, other], true);
+    let mut answers = Vec::new();
+    for _ in 0..3000 {
+        bench.pass(10 * MS);
+        for message in bench.sent_through_tunnel() {
+            if let Message::DataPing { tx_id, .. } = message {
+                answers.push((bench.now + 290 * MS, tx_id));
+            }
+        }
+        let due = |it: &mut (Instant, TxId)| it.0 <= bench.now;
+        let due: Vec<_> = answers.extract_if(.., due).collect();
+        for (_, tx_id) in due {
+            bench.receive_through_tunnel(&Message::DataPong { tx_id });
+        }
+        for (to, message) in bench.sent() {
+            if let Message::Ping { tx_id, .. } = message
+                && to == addr(other)
+            {
+                let src = addr("198.51.100.1:1");
+                bench.receive(other, &Message::Pong { tx_id, src });
+            }
+        }
+        bench.report_applied(1500);
+        assert_eq!(bench.state(), State::Direct, "the path in use works");
+        let overlaps = |it: &Output| matches!(it, Output::SetTunnel { tunnel, .. } if tunnel.outside.overlap.is_some());
+        if bench.outputs.iter().any(overlaps) {
+            return true;
+        }
+    }
+    false
+}
+
+/// The packets take the same way whatever their ports, so a shorter round trip is noise, such as that of a busy moment.
+#[test]
+fn a_tunnel_does_not_move_between_ports_of_the_same_addresses() {
+    assert!(leaves_a_slow_path_for("192.0.2.3:7777"));
+    assert!(!leaves_a_slow_path_for("192.0.2.2:7778"));
+}

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::{Held, Phase, PortMapper};
 use crate::portmap::epoch::Epoch;
-use crate::portmap::schedule::{CHECK_GAP, LIFETIME, about, renewal};
+use crate::portmap::schedule::{CHECK_GAP, LIFETIME, RENEW_MIN_GAP, about, renewal};
 use crate::portmap::upnp::Control;
 use crate::portmap::{Finding, Lease, Protocol, nat_pmp, pcp};
 
@@ -185,7 +185,7 @@ impl PortMapper {
             granted: now,
             lifetime,
             attempt: 0,
-            renew: now + renewal(renewed_within, 0, &mut self.rng),
+            renew: now + renewal(renewed_within, 0, &mut self.rng).max(RENEW_MIN_GAP),
             epoch,
             check: (protocol != Protocol::UpnpIgd).then(|| now + about(CHECK_GAP, &mut self.rng)),
             doubt: 0,
