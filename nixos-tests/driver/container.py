@@ -136,6 +136,8 @@ class Container:
 
     def boot(self, box: Box) -> Inside:
         """Boots in the network of the box, and with it the units that a boot starts; returns when systemd answers."""
+        if self._from_package and not any(self._source.glob("*.deb")):
+            raise BoxError(f"{self._name}: there is no package to install: scripts/deb has failed, and its output says why")
         self._mount()
         self._cgroup.mkdir(exist_ok=True)
         # The shell moves itself, so that each container has a part of the control groups for itself.

@@ -97,14 +97,19 @@ def needs_package(job: Job) -> bool:
 
 
 def stage_packages(jobs: Sequence[Job], source: Path) -> None:
-    """Builds the Debian packages of the same programs, where a job has a machine that installs them."""
+    """Builds the Debian packages of the same programs, where a job has a machine that installs them.
+
+    Without them, the other jobs can run; the machine that lacks them says so.
+    """
     if not any(needs_package(job) for job in jobs):
         return
     shutil.rmtree(PACKAGES, ignore_errors=True)
     for version in PACKAGE_VERSIONS:
         build = [str(REPOSITORY / "scripts" / "deb"), "--quick", "--version", version, "--out", str(PACKAGES), "--programs", str(source)]
         if subprocess.run(build, check=False).returncode != 0:
-            raise UsageError("the Debian package cannot be built")
+            say("error: scripts/deb has failed; scenarios that install its package will fail")
+            shutil.rmtree(PACKAGES, ignore_errors=True)
+            return
 
 
 def strip(source: Path, destination: Path) -> None:
