@@ -12,7 +12,8 @@ use crate::host::Interface;
 use crate::nat::NatKind;
 use crate::network::{Bursts, INTERNET, Link, NetId, RouterId, WIRE};
 use crate::oracle::{
-    Seen, depends_on_luck, direct_possible, joined_through_all, joined_without_search,
+    Seen, depends_on_luck, direct_possible, joined_by_any_search, joined_through_all,
+    joined_without_search,
 };
 use crate::world::{HostId, World};
 
@@ -360,6 +361,12 @@ impl Run {
         }
         let kind = |site: &Site| site.nat.map(|(_, kind)| kind);
         let (one, other) = (kind(one), kind(other));
+        // While STUN was silent, a host did not know its mapping and searched in both roles. A tunnel that was found then is kept.
+        let while_unknown =
+            joined_by_any_search(one, other) || depends_on_luck(Seen::FromOneServer, one, other);
+        if !direct_possible(one, other) && while_unknown {
+            return None;
+        }
         (!depends_on_luck(Seen::FromTwoPorts, one, other)).then(|| direct_possible(one, other))
     }
 
