@@ -141,3 +141,29 @@ fn what_decides_does_not_act() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// The Rust files that a document names in backticks, with their folder: `src/peer/mod.rs`, or `peer/mod.rs` for short.
+fn named_files(text: &str) -> impl Iterator<Item = &str> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted.filter(|it| it.ends_with(".rs") && it.contains('/') && !it.contains([' ', '*', '{']))
+}
+
+#[test]
+fn documents_name_no_file_that_is_not_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = vec![root.join("README.md"), root.join("nixos-tests/README.md")];
+    let docs = fs::read_dir(root.join("docs")).unwrap();
+    documents.extend(docs.map(|entry| entry.unwrap().path()));
+    let (mut wrong, mut read) = (Vec::new(), 0);
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for name in named_files(&text) {
+            read += 1;
+            if !root.join(name).is_file() && !root.join("src").join(name).is_file() {
+                wrong.push(format!("{}: {name}", document.display()));
+            }
+        }
+    }
+    assert!(read > 20, "only {read} names were read");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

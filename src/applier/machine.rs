@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::desired::{DesiredTunnels, ListenPort};
-use crate::kernel::observe::Links;
+use crate::kernel::tunnel::dump::Links;
 use crate::node::{DesiredTunnel, Path};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::encap::FouPort;

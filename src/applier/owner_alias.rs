@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::kernel::observe::ObservedTunnel;
+use crate::kernel::tunnel::dump::ObservedTunnel;
 use crate::proto::keys::NodePublic;
 
 const WORDS: [&str; 2] = ["gretun", "overlay"];

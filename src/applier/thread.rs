@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::desired::{DesiredTunnels, ListenPort};
 use super::machine::{Applied, Config, Failure, Look, Machine, Observation, Plan};
 use crate::error::chain;
-use crate::kernel::lock::{Lock, LockError};
+use crate::kernel::host::lock::{Lock, LockError};
 use crate::kernel::{Kernel, KernelError};
 
 /// How long the applier waits for a command that changes tunnels; the machine tries again later.

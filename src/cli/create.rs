@@ -5,7 +5,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Context;
 use super::report::Report;
 use super::static_tunnels::{self, NetnsArgs, Session};
-use crate::kernel::process;
+use crate::kernel::host::process;
 use crate::tunnel::file::DEFAULT_SET;
 use crate::tunnel::owner::{Owner, is_set_name};
 use crate::tunnel::plan;

@@ -16,7 +16,7 @@ use super::report::Report;
 use super::static_tunnels::NetnsArgs;
 use super::table;
 use crate::kernel::Kernel;
-use crate::kernel::observe::ObservedTunnel;
+use crate::kernel::tunnel::dump::ObservedTunnel;
 use crate::probe::far_end::far_ends;
 use crate::probe::statistics::millis;
 use crate::probe::{self, Condition, Method, ProbeError, Prober, Series, Statistics};

@@ -7,7 +7,7 @@ use super::out::{errln, out, outln};
 use super::report::Report;
 use super::static_tunnels::{NetnsArgs, unreadable};
 use crate::kernel::Kernel;
-use crate::kernel::observe::Links;
+use crate::kernel::tunnel::dump::Links;
 use crate::tunnel::formats::{self, Format, Imported, Source, Unsupported, live, toml};
 use crate::tunnel::owner::Owner;
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::kernel::observe::{Counters, ObservedTunnel};
+use crate::kernel::tunnel::dump::{Counters, ObservedTunnel};
 use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::owner::Owner;
 

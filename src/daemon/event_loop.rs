@@ -22,8 +22,8 @@ use crate::applier::machine::{Applied, Link};
 use crate::applier::thread;
 use crate::coordinator::{self, Event};
 use crate::error::chain;
-use crate::kernel::probe_socket::ProbeSocket;
-use crate::kernel::raw_port::{RawPort, Received};
+use crate::kernel::packet::discovery_socket::{DiscoverySocket, Received};
+use crate::kernel::packet::probe_socket::ProbeSocket;
 use crate::kernel::{self, Kernel, KernelError, NetChange};
 use crate::local_api::{self, Query};
 use crate::node::{
@@ -51,7 +51,7 @@ pub struct Daemon {
     pub(super) own: NodePublic,
     pub(super) node: Node,
     pub(super) kernel: Kernel,
-    pub(super) port: RawPort,
+    pub(super) port: DiscoverySocket,
     pub(super) probes: ProbeSocket,
     pub(super) coordinator: coordinator::Handle,
     pub(super) coordinator_events: mpsc::Receiver<Event>,

@@ -25,11 +25,11 @@ use crate::applier::owner_alias::OwnerAlias;
 use crate::applier::{machine, thread};
 use crate::coordinator::{self, ClientError, Registration};
 use crate::error::{Kind, UserError, chain};
-use crate::kernel::fou::{Added, Family};
-use crate::kernel::observe::ObservedTunnel;
-use crate::kernel::preflight::{self, PreflightError};
-use crate::kernel::probe_socket::ProbeSocket;
-use crate::kernel::raw_port::RawPort;
+use crate::kernel::host::preflight::{self, PreflightError};
+use crate::kernel::packet::discovery_socket::DiscoverySocket;
+use crate::kernel::packet::probe_socket::ProbeSocket;
+use crate::kernel::tunnel::dump::ObservedTunnel;
+use crate::kernel::tunnel::fou::{Added, Family};
 use crate::kernel::{Kernel, KernelError};
 use crate::local_api::{LocalApiError, Server};
 use crate::node::{
@@ -101,7 +101,7 @@ async fn open(
     if let Some(address) = config.metrics_addr {
         metrics_server::start(address, queries_tx)?;
     }
-    let port = RawPort::open(config.port).map_err(DaemonError::Port)?;
+    let port = DiscoverySocket::open(config.port).map_err(DaemonError::Port)?;
     let probes = ProbeSocket::open().map_err(DaemonError::Probes)?;
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|_| StateError::Randomness)?;

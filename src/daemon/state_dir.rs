@@ -15,7 +15,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use crate::error::{Kind, UserError};
-use crate::kernel::fou::Family;
+use crate::kernel::tunnel::fou::Family;
 use crate::node::InterfaceNumbers;
 use crate::portmap::Lease;
 use crate::proto::api::PeerRecord;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::{Finding, Level};
 use crate::error::UserError as _;
-use crate::kernel::preflight::{self, Need};
+use crate::kernel::host::preflight::{self, Need};
 use crate::kernel::{Interface, Kernel};
 
 /// Readable or writable by others than the owner.

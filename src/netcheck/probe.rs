@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
-use crate::kernel::raw_port::RawPort;
+use crate::kernel::packet::discovery_socket::DiscoverySocket;
 use crate::proto::TxId;
 use crate::proto::stun::{self, StunMessage};
 
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 pub(super) struct Probe {
     /// Keeps the port ours, and sends where there is no raw socket.
     socket: UdpSocket,
-    raw: Option<RawPort>,
+    raw: Option<DiscoverySocket>,
 }
 
 /// One thing to ask.
@@ -39,7 +39,7 @@ impl Probe {
     /// A port that the system chooses, for the family of `local`.
     pub(super) async fn open(local: IpAddr) -> io::Result<Probe> {
         let socket = UdpSocket::bind((local, 0)).await?;
-        let raw = RawPort::open(socket.local_addr()?.port()).ok();
+        let raw = DiscoverySocket::open(socket.local_addr()?.port()).ok();
         Ok(Probe { socket, raw })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::path_switch::SwitchReason;
+use crate::peer::path::switch_reason::SwitchReason;
 
 /// Why a datagram, frame or signal was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,36 +1,22 @@
 //! One peer as a sans-IO state machine: candidates, hole punching, path choice, proof by data, timers.
 //!
-//! `docs/NAT_TRAVERSAL.md` tells the whole story. In short: both sides *search* (`path_search.rs`): they ping every candidate and
+//! `docs/NAT_TRAVERSAL.md` tells the whole story. In short: both sides *search* (`discovery/path_search.rs`): they ping every candidate and
 //! call the peer to do the same. The side with the greater node key is *controlling*: it chooses a path and nominates
-//! it (`nomination.rs`). Both then set their kernel tunnels to it and *prove* it (`tunnel_check.rs`) by probes through the tunnel,
+//! it (`path/nomination.rs`). Both then set their kernel tunnels to it and *prove* it (`tunnel/tunnel_check.rs`) by probes through the tunnel,
 //! and go on doing so once a second.
 //!
 //! Nothing here reads a clock, opens a socket or draws randomness of its own; [`crate::node`] is the only caller.
 
-mod candidates;
 mod constants;
 mod counters;
-mod desired_tunnel;
-mod explain;
-mod explain_input;
-mod explain_text;
-mod local_address;
-mod make_before_break;
-mod mtu_search;
-mod nomination;
+mod discovery;
 mod output;
 mod packet_window;
 mod path;
-mod path_mtu;
-mod path_search;
-mod path_switch;
-mod port_mapping;
-mod port_search;
 mod replay;
-mod state;
 mod timers;
-mod tunnel_check;
-mod unreachable_reason;
+mod tunnel;
+mod verdict;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
@@ -44,33 +30,35 @@ use crate::proto::api::PeerRecord;
 use crate::proto::disco::{self, Envelope, Message};
 use crate::proto::{DiscoPublic, DiscoShared, NatMapping, NodePublic, TxId};
 
-use candidates::{AdvertisedBy, Candidate, Candidates};
-use local_address::Cost;
-use make_before_break::Overlap;
-use nomination::Nomination;
+use discovery::candidates::{AdvertisedBy, Candidate, Candidates};
+use discovery::path_search::{Calls, Pending, Search};
+use discovery::port_search::PortSearch;
 use packet_window::Budget;
 pub(crate) use packet_window::PacketWindow;
-use path_search::{Calls, Pending, Search};
-use port_search::PortSearch;
+use path::local_address::{self, Cost};
+use path::nomination::Nomination;
 use replay::ReplayWindow;
 use timers::{Timer, Timers};
-use tunnel_check::Tunnel;
+use tunnel::make_before_break::Overlap;
+use tunnel::tunnel_check::Tunnel;
 
 pub(crate) use constants::MAX_STEP;
 pub use constants::{MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
 pub use counters::{Counters, DropReason};
-pub use desired_tunnel::{DesiredTunnel, Inside, Outside};
-pub use explain::{Cause, Evidence, Explanation, Remedy, Side, Tried, TunnelSeen, explain};
-pub(crate) use explain_input::HostSnapshot;
-pub use local_address::{LinkKind, LocalAddress};
+pub use discovery::port_mapping::RouterPort;
+pub use discovery::port_search::EXTRA_PORTS;
+pub(crate) use discovery::port_search::{NatState, PortAllocation};
 pub use output::Output;
 pub(crate) use path::is_usable;
+pub use path::local_address::{LinkKind, LocalAddress};
+pub use path::switch_reason::SwitchReason;
 pub use path::{FIRST_PATH_MTU, Path, Via};
-pub use path_switch::SwitchReason;
-pub use port_mapping::RouterPort;
-pub use port_search::EXTRA_PORTS;
-pub(crate) use port_search::{NatState, PortAllocation};
-pub use state::{PeerStatus, State, TunnelReport};
+pub use tunnel::desired::{DesiredTunnel, Inside, Outside};
+pub use verdict::explain::{
+    Cause, Evidence, Explanation, Remedy, Side, Tried, TunnelSeen, explain,
+};
+pub(crate) use verdict::input::HostSnapshot;
+pub use verdict::state::{PeerStatus, State, TunnelReport};
 
 /// What a peer needs to know of the host it runs on.
 #[derive(Debug)]

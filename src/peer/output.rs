@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::desired_tunnel::DesiredTunnel;
-use super::state::State;
+use crate::peer::tunnel::desired::DesiredTunnel;
+use crate::peer::verdict::state::State;
 use crate::proto::NodePublic;
 use crate::proto::api::EndpointsRequest;
 

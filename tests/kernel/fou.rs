@@ -2,7 +2,7 @@
 
 use gretun::error::UserError as _;
 use gretun::kernel::Kernel;
-use gretun::kernel::fou::{Added, Family};
+use gretun::kernel::tunnel::fou::{Added, Family};
 
 use crate::lab::{Host, kernel_is_able};
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use gretun::kernel::preflight;
+use gretun::kernel::host::preflight;
 
 /// Returns whether the kernel can do what the tests need; a skip is loud, and a failure where it is not allowed.
 pub fn kernel_is_able() -> bool {

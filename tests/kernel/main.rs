@@ -9,11 +9,11 @@
 )]
 
 mod applier;
+mod discovery_socket;
 mod fou;
 mod lab;
 mod networkd;
 mod probe;
-mod raw_port;
 mod traffic;
 mod tunnel_apply;
 mod tunnel_change;

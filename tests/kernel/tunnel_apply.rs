@@ -79,7 +79,7 @@ fn applying_twice_changes_nothing_and_a_change_touches_only_what_differs() {
         );
         let after = kernel.links().unwrap();
         let index =
-            |links: &gretun::kernel::observe::Links, name| links.tunnel(name).unwrap().index;
+            |links: &gretun::kernel::tunnel::dump::Links, name| links.tunnel(name).unwrap().index;
         for name in ["one", "two", "tap"] {
             assert_eq!(
                 index(&before, name),

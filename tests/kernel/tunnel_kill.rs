@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use gretun::kernel::execute::{Backend, execute};
+use gretun::kernel::tunnel::transaction::{Backend, execute};
 use gretun::kernel::{Kernel, KernelError};
 use gretun::tunnel::encap::Encap;
 use gretun::tunnel::header_fields::InheritOrFixed;

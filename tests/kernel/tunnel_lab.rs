@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use gretun::kernel::Kernel;
-use gretun::kernel::execute::StepError;
-use gretun::kernel::preflight::{self, Need};
+use gretun::kernel::host::preflight::{self, Need};
+use gretun::kernel::tunnel::transaction::StepError;
 use gretun::tunnel::encap::{Encap, Udp};
 use gretun::tunnel::mode::{Family, Mode};
 use gretun::tunnel::op::KernelOp;

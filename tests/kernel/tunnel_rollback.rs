@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::net::UdpSocket;
 
-use gretun::kernel::execute::{Backend, StepError, execute};
+use gretun::kernel::tunnel::transaction::{Backend, StepError, execute};
 use gretun::kernel::{Kernel, KernelError};
 use gretun::tunnel::encap::Encap;
 use gretun::tunnel::header_fields::InheritOrFixed;

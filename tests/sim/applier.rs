@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gretun::applier::desired::DesiredTunnels;
 use gretun::applier::machine::{Applied, Config, Failure, Machine, Observation, Plan};
 use gretun::applier::owner_alias::OwnerAlias;
-use gretun::kernel::observe::{Links, ObservedTunnel};
+use gretun::kernel::tunnel::dump::{Links, ObservedTunnel};
 use gretun::node::{Path, TunnelReport};
 use gretun::tunnel::encap::{FouPort, Receives};
 use gretun::tunnel::mode::{Family, Mode};

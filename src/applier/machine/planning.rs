@@ -8,7 +8,7 @@ use tracing::{debug, info};
 use super::{Job, Link, Machine, Observation, Plan, TunnelJob};
 use crate::applier::owner_alias::OwnerAlias;
 use crate::applier::receive_links::{free_name, remotes};
-use crate::kernel::observe::{Links, ObservedTunnel};
+use crate::kernel::tunnel::dump::{Links, ObservedTunnel};
 use crate::node::{DesiredTunnel, FIRST_PATH_MTU};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::op::KernelOp;

@@ -7,7 +7,7 @@ use crate::applier::desired::fou_port;
 use crate::applier::desired::tests::desired;
 use crate::applier::owner_alias::OwnerAlias;
 use crate::applier::receive_links::remotes;
-use crate::kernel::observe::ObservedTunnel;
+use crate::kernel::tunnel::dump::ObservedTunnel;
 use crate::tunnel::state::LinkConfig;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,0 +1,9 @@
+//! The host around the tunnels: its addresses and interfaces, capabilities and modules, namespaces, the lock, and nftables.
+
+pub(in crate::kernel) mod address;
+pub(in crate::kernel) mod interfaces;
+pub mod lock;
+pub mod netns;
+mod nft;
+pub mod preflight;
+pub mod process;

@@ -1,0 +1,396 @@
+//! The search for a path: pings to every candidate, calls to the peer, and what follows when nothing comes of it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use crate::peer::constants::{
+    CALL_GAPS, CALL_MIN_GAP, IDLE_JITTER, MAX_PENDING, OFFER_DELAY, OFFLINE_STEP, PING_LIFETIME,
+    RESTART_MIN_GAP, RETRY_GAPS, RETRY_STEP, SEARCH_TIMEOUT,
+};
+use crate::peer::discovery::candidates::AdvertisedBy;
+use crate::peer::discovery::port_mapping::is_open;
+use crate::peer::packet_window::Budget;
+use crate::peer::timers::Timer;
+use crate::peer::{Context, DropReason, NO_ENDPOINT, OFFLINE, Output, Path, Peer, State};
+use crate::proto::disco::Message;
+use crate::proto::{TxId, is_public};
+
+/// The search under way, or the last one.
+#[derive(Debug)]
+pub(crate) struct Search {
+    /// What a candidate said before this counts for nothing.
+    pub(crate) started: Instant,
+    /// When the candidates last got a burst of pings.
+    burst_at: Option<Instant>,
+    /// How often an unreachable peer was tried again.
+    retries: usize,
+}
+
+impl Search {
+    pub(crate) fn new(now: Instant) -> Self {
+        Search {
+            started: now,
+            burst_at: None,
+            retries: 0,
+        }
+    }
+}
+
+/// The call-me-maybes that this host sent to the peer.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    last: Option<(Instant, Vec<SocketAddr>)>,
+    /// Index into [`CALL_GAPS`].
+    step: usize,
+}
+
+/// A ping that waits for its pong.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    tx_id: TxId,
+    remote: SocketAddr,
+    sent: Instant,
+}
+
+impl Peer {
+    /// Looks for a path with all means, for [`SEARCH_TIMEOUT`].
+    pub(crate) fn begin_search(&mut self, cx: &mut Context<'_>, reason: String) {
+        self.begin_search_since(cx, cx.now, reason);
+    }
+
+    /// The same, when what candidates said since `started` still counts.
+    pub(crate) fn begin_search_since(
+        &mut self,
+        cx: &mut Context<'_>,
+        started: Instant,
+        reason: String,
+    ) {
+        self.search.started = started;
+        self.search.retries = 0;
+        self.timers.set(Timer::Search, cx.now + SEARCH_TIMEOUT);
+        self.timers.clear(Timer::Retry);
+        self.burst(cx, 0);
+        self.calls.step = 0;
+        self.call_again(cx);
+        self.expect_port_search(cx);
+        if self.candidates.is_empty() {
+            self.enter(cx, State::Unknown, NO_ENDPOINT.to_owned());
+        } else {
+            self.enter(cx, State::Punching, reason);
+        }
+    }
+
+    /// The path in use is in doubt: everything that a search would need is asked for now, so that the answers are there
+    /// when the path turns out to be lost.
+    pub(crate) fn prepare_search(&mut self, cx: &mut Context<'_>) {
+        self.burst(cx, 0);
+        self.ask_stun_and_call(cx);
+    }
+
+    /// The peer is offline by what the coordinator says, which may be out of date: it gets a ping now and then.
+    pub(crate) fn wait_for_peer(&mut self, cx: &mut Context<'_>) {
+        self.enter(cx, State::HaveEndpoints, OFFLINE.to_owned());
+        self.retry(cx);
+    }
+
+    /// [`Timer::Retry`].
+    pub(crate) fn retry(&mut self, cx: &mut Context<'_>) {
+        let longest = RETRY_GAPS.len() - 1;
+        let gap = if self.online {
+            RETRY_GAPS[self.search.retries.min(longest)]
+        } else {
+            RETRY_GAPS[longest]
+        };
+        self.search.retries += 1;
+        self.timers.set(Timer::Retry, cx.now + gap);
+        if !self.is_choosing() {
+            self.search.started = cx.now;
+        }
+        self.ask_kernel_again(cx);
+        if self.online {
+            self.burst(cx, RETRY_STEP);
+            self.ask_stun_and_call(cx);
+            self.offer_port_search_soon(cx);
+        } else {
+            self.burst(cx, OFFLINE_STEP);
+        }
+    }
+
+    /// [`Timer::Search`]: no path was proven in time. One that is being tested may still be.
+    pub(crate) fn search_ended(&mut self, cx: &mut Context<'_>) {
+        // A search for ports gives the verdict itself, at its end.
+        if !self.is_choosing() && !self.is_searching_ports() {
+            self.conclude(cx);
+        }
+    }
+
+    /// A path was tried in vain and no other is at hand: the end, unless the search goes on.
+    pub(crate) fn conclude_if_ended(&mut self, cx: &mut Context<'_>) {
+        if self.timers.get(Timer::Search).is_none() && !self.is_choosing() {
+            self.conclude(cx);
+        }
+    }
+
+    /// Gives the verdict and goes on trying, slowly.
+    pub(crate) fn conclude(&mut self, cx: &mut Context<'_>) {
+        let heard = self
+            .candidates
+            .iter()
+            .any(|it| it.heard_since(self.search.started));
+        if self.candidates.is_empty() {
+            self.enter(cx, State::Unknown, NO_ENDPOINT.to_owned());
+        } else if self.online || heard {
+            let reason = self.evidence(cx);
+            self.enter(cx, State::Unreachable, reason);
+        } else {
+            self.enter(cx, State::HaveEndpoints, OFFLINE.to_owned());
+        }
+        if self.timers.get(Timer::Retry).is_none() {
+            let gap = RETRY_GAPS[self.search.retries.min(RETRY_GAPS.len() - 1)];
+            self.timers.set(Timer::Retry, cx.now + gap);
+        }
+    }
+
+    /// Tells the peer where this node can be reached, so that it pings these places now and opens its NAT for them.
+    /// A proven path carries that too, and needs no coordinator.
+    pub(crate) fn send_call_me_maybe(&mut self, cx: &mut Context<'_>) {
+        let endpoints = &cx.host.endpoints;
+        let last = self.calls.last.as_ref();
+        let just_sent =
+            last.is_some_and(|(at, sent)| cx.now < *at + CALL_MIN_GAP && sent == endpoints);
+        if endpoints.is_empty() || just_sent {
+            return;
+        }
+        self.calls.last = Some((cx.now, endpoints.clone()));
+        let message = Message::CallMeMaybe {
+            endpoints: endpoints.clone(),
+        };
+        cx.counters.calls_sent += 1;
+        match self.proven_path() {
+            Some(path) => {
+                self.send_over(cx, path, &message);
+            }
+            None => {
+                let (to, sealed) = (self.node_key, self.seal(cx, &message));
+                cx.out.push_back(Output::Signal { to, sealed });
+            }
+        }
+    }
+
+    /// Calls the peer, and has STUN say whether what the call tells still holds; if not, another call follows.
+    fn ask_stun_and_call(&mut self, cx: &mut Context<'_>) {
+        *cx.ask_stun = true;
+        self.send_call_me_maybe(cx);
+    }
+
+    /// [`Timer::Call`], and the start of a search: a call, and the time of the next.
+    pub(crate) fn call_again(&mut self, cx: &mut Context<'_>) {
+        self.ask_stun_and_call(cx);
+        if let Some(gap) = CALL_GAPS.get(self.calls.step) {
+            self.timers.set(Timer::Call, cx.now + *gap);
+            self.calls.step += 1;
+        }
+    }
+
+    /// The peer calls: it is looking for a path, or has something new to offer.
+    pub(crate) fn handle_call(&mut self, cx: &mut Context<'_>, endpoints: Vec<SocketAddr>) {
+        cx.counters.calls_received += 1;
+        *cx.ask_stun = true;
+        let own = &cx.host.endpoints;
+        let endpoints = endpoints.into_iter().filter(|it| !own.contains(it));
+        let added = self
+            .candidates
+            .set_advertised(cx.now, AdvertisedBy::CallMeMaybe, endpoints);
+        if added {
+            self.port_search.renew();
+        }
+        match self.state {
+            state if state.is_proven() => self.recheck_path(cx),
+            State::Punching => {
+                if added {
+                    self.timers.set(Timer::Search, cx.now + SEARCH_TIMEOUT);
+                }
+                self.burst_again(cx, 0);
+            }
+            State::Unreachable if !added => self.burst_again(cx, RETRY_STEP),
+            _ => {
+                self.begin_search(cx, "the peer calls".to_owned());
+            }
+        }
+        self.offer_port_search_soon(cx);
+        let last = self.calls.last.as_ref();
+        if last.is_none_or(|(_, sent)| *sent != cx.host.endpoints) {
+            self.send_call_me_maybe(cx);
+        }
+    }
+
+    /// A packet of the peer came over `path`.
+    pub(crate) fn heard_from(&mut self, cx: &mut Context<'_>, path: Path) {
+        let added = self.candidates.heard(cx.now, path, self.search.started);
+        self.hasten_loss(cx.now);
+        if path.port != cx.host.port {
+            self.heard_at_extra_port(cx, path);
+        }
+        self.revalidate(cx);
+        match self.state {
+            State::Unknown | State::HaveEndpoints => {
+                self.begin_search(cx, format!("the peer is heard from {}", path.remote));
+            }
+            State::Unreachable if added => {
+                self.begin_search(cx, format!("the peer is heard from {}", path.remote));
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn handle_ping(
+        &mut self,
+        cx: &mut Context<'_>,
+        path: Path,
+        tx_id: TxId,
+    ) -> Result<(), DropReason> {
+        cx.counters.pings_received += 1;
+        let pong = Message::Pong {
+            tx_id,
+            src: path.remote,
+        };
+        // The pings of the peer's port search may come by the hundred. Their answers leave room for the nomination of what is found.
+        let budget = if self.is_searching_ports() {
+            Budget::PongInSearch
+        } else {
+            Budget::Other
+        };
+        let source = (Some(path.local), path.port);
+        let sent = self.send(cx, budget, source, path.remote, &pong);
+        cx.counters.pongs_sent += u64::from(sent);
+        self.choose(cx);
+        if sent {
+            Ok(())
+        } else {
+            Err(DropReason::RateLimited)
+        }
+    }
+
+    /// Refuses what answers no ping that waits. The tunnel receives by address and key, whatever the port: a pong from another port of
+    /// the same address still shows a path, one from another address does not.
+    pub(crate) fn judge_pong(&self, path: Path, tx_id: TxId) -> Result<(), DropReason> {
+        if self.is_of_port_search(tx_id) || self.is_mtu_pong(path, tx_id) {
+            return Ok(());
+        }
+        let pending = self.pending.iter().find(|it| it.tx_id == tx_id);
+        let pending = pending.ok_or(DropReason::Unsolicited)?;
+        if path.remote.ip() != pending.remote.ip() {
+            return Err(DropReason::WrongSource);
+        }
+        Ok(())
+    }
+
+    /// A ping was answered; `seen_from` is where the peer saw it come from.
+    pub(crate) fn handle_pong(
+        &mut self,
+        cx: &mut Context<'_>,
+        path: Path,
+        tx_id: TxId,
+        seen_from: SocketAddr,
+    ) -> Result<(), DropReason> {
+        if self.is_of_port_search(tx_id) {
+            return self.handle_port_search_pong(cx, path);
+        }
+        if self.handle_mtu_pong(cx, path, tx_id) {
+            cx.counters.pongs_received += 1;
+            return Ok(());
+        }
+        let index = self.pending.iter().position(|it| it.tx_id == tx_id);
+        let pending = index.and_then(|index| self.pending.remove(index));
+        let pending = pending.ok_or(DropReason::Unsolicited)?;
+        cx.counters.pongs_received += 1;
+        let jitter = cx.jitter(IDLE_JITTER);
+        if let Some(candidate) = self.candidates.get_mut(pending.remote) {
+            candidate.came_to(cx.now, path.source());
+            candidate.replies_from_same_port = path.remote == pending.remote;
+            candidate.seen_from = Some(seen_from.ip());
+            candidate.pong(cx.now, cx.now - pending.sent, jitter);
+        }
+        self.choose(cx);
+        self.consider_upgrade(cx, pending.remote);
+        Ok(())
+    }
+
+    /// Sends the pings that are due, as far as the cap allows: the last step of every handler.
+    pub(crate) fn send_due_pings(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let due = self.candidates.due(cx.now, |ip| cx.host.reaches(ip));
+            let port = cx.host.port;
+            let due = due.map(|it| (it.remote, it.source(cx.now, port)));
+            let Some((remote, source)) = due else {
+                return;
+            };
+            if let Some(until) = self.first_ping_not_before(cx, remote) {
+                if let Some(candidate) = self.candidates.get_mut(remote) {
+                    candidate.postpone(until);
+                }
+                continue;
+            }
+            let tx_id = cx.tx_id();
+            let ping = Message::Ping {
+                tx_id,
+                node_key: cx.host.node_key,
+                padding: 0,
+            };
+            let sent = self.send(cx, Budget::Ping, source, remote, &ping);
+            let room_at = self.limiter.room_at(cx.now, Budget::Ping);
+            let jitter = cx.jitter(IDLE_JITTER);
+            if let Some(candidate) = self.candidates.get_mut(remote) {
+                if sent {
+                    candidate.pinged(cx.now, jitter);
+                } else {
+                    candidate.postpone(room_at);
+                }
+            }
+            if sent {
+                cx.counters.pings_sent += 1;
+                self.await_pong(Pending {
+                    tx_id,
+                    remote,
+                    sent: cx.now,
+                });
+            }
+        }
+    }
+
+    /// Until when the first ping to a public address waits, where this host's router grants a port. The peer's ping comes in by that
+    /// port if it comes first. A ping of this host opens a mapping of its own, by another port, between the same two ends;
+    /// then some NATs (pf's) have no place for the peer's, and drop it.
+    fn first_ping_not_before(&self, cx: &Context<'_>, remote: SocketAddr) -> Option<Instant> {
+        let granted = cx.host.router_port.granted();
+        let clashes = is_open(granted) && cx.host.nat.seen != granted.map(SocketAddr::V4);
+        let IpAddr::V4(ip) = remote.ip() else {
+            return None;
+        };
+        let heard = self.candidates.get(remote)?.heard;
+        let until = self.search.started + OFFER_DELAY;
+        let waits = clashes && is_public(ip) && heard.is_none() && cx.now < until;
+        waits.then_some(until)
+    }
+
+    fn await_pong(&mut self, pending: Pending) {
+        let expired = |it: &Pending| it.sent + PING_LIFETIME <= pending.sent;
+        while self.pending.front().is_some_and(expired) || self.pending.len() >= MAX_PENDING {
+            self.pending.pop_front();
+        }
+        self.pending.push_back(pending);
+    }
+
+    fn burst(&mut self, cx: &mut Context<'_>, step: usize) {
+        self.search.burst_at = Some(cx.now);
+        self.candidates.burst(cx.now, step);
+    }
+
+    /// A burst, unless one is going on.
+    fn burst_again(&mut self, cx: &mut Context<'_>, step: usize) {
+        let going_on = |at: Instant| cx.now < at + RESTART_MIN_GAP;
+        if !self.search.burst_at.is_some_and(going_on) {
+            self.burst(cx, step);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! A port that a router grants ([`crate::portmap`]), as far as joining peers goes.
+
+use std::net::SocketAddrV4;
+
+use crate::proto::is_public;
+
+/// What came of asking this host's router for a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouterPort {
+    /// It is not asked (`--port-mapping=false`).
+    #[default]
+    Off,
+    /// There is none: no router to ask, or it grants none.
+    None,
+    /// What comes to this address and port of the router is handed to the data port, whoever sent it.
+    Granted(SocketAddrV4),
+}
+
+impl RouterPort {
+    /// The port, if there is one.
+    pub fn granted(self) -> Option<SocketAddrV4> {
+        match self {
+            RouterPort::Granted(external) => Some(external),
+            RouterPort::Off | RouterPort::None => None,
+        }
+    }
+}
+
+/// Whether everybody on the internet can send to a port that a router granted: not where the router is behind another NAT.
+pub(in crate::peer) fn is_open(granted: Option<SocketAddrV4>) -> bool {
+    granted.is_some_and(|it| is_public(*it.ip()))
+}

@@ -1,0 +1,95 @@
+//! What a path is, and what makes one better than another.
+
+pub(in crate::peer) mod local_address;
+pub(in crate::peer) mod nomination;
+pub(in crate::peer) mod switch_reason;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// What a path of which nothing is known yet is taken to carry, bytes: Ethernet's MTU. More has to be shown first.
+pub const FIRST_PATH_MTU: u16 = 1500;
+
+/// A path to a peer as the kernel's tunnel uses it: from `port` on `local` to `remote`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path {
+    /// This host's address: the tunnel's `local`. Unspecified where the route is to choose.
+    pub local: IpAddr,
+    /// This host's UDP port: the tunnel's `encap-sport`. The data port, or one that a port search found.
+    pub port: u16,
+    /// The peer's address and port as seen from here: the tunnel's `remote` and `encap-dport`.
+    pub remote: SocketAddr,
+}
+
+impl Path {
+    /// This host's address and port.
+    pub(crate) fn source(&self) -> SocketAddr {
+        SocketAddr::new(self.local, self.port)
+    }
+
+    /// Whether the packets of both paths go from one address to one address, whatever their ports.
+    pub(crate) fn has_addresses_of(self, other: Path) -> bool {
+        (self.local, self.remote.ip()) == (other.local, other.remote.ip())
+    }
+
+    /// The same from whichever address the route chooses: the tunnel's `local any`. For a host that lost `local`, which the kernel
+    /// would go on to send from as long as a link that is down keeps it.
+    #[must_use]
+    pub(crate) fn without_local(self) -> Self {
+        let local = match self.local {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Path { local, ..self }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.source(), self.remote)
+    }
+}
+
+/// How data reaches the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Via {
+    /// Inside one LAN: the peer's private address is on-link, and no NAT is in between.
+    Lan,
+    /// Any other way from host to host, through whatever NATs there are.
+    Direct,
+}
+
+impl Via {
+    /// The name in `gretun --json peers`; stable.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Via::Lan => "lan",
+            Via::Direct => "direct",
+        }
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether an address means something only inside one site: RFC 1918, IPv4 and IPv6 link-local, RFC 4193. The shared
+/// space of carrier NATs (RFC 6598) is not among them: two customers of one carrier share no LAN.
+pub(crate) fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+/// Whether a datagram can be sent there at all, from one host to another.
+pub(crate) fn is_usable(remote: SocketAddr) -> bool {
+    let ip = remote.ip();
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    // A link-local IPv6 address needs a scope, which no candidate carries.
+    let scoped = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    remote.port() != 0
+        && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast || scoped)
+}

@@ -1,0 +1,286 @@
+//! The path MTU by probing, as in RFC 8899: pings on the data port, padded to the size in question, that may not be
+//! fragmented. One that is answered fits. ICMP is not needed and not believed.
+//!
+//! A search goes by rounds. The first asks for all well-known sizes at once, so that most paths are known after a single round
+//! trip; the others narrow down what is left. A round ends when its largest ping is answered, or when all that are not were
+//! sent three times. Nothing is concluded from silence unless data crossed the tunnel meanwhile: then large packets are lost,
+//! and not the path. Once the size is known a ping confirms it every few seconds, and larger ones ask for more now and then.
+
+use std::time::{Duration, Instant};
+
+use crate::peer::constants::{
+    MTU_CONFIRM_GAP, MTU_PATIENCE_MAX, MTU_PATIENCE_MIN, MTU_RAISE_GAP, MTU_TRIES,
+};
+use crate::peer::path::Path;
+use crate::proto::TxId;
+
+/// Sizes of IP packets that real links carry: IPv6's least (RFC 8200), other tunnels, PPPoE (RFC 2516), Ethernet, jumbo frames.
+const WELL_KNOWN: [u16; 5] = [1280, 1400, 1492, 1500, 9000];
+
+/// What every path is taken to carry: over IPv4 an inner packet of 576 bytes (RFC 791) and the tunnel's 36.
+const LEAST_IPV4: u16 = 612;
+
+/// What every IPv6 path must carry (RFC 8200 section 5).
+const LEAST_IPV6: u16 = 1280;
+
+/// The largest that is asked for: what the data port's receive buffer holds, above every jumbo frame in use.
+const LARGEST: u16 = 9216;
+
+/// Sizes that a round of narrowing down asks for.
+const POINTS: u16 = 3;
+
+/// What the pings of a round are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Finding the size.
+    Search,
+    /// The size is known; nothing is under way until then.
+    Rest,
+    /// Does the size in use still fit?
+    Confirm,
+    /// Would a larger one fit by now?
+    Raise,
+}
+
+/// One size that is asked for.
+#[derive(Debug)]
+struct Probe {
+    size: u16,
+    /// One for each time it was sent.
+    tx_ids: Vec<TxId>,
+}
+
+/// The search over one path.
+#[derive(Debug)]
+pub(crate) struct MtuSearch {
+    least: u16,
+    /// The MTU of the device that packets leave through: nothing larger is sent.
+    bound: u16,
+    /// The largest size that got through, or that every path carries.
+    good: u16,
+    /// The largest size that may get through.
+    limit: u16,
+    phase: Phase,
+    round: Vec<Probe>,
+    round_began: Instant,
+    answered_at: Option<Instant>,
+    confirm_at: Instant,
+    raise_at: Instant,
+    settled: Option<u16>,
+}
+
+/// What there is to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Send a ping of each of these sizes, and call again after a round trip.
+    Send(Vec<u16>),
+    /// Nothing is answered: a data ping must show whether the path lives. Call again after a round trip.
+    ShowLife,
+    /// Nothing until then.
+    Sleep(Instant),
+}
+
+impl MtuSearch {
+    /// A search over `path`, from a device whose MTU is `bound` bytes. `used` is what the tunnel was found with.
+    pub(crate) fn new(now: Instant, path: Path, bound: u16, used: Option<u16>) -> Self {
+        let least = if path.remote.is_ipv4() {
+            LEAST_IPV4
+        } else {
+            LEAST_IPV6
+        };
+        let bound = bound.min(LARGEST);
+        let mut search = MtuSearch {
+            least,
+            bound,
+            good: least,
+            limit: bound,
+            phase: Phase::Search,
+            round: Vec::new(),
+            round_began: now,
+            answered_at: None,
+            confirm_at: now,
+            raise_at: now,
+            settled: used,
+        };
+        search.restart(now);
+        search
+    }
+
+    /// The device's MTU may have changed; returns whether the search begins again for that.
+    pub(crate) fn set_bound(&mut self, now: Instant, bound: u16) -> bool {
+        let bound = bound.min(LARGEST);
+        let changed = self.bound != bound;
+        if changed {
+            self.bound = bound;
+            self.restart(now);
+        }
+        changed
+    }
+
+    /// What the tunnel's outer packets may measure, bytes; nothing while that is not known.
+    pub(crate) fn path_mtu(&self) -> Option<u16> {
+        self.settled.map(|it| it.min(self.bound))
+    }
+
+    /// How long a ping may take: two round trips.
+    pub(crate) fn patience(round_trip: Duration) -> Duration {
+        (round_trip * 2).clamp(MTU_PATIENCE_MIN, MTU_PATIENCE_MAX)
+    }
+
+    /// Goes on. `alive_at` is when data last crossed the tunnel and back.
+    pub(crate) fn advance(&mut self, now: Instant, alive_at: Option<Instant>) -> Step {
+        loop {
+            if self.phase == Phase::Rest
+                && let Some(until) = self.end_rest(now)
+            {
+                return Step::Sleep(until);
+            }
+            let unsent = self.unsent();
+            if !unsent.is_empty() {
+                return Step::Send(unsent);
+            }
+            let alive = [alive_at, self.answered_at].into_iter().flatten();
+            let lives = alive.max().is_some_and(|at| at >= self.round_began);
+            if !self.round.is_empty() && self.phase != Phase::Raise && !lives {
+                return Step::ShowLife;
+            }
+            self.conclude(now);
+        }
+    }
+
+    /// Begins the round that is due, or says when one will be.
+    fn end_rest(&mut self, now: Instant) -> Option<Instant> {
+        let may_grow = self.good < self.bound;
+        if now >= self.confirm_at {
+            self.begin_round(now, Phase::Confirm, vec![self.good]);
+        } else if may_grow && now >= self.raise_at {
+            let larger = self.well_known(self.good + 1);
+            self.begin_round(now, Phase::Raise, larger);
+        } else if may_grow {
+            return Some(self.confirm_at.min(self.raise_at));
+        } else {
+            return Some(self.confirm_at);
+        }
+        None
+    }
+
+    /// A ping of this size was sent.
+    pub(crate) fn sent(&mut self, size: u16, tx_id: TxId) {
+        if let Some(probe) = self.round.iter_mut().find(|probe| probe.size == size) {
+            probe.tx_ids.push(tx_id);
+        }
+    }
+
+    /// Whether a ping with this id was sent and waits for its answer.
+    pub(crate) fn awaits(&self, tx_id: TxId) -> bool {
+        self.round.iter().any(|it| it.tx_ids.contains(&tx_id))
+    }
+
+    /// A ping was answered. False when it was none of these.
+    pub(crate) fn answered(&mut self, now: Instant, tx_id: TxId) -> bool {
+        let Some(size) = self
+            .round
+            .iter()
+            .find(|probe| probe.tx_ids.contains(&tx_id))
+            .map(|probe| probe.size)
+        else {
+            return false;
+        };
+        self.answered_at = Some(now);
+        self.good = self.good.max(size);
+        self.limit = self.limit.max(size);
+        self.round.retain(|probe| probe.size > size);
+        true
+    }
+
+    /// Whether every ping of the round was answered, so that there is nothing to wait for.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.phase != Phase::Rest && self.round.is_empty()
+    }
+
+    fn restart(&mut self, now: Instant) {
+        self.good = self.least.min(self.bound);
+        self.limit = self.bound;
+        let sizes = self.well_known(self.least);
+        self.begin_round(now, Phase::Search, sizes);
+    }
+
+    fn begin_round(&mut self, now: Instant, phase: Phase, sizes: Vec<u16>) {
+        self.phase = phase;
+        self.round_began = now;
+        self.round = sizes
+            .into_iter()
+            .map(|size| Probe {
+                size,
+                tx_ids: Vec::new(),
+            })
+            .collect();
+    }
+
+    /// The well-known sizes from `from` up to the bound, and the bound.
+    fn well_known(&self, from: u16) -> Vec<u16> {
+        let mut sizes: Vec<u16> = WELL_KNOWN
+            .into_iter()
+            .filter(|size| *size >= from && *size < self.bound)
+            .collect();
+        sizes.push(self.bound);
+        sizes
+    }
+
+    /// The sizes whose pings are to be sent, for the first time or again.
+    fn unsent(&self) -> Vec<u16> {
+        let tries = match self.phase {
+            // A lost ping costs nothing here: the next try comes.
+            Phase::Raise => 1,
+            Phase::Search | Phase::Confirm | Phase::Rest => MTU_TRIES,
+        };
+        self.round
+            .iter()
+            .filter(|probe| probe.tx_ids.len() < tries)
+            .map(|probe| probe.size)
+            .collect()
+    }
+
+    /// The round is over: what is still in it did not get through.
+    fn conclude(&mut self, now: Instant) {
+        let refused = self.round.iter().map(|probe| probe.size).min();
+        match self.phase {
+            Phase::Confirm if refused.is_some() => return self.restart(now),
+            Phase::Confirm => return self.rest(now),
+            Phase::Raise if self.settled.is_some_and(|settled| self.good <= settled) => {
+                self.raise_at = now + MTU_RAISE_GAP;
+                return self.rest(now);
+            }
+            _ => {}
+        }
+        if let Some(refused) = refused {
+            self.limit = refused - 1;
+        }
+        if self.settled.is_none_or(|settled| self.good < settled) {
+            self.settled = Some(self.good);
+        }
+        let span = self.limit.saturating_sub(self.good);
+        if span == 0 {
+            self.settled = Some(self.good);
+            self.raise_at = now + MTU_RAISE_GAP;
+            return self.rest(now);
+        }
+        let mut sizes: Vec<u16> = (1..=POINTS)
+            .map(|point| {
+                self.good + (u32::from(span) * u32::from(point)).div_ceil(u32::from(POINTS)) as u16
+            })
+            .collect();
+        sizes.dedup();
+        self.begin_round(now, Phase::Search, sizes);
+    }
+
+    fn rest(&mut self, now: Instant) {
+        self.phase = Phase::Rest;
+        self.round.clear();
+        self.confirm_at = now + MTU_CONFIRM_GAP;
+    }
+}
+
+#[cfg(test)]
+#[path = "mtu_search_tests.rs"]
+mod tests;

@@ -1,0 +1,7 @@
+//! What a peer looks like from outside: its state, and why the pair is joined or not.
+
+pub(in crate::peer) mod explain;
+pub(in crate::peer) mod input;
+pub(in crate::peer) mod state;
+mod text;
+mod unreachable_reason;
