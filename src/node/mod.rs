@@ -175,6 +175,11 @@ impl Node {
         let Some(peer) = self.by_disco.get(&envelope.sender).copied() else {
             return self.drop_input(DropReason::UnknownSender);
         };
+        // It came through the tunnel's link, or through another host that knows the way into the overlay. Over a path to
+        // such an address, the tunnel would run inside itself.
+        if self.network.is_tunnel_ip(peer, from.ip()) {
+            return self.drop_input(DropReason::ThroughTunnel);
+        }
         let channel = Channel::Udp(Path {
             local: local.ip(),
             port: local.port(),
@@ -507,6 +512,7 @@ impl Node {
         };
         let mut seen = self.stun.answers().map(|(_, seen)| seen);
         self.host.nat.seen = seen.find(SocketAddr::is_ipv4);
+        self.host.nat.is_asked = self.stun.is_asking(&self.host.locals);
     }
 
     /// Extra ports are listened to as long as some peer needs them.

@@ -235,6 +235,12 @@ impl Network {
         self.members.get(&peer).map_or(&[], |it| &it.offers)
     }
 
+    /// Returns whether `ip` is an address of `peer` inside the overlay.
+    pub(super) fn is_tunnel_ip(&self, peer: NodePublic, ip: IpAddr) -> bool {
+        let record = self.members.get(&peer).and_then(|it| it.record.as_ref());
+        record.is_some_and(|it| it.tunnel_ips.contains(&ip))
+    }
+
     /// Decides again what each tunnel carries, and hands out the tunnels that were asked for or that carry something else
     /// than before. Cheap when nothing has changed.
     pub(super) fn update(&mut self, out: &mut VecDeque<Output>) {

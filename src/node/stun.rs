@@ -106,6 +106,12 @@ impl StunClient {
         (asked().count(), answered.count())
     }
 
+    /// Whether a server over IPv4 that has not answered yet may still do so: a request or one of its repetitions is under way.
+    pub(super) fn is_asking(&self, locals: &[IpAddr]) -> bool {
+        let mut asked = self.servers.iter().filter(|it| reaches(locals, it.addr));
+        asked.any(|it| it.addr.is_ipv4() && it.mapped.is_none() && !it.silent)
+    }
+
     /// Asks all servers again that are not being asked, unless that was done just now.
     pub(super) fn refresh(&mut self, now: Instant) {
         if self.refreshed.is_some_and(|at| now < at + REFRESH_MIN_GAP) {

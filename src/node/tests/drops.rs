@@ -208,3 +208,16 @@ fn dropped_messages_teach_no_address() {
         assert!(sent.iter().all(|(to, _)| *to != elsewhere), "{message:?}");
     }
 }
+
+/// A path to an address inside the overlay would lead the tunnel through itself.
+#[test]
+fn a_ping_from_the_peers_address_inside_the_overlay_is_no_path() {
+    let mut bench = Bench::with_peer(Role::Controlled);
+    bench.sent();
+    bench.ping_from("100.64.0.2:7777");
+    assert_eq!(bench.dropped(DropReason::ThroughTunnel), 1);
+    assert_eq!(bench.sent(), []);
+    bench.nominate(1, "100.64.0.2:7777");
+    assert_eq!(bench.dropped(DropReason::ThroughTunnel), 2);
+    assert_eq!(bench.wanted_path(), None);
+}

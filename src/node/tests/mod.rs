@@ -3,6 +3,7 @@
 mod chaos;
 mod conduct;
 mod drops;
+mod stun;
 mod transitions;
 
 use std::time::Duration;

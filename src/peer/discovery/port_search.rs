@@ -38,6 +38,8 @@ pub const EXTRA_PORTS: Range<u16> = 20_480..32_768;
 pub(crate) struct NatState {
     /// Whether each destination gets a public port of its own; `None` while too few servers answered.
     pub(crate) dependent: Option<bool>,
+    /// Whether a server that has not answered yet may still do so.
+    pub(crate) is_asked: bool,
     /// Where a server saw the data port.
     pub(crate) seen: Option<SocketAddr>,
     /// What the NAT gives to new flows.
@@ -312,8 +314,8 @@ impl Peer {
         let nat = cx.host.nat;
         if nat.dependent == Some(true) {
             self.observe_and_tell(cx);
-        } else if nat.dependent.is_none() && nat.seen.is_none() {
-            // No STUN server has answered yet.
+        } else if nat.dependent.is_none() && (nat.seen.is_none() || nat.is_asked) {
+            // No STUN server has answered yet, or too few: those that are left decide whether a search is of use at all.
             if self.state == State::Punching {
                 self.timers.set(Timer::PortSearch, cx.now + OFFER_DELAY);
             }
