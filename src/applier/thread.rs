@@ -66,7 +66,7 @@ pub struct Handle {
     ended: Option<oneshot::Receiver<()>>,
 }
 
-/// Tells the thread that links changed.
+/// Tells the thread that links, or gretun's table in nftables, changed.
 #[derive(Clone, Debug)]
 pub struct LinkChanges(Arc<Shared>);
 

@@ -22,6 +22,7 @@ use super::stun_servers;
 use super::teardown::TeardownError;
 use crate::applier::desired::ListenPort;
 use crate::applier::owner_alias::OwnerAlias;
+use crate::applier::thread::LinkChanges;
 use crate::applier::{machine, thread};
 use crate::coordinator::{self, ClientError, Registration};
 use crate::error::{Kind, UserError, chain};
@@ -175,6 +176,9 @@ async fn open(
     };
     let wanted = thread::start(applier_config, noted, note_ports, applied_tx)?;
     let link_changes = wanted.link_changes();
+    if config.snat_routes {
+        watch_masquerading(wanted.link_changes());
+    }
     let changes = Kernel::watch()?.inspect(move |change| {
         if change.links {
             link_changes.notify();
@@ -217,6 +221,21 @@ async fn open(
     daemon.drain_outputs();
     daemon.wanted.begin();
     Ok(daemon)
+}
+
+/// Has the applier look whenever somebody changes the table with the masquerading, such as by `nft flush ruleset`.
+fn watch_masquerading(changes: LinkChanges) {
+    match Kernel::watch_nftables() {
+        Ok(watch) => {
+            tokio::spawn(watch.for_each(move |()| {
+                changes.notify();
+                std::future::ready(())
+            }));
+        }
+        Err(error) => {
+            warn!(error = %chain(&error), "masquerading that somebody removes comes back only with the next change of a link");
+        }
+    }
 }
 
 /// Begins to ask the router for a port; or gives back what an earlier run was granted, where it is not to be asked any more.

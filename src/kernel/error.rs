@@ -28,15 +28,15 @@ pub enum KernelError {
         /// What netlink said.
         reason: String,
     },
-    /// A program that does part of the work failed.
-    #[error("cannot {operation}: {name}: {said}")]
-    Program {
-        /// What was tried.
+    /// The table of gretun in nftables could not be changed.
+    #[error("cannot {operation}: {reason}")]
+    Nftables {
+        /// The masquerading that was to be added or removed.
         operation: String,
-        /// The program.
-        name: &'static str,
-        /// What it said.
-        said: String,
+        /// The errno, where the kernel gave one.
+        errno: Option<i32>,
+        /// The reason in words.
+        reason: String,
     },
 }
 
@@ -45,7 +45,8 @@ impl KernelError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             KernelError::Refused { source, .. } => source.raw_os_error(),
-            KernelError::Netlink { .. } | KernelError::Program { .. } => None,
+            KernelError::Nftables { errno, .. } => *errno,
+            KernelError::Netlink { .. } => None,
         }
     }
 
@@ -58,12 +59,16 @@ impl KernelError {
         }
     }
 
-    /// A program that does part of the work failed.
-    pub(super) fn program(operation: impl Into<String>, name: &'static str, said: &str) -> Self {
-        KernelError::Program {
+    /// The table of gretun in nftables could not be changed.
+    pub(super) fn nftables(
+        operation: impl Into<String>,
+        errno: Option<i32>,
+        reason: &impl ToString,
+    ) -> Self {
+        KernelError::Nftables {
             operation: operation.into(),
-            name,
-            said: said.to_owned(),
+            errno,
+            reason: reason.to_string(),
         }
     }
 
@@ -96,10 +101,13 @@ impl UserError for KernelError {
     }
 
     fn hint(&self) -> Option<String> {
-        if let KernelError::Program { name, .. } = self {
-            return Some(format!(
-                "is `{name}` installed, and does the kernel have nf_tables? `{name} list ruleset` tells"
-            ));
+        if let KernelError::Nftables { errno, .. } = self
+            && !matches!(errno, Some(libc::EPERM | libc::EACCES))
+        {
+            return Some(
+                "`modprobe -a nft_chain_nat nft_masq` loads what masquerading needs; `nft list table inet gretun` shows what is there"
+                    .to_owned(),
+            );
         }
         let hint = match self.errno()? {
             libc::EPERM | libc::EACCES => {

@@ -7,8 +7,8 @@ use super::header_fields::InheritOrFixed;
 use super::mode::{Family, Mode};
 use super::mtu;
 use super::op::KernelOp;
-use super::snat;
 use super::state::{LinkConfig, TunnelRoute};
+use super::{nftables, snat};
 
 pub(super) fn of(op: &KernelOp) -> Vec<String> {
     let one = |command| vec![command];
@@ -47,8 +47,8 @@ pub(super) fn of(op: &KernelOp) -> Vec<String> {
         }
         KernelOp::DeleteSnat { link, network } => {
             let (list, delete) = (
-                format!("nft list table inet {}", snat::TABLE),
-                format!("nft delete table inet {}", snat::TABLE),
+                format!("nft list table inet {}", nftables::TABLE),
+                format!("nft delete table inet {}", nftables::TABLE),
             );
             vec![
                 nft(&snat::element("delete", link, *network)),

@@ -9,6 +9,7 @@ pub mod header_fields;
 pub mod mode;
 pub mod mtu;
 pub mod name;
+pub mod nftables;
 pub mod op;
 pub mod owner;
 pub mod plan;

@@ -1,22 +1,28 @@
-//! Address translation for tunnels in nftables: one table of gretun's own with a set of (interface, network) pairs for each IP
-//! version, and rules that never change. Adding or removing a pair changes one element.
+//! Masquerading for tunnels: the sets, the chain and the rules of the nftables table that do it, and the same as `nft` commands.
 //!
-//! A pair masquerades packets that leave through the tunnel towards the network, and packets that come out of the tunnel and go on
-//! to the network. So the option works at either end, wherever hosts have no route back through the tunnel.
+//! A pair (interface, network) masquerades packets that leave through the tunnel towards the network, and packets that come out of
+//! the tunnel and go on to the network. So the option works at either end, wherever hosts have no route back through the tunnel.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-/// The name of a tunnel, and a network towards which its traffic is masqueraded.
-pub type SnatPair = (String, IpNet);
+use super::mode::Family;
+use super::nftables::{Chain, Element, Hook, Interface, Rule, Set, TABLE, Table};
 
-/// The table; its family is `inet`.
-pub const TABLE: &str = "gretun";
+/// The name of a tunnel, and a network towards which its traffic is masqueraded.
+pub type SnatPair = Element;
+
 /// The chain with the rules.
-pub const CHAIN: &str = "tunnels_postrouting";
+const CHAIN: &str = "tunnels_postrouting";
+
 /// The sets, for IPv4 and IPv6.
 pub const SETS: [&str; 2] = ["tunnels_snat4", "tunnels_snat6"];
 
-/// Makes the table with its sets, chain and rules; as one transaction it can be repeated at any time.
+/// The priority `srcnat` of nft(8).
+const SRCNAT: i32 = 100;
+
+/// The commands for [`table`] without its elements; as one transaction they can be repeated at any time.
 pub const SCRIPT: &str = "\
 add table inet gretun
 add set inet gretun tunnels_snat4 { type ifname . ipv4_addr; flags interval; }
@@ -30,9 +36,45 @@ add rule inet gretun tunnels_postrouting iifname . ip6 daddr @tunnels_snat6 masq
 
 /// The command that adds or deletes a pair.
 pub fn element(verb: &str, link: &str, network: IpNet) -> String {
-    let set = match network {
-        IpNet::V4(_) => SETS[0],
-        IpNet::V6(_) => SETS[1],
-    };
+    let set = set_of(Family::of_net(network));
     format!("{verb} element inet {TABLE} {set} {{ \"{link}\" . {network} }}")
+}
+
+/// The table that masquerades these pairs.
+pub fn table(pairs: impl IntoIterator<Item = SnatPair>) -> Table {
+    let families = [Family::V4, Family::V6];
+    let empty = families.map(|family| {
+        let elements = BTreeSet::new();
+        (set_of(family).to_owned(), Set { family, elements })
+    });
+    let mut sets = BTreeMap::from(empty);
+    for (link, network) in pairs {
+        if let Some(set) = sets.get_mut(set_of(Family::of_net(network))) {
+            // nftables, which reads a network by its first and last address, knows no host bits.
+            set.elements.insert((link, network.trunc()));
+        }
+    }
+    let rules = families.into_iter().flat_map(|family| {
+        [Interface::Output, Interface::Input].map(|interface| Rule {
+            interface,
+            family,
+            set: set_of(family).to_owned(),
+        })
+    });
+    let chain = Chain {
+        hook: Hook::NatPostrouting,
+        priority: SRCNAT,
+        rules: rules.collect(),
+    };
+    Table {
+        sets,
+        chains: BTreeMap::from([(CHAIN.to_owned(), chain)]),
+    }
+}
+
+fn set_of(family: Family) -> &'static str {
+    match family {
+        Family::V4 => SETS[0],
+        Family::V6 => SETS[1],
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use gretun::applier::machine::{Applied, Config};
 use gretun::applier::thread::{self, Handle};
 use gretun::kernel::Kernel;
@@ -13,7 +14,7 @@ use gretun::node::{DesiredTunnel, Inside, Outside, Path};
 use gretun::proto::NodePublic;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::lab::{Host, kernel_is_able};
+use crate::lab::{Host, kernel_is_able, run};
 
 const PORT: u16 = 7777;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -105,6 +106,47 @@ fn every_request_is_answered_and_nothing_is_made_after_the_end() {
         want(&applier, 3);
         assert!(reports.recv().await.is_none(), "the thread has ended");
         assert!(kernel.link_index("gretun0").is_err());
+    });
+}
+
+/// Docker, a firewall's reload, or NixOS's `networking.nftables.flushRuleset`: what others flush with their own is put back at once.
+#[test]
+fn masquerading_that_somebody_flushed_is_put_back() {
+    if !kernel_is_able() {
+        return;
+    }
+    let (host, _far) = Host::pair();
+    host.block_on(|| async {
+        let (applier, mut reports) = start();
+        let kernel = Kernel::open().unwrap();
+        let changes = applier.link_changes();
+        let watch = Kernel::watch_nftables().unwrap();
+        let watch = tokio::spawn(watch.for_each(move |()| {
+            changes.notify();
+            std::future::ready(())
+        }));
+        let network = "203.0.113.0/24".parse().unwrap();
+        let mut masquerading = tunnel(1);
+        masquerading.inside.snat = vec![network];
+        applier.send_modify(|all| {
+            all.insert(peer(), masquerading);
+        });
+        assert_eq!(done(&mut reports).await, 1);
+        let pairs = [("gretun0".to_owned(), network)];
+        assert_eq!(kernel.snat_pairs(), pairs);
+        for damage in [
+            "flush ruleset",
+            "flush chain inet gretun tunnels_postrouting",
+        ] {
+            run(&format!("nft {damage}"));
+            assert_eq!(kernel.snat_pairs(), []);
+            let deadline = Instant::now() + PATIENCE;
+            while kernel.snat_pairs() != pairs {
+                assert!(Instant::now() < deadline, "nobody noticed: {damage}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        watch.abort();
     });
 }
 

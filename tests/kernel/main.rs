@@ -13,6 +13,7 @@ mod discovery_socket;
 mod fou;
 mod lab;
 mod networkd;
+mod nftables;
 mod probe;
 mod traffic;
 mod tunnel_apply;

@@ -4,6 +4,6 @@ pub(in crate::kernel) mod address;
 pub(in crate::kernel) mod interfaces;
 pub mod lock;
 pub mod netns;
-mod nft;
+mod nftables;
 pub mod preflight;
 pub mod process;

@@ -108,7 +108,7 @@ impl KernelSocket {
     }
 
     /// Receives one datagram into the buffer.
-    fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<()> {
+    pub fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<()> {
         buffer.clear();
         match self.socket.recv(buffer, 0) {
             Ok(_) => Ok(()),

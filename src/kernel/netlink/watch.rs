@@ -58,19 +58,29 @@ impl Kernel {
     pub fn watch() -> Result<impl Stream<Item = NetChange> + Send + use<>, KernelError> {
         let failed = |error| KernelError::netlink("watch the network", error);
         let socket = open().map_err(failed)?;
-        // SAFETY: the socket keeps the descriptor that it was made with, and is dropped with the registration.
-        let socket = unsafe { AsyncFd::register(socket) };
-        let socket = socket.map_err(|error| failed(error.into()))?;
-        Ok(futures_util::stream::unfold(socket, |socket| async {
-            match next(&socket).await {
+        stream(socket, take).map_err(failed)
+    }
+}
+
+/// What `take` takes from the socket, whenever it has something. Ends when the kernel closes the socket.
+pub(in crate::kernel) fn stream<T: Send + 'static>(
+    socket: Socket,
+    take: fn(&Socket) -> io::Result<T>,
+) -> io::Result<impl Stream<Item = T> + Send + use<T>> {
+    // SAFETY: the socket keeps the descriptor that it was made with, and is dropped with the registration.
+    let socket = unsafe { AsyncFd::register(socket) }?;
+    Ok(futures_util::stream::unfold(
+        socket,
+        move |socket| async move {
+            match next(&socket, take).await {
                 Ok(change) => Some((change, socket)),
                 Err(error) => {
                     tracing::error!(%error, "the network cannot be watched any more");
                     None
                 }
             }
-        }))
-    }
+        },
+    ))
 }
 
 fn open() -> io::Result<Socket> {
@@ -86,7 +96,7 @@ fn open() -> io::Result<Socket> {
 }
 
 /// Waits for a change, and takes what else is there.
-async fn next(socket: &AsyncFd<Socket>) -> io::Result<NetChange> {
+async fn next<T>(socket: &AsyncFd<Socket>, take: fn(&Socket) -> io::Result<T>) -> io::Result<T> {
     loop {
         let mut ready = socket.readable().await?;
         if let Ok(change) = ready.try_io(|socket| take(socket.get_ref())) {

@@ -12,9 +12,9 @@ use crate::tunnel::file::DEFAULT_SET;
 use crate::tunnel::mode::{Family, Mode};
 use crate::tunnel::op::KernelOp;
 use crate::tunnel::plan;
-use crate::tunnel::snat;
 use crate::tunnel::spec::TunnelSpec;
 use crate::tunnel::state::Observed;
+use crate::tunnel::{nftables, snat};
 
 /// The path MTU (Ethernet's) that is assumed if the MTU is to follow the path, because commands cannot follow it.
 const ASSUMED_PATH: u32 = 1500;
@@ -425,7 +425,8 @@ impl Reading {
             return Ok(());
         }
         let element = snat::SETS.iter().find_map(|set| {
-            let rest = command.strip_prefix(&format!("add element inet {} {set} ", snat::TABLE))?;
+            let rest =
+                command.strip_prefix(&format!("add element inet {} {set} ", nftables::TABLE))?;
             let pair = rest.strip_prefix("{ \"")?.strip_suffix(" }")?;
             pair.split_once("\" . ")
         });
