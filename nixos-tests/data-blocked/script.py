@@ -29,6 +29,7 @@ with subtest("explain names the host whose firewall it is, and what to do"):
     for machine, other, cause in ((alice, "bob", "data-dropped-at-peer"), (bob, "alice", "data-dropped-here")):
         told = explain(machine, other)
         assert told["cause"] == cause, told
+        assert peer(machine, other)["reason"] == told["verdict"], told
         assert told["evidence"] and any("7777" in remedy for remedy in told["remedies"]), told
         machine.log(machine.succeed(f"gretun explain {other}"))
 

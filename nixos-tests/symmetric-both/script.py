@@ -5,7 +5,7 @@ with subtest("neither side claims a path, and both say why"):
         record = wait_for_peer(machine, other, "unreachable")
 
         def says_why(last: bool, machine: Host = machine, other: str = other) -> bool:
-            return "both are behind symmetric NATs" in peer(machine, other)["reason"]
+            return "both NATs are symmetric" in peer(machine, other)["reason"]
 
         retry(says_why, 60)
         assert record["via"] is None, record

@@ -212,7 +212,7 @@ impl Daemon {
                     reason,
                     ..
                 } => {
-                    info!(peer = name, %from, %to, after_ms = after.as_millis(), cause = reason, "peer state");
+                    info!(peer = name, %from, %to, after_ms = after.as_millis(), %reason, "peer state");
                     if (from, to) == (State::Punching, State::Direct) {
                         self.metrics.hole_punched(after.as_secs_f64());
                     }
@@ -222,6 +222,12 @@ impl Daemon {
                         port_mapping.doubt();
                     }
                 }
+                Output::VerdictChange {
+                    name,
+                    state,
+                    reason,
+                    ..
+                } => info!(peer = name, %state, %reason, "peer verdict"),
             }
         }
     }
@@ -263,7 +269,7 @@ impl Daemon {
                 peers,
                 ..
             }) => {
-                self.coordinator_up = true;
+                self.set_coordinator_up(true);
                 if self.config.stun_servers.is_empty() {
                     let host = self.config.coordinator.host();
                     let names = stun_servers::at_host(host, &stun_ports);
@@ -286,8 +292,13 @@ impl Daemon {
             Event::Peers(list) => self.handle_peers(list.peers),
             Event::Signal { from, sealed } => self.node.handle_signal(now, from, &sealed),
             Event::BadSignal => self.node.count_drop(DropReason::Malformed),
-            Event::Lost => self.coordinator_up = false,
+            Event::Lost => self.set_coordinator_up(false),
         }
+    }
+
+    fn set_coordinator_up(&mut self, is_up: bool) {
+        self.coordinator_up = is_up;
+        self.node.handle_coordinator(is_up);
     }
 
     /// The whole list of peers, as the coordinator just said.

@@ -151,6 +151,19 @@ impl Metrics {
                 .inc_by(*count);
         }
         registry.register(Box::new(switches))?;
+        let changes = prometheus::IntCounterVec::new(
+            Opts::new(
+                "gretun_peer_state_changes_total",
+                "Changes of peers' states, by the new state and the reason",
+            ),
+            &["state", "reason"],
+        )?;
+        for ((state, reason), count) in &counters.state_changes {
+            changes
+                .with_label_values(&[state.as_str(), reason])
+                .inc_by(*count);
+        }
+        registry.register(Box::new(changes))?;
         let mut text = Vec::new();
         TextEncoder::new().encode(&registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())

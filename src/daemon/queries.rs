@@ -81,12 +81,7 @@ impl Daemon {
 
     fn gauges(&self) -> Gauges {
         Gauges {
-            states: self
-                .node
-                .status()
-                .iter()
-                .map(|status| status.state)
-                .collect(),
+            states: self.node.states().map(|(_, state)| state).collect(),
             coordinator_up: self.coordinator_up,
             router_port: self.has_router_port(),
             receive_overruns: self.port.overruns(),
@@ -96,7 +91,7 @@ impl Daemon {
 
     fn peer_views(&self) -> Result<Vec<PeerView>, KernelError> {
         let observed = self.kernel.links_without_routes()?.tunnels;
-        let views = self.node.status().into_iter().map(|status| {
+        let views = self.node.status(Instant::now()).into_iter().map(|status| {
             let link = self
                 .tunnels
                 .get(&status.node_key)
@@ -106,7 +101,7 @@ impl Daemon {
                 node_key: status.node_key,
                 tunnel_ips: status.tunnel_ips,
                 state: status.state.to_string(),
-                reason: status.reason,
+                reason: status.reason.to_string(),
                 via: status.via.map(|via| via.to_string()),
                 endpoint: status.path.map(|path| path.remote),
                 interface: link.map(|link| link.state.link.name.clone()),
@@ -144,11 +139,11 @@ impl Daemon {
 
     fn judge(&self, peer: &str) -> Option<(Evidence, Explanation)> {
         let key = self.find(peer)?.node_key;
-        self.node.explain(Instant::now(), key, self.coordinator_up)
+        self.node.explain(Instant::now(), key)
     }
 
     fn find(&self, peer: &str) -> Option<PeerStatus> {
-        let mut peers = self.node.status().into_iter();
+        let mut peers = self.node.status(Instant::now()).into_iter();
         peers.find(|it| {
             it.name == peer
                 || it.node_key.to_string() == peer

@@ -20,7 +20,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use tracing::{info, info_span, trace, warn};
 
-use crate::peer::{Channel, Context, Host, NatState, PacketWindow, Peer, is_usable};
+use crate::peer::{Channel, Context, Host, HostSnapshot, NatState, PacketWindow, Peer, is_usable};
 use crate::proto::api::{Endpoint, EndpointKind, EndpointsRequest, PeerRecord};
 use crate::proto::disco::Envelope;
 use crate::proto::{DiscoPublic, DiscoSecret, NodePublic};
@@ -39,8 +39,8 @@ pub use crate::proto::NatMapping;
 pub use crate::peer::{
     Cause, Counters, DesiredTunnel, DropReason, EXTRA_PORTS, Evidence, Explanation, FIRST_PATH_MTU,
     Inside, LinkKind, LocalAddress, MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, Output,
-    Outside, Path, PeerStatus, Remedy, RouterPort, Side, State, SwitchReason, Tried, TunnelReport,
-    TunnelSeen, Via,
+    Outside, Path, PeerStatus, PortSearchOutcome, Remedy, RouterPort, Side, State, StateReason,
+    SwitchReason, Tried, TunnelReport, TunnelSeen, Via,
 };
 
 /// What a node is made of.
@@ -118,6 +118,7 @@ impl Node {
                 endpoints: Vec::new(),
                 nat: NatState::default(),
                 router_port: RouterPort::default(),
+                snapshot: HostSnapshot::default(),
                 aggressive: config.aggressive_punch,
             },
             disco: config.disco,
@@ -368,9 +369,14 @@ impl Node {
     }
 
     /// Every peer, by node key.
-    pub fn status(&self) -> Vec<PeerStatus> {
+    pub fn status(&self, now: Instant) -> Vec<PeerStatus> {
         let peers = self.peers.values();
-        peers.map(|it| it.status(&self.host)).collect()
+        peers.map(|it| it.status(now, &self.host)).collect()
+    }
+
+    /// The state of every peer, by node key.
+    pub fn states(&self) -> impl Iterator<Item = (NodePublic, State)> {
+        self.peers.iter().map(|(key, it)| (*key, it.state()))
     }
 
     /// The networks that a peer offers, each with the reason if it is not routed into the peer's tunnel.
@@ -503,6 +509,7 @@ impl Node {
     }
 
     fn update_nat(&mut self) {
+        self.update_snapshot();
         self.host.nat.dependent = match self.stun.nat(&self.host.locals) {
             NatMapping::Unknown => None,
             NatMapping::None | NatMapping::EndpointIndependent | NatMapping::PortIndependent => {
@@ -583,6 +590,7 @@ impl Node {
             &mut self.out,
             &mut self.counters,
         );
+        self.update_snapshot();
     }
 
     fn with_peer(
@@ -596,6 +604,7 @@ impl Node {
         };
         let _span = info_span!("peer", name = peer.name(), %key).entered();
         let mut ask_stun = false;
+        let mut udp_came_in = None;
         let mut tunnel = None;
         let mut observe_nat = false;
         let mut cx = Context {
@@ -606,11 +615,14 @@ impl Node {
             tunnel: &mut tunnel,
             counters: &mut self.counters,
             ask_stun: &mut ask_stun,
+            udp_came_in: &mut udp_came_in,
             observe_nat: &mut observe_nat,
             search_limiter: &mut self.search_limiter,
             requests: &mut self.requests,
         };
         step(peer, &mut cx);
+        let udp_came_in = udp_came_in.or(self.host.snapshot.udp_came_in);
+        self.host.snapshot.udp_came_in = udp_came_in;
         // Nothing else changes a peer, and whatever changes the host tells all peers.
         self.deadlines.set(key, peer.poll_timeout(&self.host));
         let changed = if peer.needs_extra_ports(now, self.host.port) {

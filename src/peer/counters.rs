@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::peer::path::switch_reason::SwitchReason;
+use crate::peer::verdict::state::State;
+use crate::peer::verdict::state_reason::StateReason;
 
 /// Why a datagram, frame or signal was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,11 +101,17 @@ pub struct Counters {
     pub port_search_pings_sent: u64,
     /// Switches of a tunnel from one path to another, by reason.
     pub path_switches: BTreeMap<SwitchReason, u64>,
+    /// Changes of a peer's state, by the state that it came into and by the name of the reason.
+    pub state_changes: BTreeMap<(State, &'static str), u64>,
     /// Input that was dropped, by reason.
     pub drops: BTreeMap<DropReason, u64>,
 }
 
 impl Counters {
+    pub(crate) fn count_state_change(&mut self, to: State, reason: &StateReason) {
+        *self.state_changes.entry((to, reason.as_str())).or_default() += 1;
+    }
+
     /// Counts one dropped input.
     pub(crate) fn count_drop(&mut self, reason: DropReason) {
         *self.drops.entry(reason).or_default() += 1;

@@ -55,10 +55,11 @@ pub use path::switch_reason::SwitchReason;
 pub use path::{FIRST_PATH_MTU, Path, Via};
 pub use tunnel::desired::{DesiredTunnel, Inside, Outside};
 pub use verdict::explain::{
-    Cause, Evidence, Explanation, Remedy, Side, Tried, TunnelSeen, explain,
+    Cause, Evidence, Explanation, PortSearchOutcome, Remedy, Side, Tried, TunnelSeen, explain,
 };
 pub(crate) use verdict::input::HostSnapshot;
 pub use verdict::state::{PeerStatus, State, TunnelReport};
+pub use verdict::state_reason::StateReason;
 
 /// What a peer needs to know of the host it runs on.
 #[derive(Debug)]
@@ -79,6 +80,8 @@ pub(crate) struct Host {
     pub(crate) aggressive: bool,
     /// What the router grants for the data port.
     pub(crate) router_port: RouterPort,
+    /// What the verdicts on peers rest on besides.
+    pub(crate) snapshot: HostSnapshot,
 }
 
 impl Host {
@@ -117,6 +120,8 @@ pub(crate) struct Context<'a> {
     pub(crate) counters: &'a mut Counters,
     /// Set when this host's own mapping is in doubt: STUN should be asked now.
     pub(crate) ask_stun: &'a mut bool,
+    /// Set when disco comes from a public address.
+    pub(crate) udp_came_in: &'a mut Option<Instant>,
     /// Set when a port search wants to know what the NAT gives to new flows.
     pub(crate) observe_nat: &'a mut bool,
     /// The cap on packets of port searches, for all peers together.
@@ -150,9 +155,6 @@ impl Context<'_> {
     }
 }
 
-const NO_ENDPOINT: &str = "no endpoint is known";
-const OFFLINE: &str = "the coordinator says that the peer is offline";
-
 /// How an envelope came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Channel {
@@ -176,7 +178,8 @@ pub(crate) struct Peer {
     controlling: bool,
     shared: DiscoShared,
     state: State,
-    reason: String,
+    /// For a pair that is not connected, the verdict that was logged last.
+    reason: StateReason,
     since: Instant,
     timers: Timers,
     limiter: PacketWindow,
@@ -217,7 +220,7 @@ impl Peer {
             controlling: host.node_key > record.node_key,
             shared,
             state: State::Unknown,
-            reason: NO_ENDPOINT.to_owned(),
+            reason: StateReason::NewEndpoints,
             since: now,
             timers: Timers::default(),
             limiter: PacketWindow::default(),
@@ -245,6 +248,10 @@ impl Peer {
         self.state == State::Direct
     }
 
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -266,7 +273,7 @@ impl Peer {
         self.port_search = PortSearch::default();
         self.tunnel = None;
         self.timers = Timers::default();
-        self.begin_search(cx, "the peer has a new disco key".to_owned());
+        self.begin_search(cx, StateReason::NewDiscoKey);
     }
 
     /// The coordinator's record of the peer, new or again.
@@ -288,14 +295,14 @@ impl Peer {
         }
         match self.state {
             State::Unknown | State::HaveEndpoints if came_online => {
-                self.begin_search(cx, "the peer is online".to_owned());
+                self.begin_search(cx, StateReason::PeerOnline);
             }
             State::Unknown if added && self.online => {
-                self.begin_search(cx, "the peer has endpoints now".to_owned());
+                self.begin_search(cx, StateReason::NewEndpoints);
             }
             State::Unknown if added => self.wait_for_peer(cx),
             State::Unreachable if came_online || added => {
-                self.begin_search(cx, "the coordinator has news of the peer".to_owned());
+                self.begin_search(cx, StateReason::PeerChanged);
             }
             State::Unreachable if !self.online => self.conclude(cx),
             _ => {}
@@ -309,7 +316,7 @@ impl Peer {
         if locals_changed {
             self.candidates.keep_locals(&cx.host.locals);
             if let Some(gone) = self.abandon_lost_local(cx) {
-                self.begin_search(cx, format!("this host lost its address {gone}"));
+                self.begin_search(cx, StateReason::LocalAddressLost(gone));
             } else if self.state.is_proven() {
                 // The new address may lead to the peer's LAN, and the old path may not lead anywhere any more.
                 self.candidates.burst(cx.now, 0);
@@ -321,7 +328,7 @@ impl Peer {
         match self.state {
             State::Punching | State::Direct => self.send_call_me_maybe(cx),
             State::Unreachable => {
-                self.begin_search(cx, "this host can be reached elsewhere now".to_owned());
+                self.begin_search(cx, StateReason::HostChanged);
             }
             State::Unknown | State::HaveEndpoints => {}
         }
@@ -332,7 +339,7 @@ impl Peer {
     pub(crate) fn handle_route_change(&mut self, cx: &mut Context<'_>) {
         match self.state {
             State::Punching | State::Unreachable => {
-                self.begin_search(cx, "this host has other routes now".to_owned());
+                self.begin_search(cx, StateReason::RouteChanged);
             }
             State::Unknown | State::HaveEndpoints | State::Direct => {}
         }
@@ -467,7 +474,7 @@ impl Peer {
         }
     }
 
-    pub(crate) fn status(&self, host: &Host) -> PeerStatus {
+    pub(crate) fn status(&self, now: Instant, host: &Host) -> PeerStatus {
         let path = self.tunnel.as_ref().map(|tunnel| tunnel.path);
         PeerStatus {
             name: self.name.clone(),
@@ -476,7 +483,7 @@ impl Peer {
             tunnel_ips: self.tunnel_ips.clone(),
             online: self.online,
             state: self.state,
-            reason: self.reason.clone(),
+            reason: self.state_reason(now, host),
             since: self.since,
             path,
             via: path
@@ -486,11 +493,40 @@ impl Peer {
         }
     }
 
+    /// Comes into a state in which no path is searched for, by the verdict on the pair.
+    fn enter_unconnected(&mut self, cx: &mut Context<'_>, to: State) {
+        if self.state == to {
+            return self.judge_again(cx);
+        }
+        // The verdict rests on the state and on what was seen since its begin.
+        let before = (self.state, self.since);
+        (self.state, self.since) = (to, cx.now);
+        let reason = self.state_reason(cx.now, cx.host);
+        (self.state, self.since) = before;
+        self.enter(cx, to, reason);
+    }
+
+    /// Has the log follow the verdict on a pair that stays unconnected.
+    fn judge_again(&mut self, cx: &mut Context<'_>) {
+        let reason = self.state_reason(cx.now, cx.host);
+        if reason != self.reason {
+            debug!(state = %self.state, %reason, "verdict");
+            cx.out.push_back(Output::VerdictChange {
+                peer: self.node_key,
+                name: self.name.clone(),
+                state: self.state,
+                reason: reason.clone(),
+            });
+            self.reason = reason;
+        }
+    }
+
     /// Comes into a state, or stays in it for another reason.
-    fn enter(&mut self, cx: &mut Context<'_>, to: State, reason: String) {
+    fn enter(&mut self, cx: &mut Context<'_>, to: State, reason: StateReason) {
         let from = self.state;
         if from != to {
             debug!(peer = %self.name, %from, %to, %reason, "state");
+            cx.counters.count_state_change(to, &reason);
             cx.out.push_back(Output::StateChange {
                 peer: self.node_key,
                 name: self.name.clone(),

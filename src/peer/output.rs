@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::peer::tunnel::desired::DesiredTunnel;
 use crate::peer::verdict::state::State;
+use crate::peer::verdict::state_reason::StateReason;
 use crate::proto::NodePublic;
 use crate::proto::api::EndpointsRequest;
 
@@ -68,7 +69,18 @@ pub enum Output {
         to: State,
         /// How long it had been in `from`: of `punching` to `direct`, the time that hole punching took.
         after: Duration,
-        /// Why, with the evidence.
-        reason: String,
+        /// Why.
+        reason: StateReason,
+    },
+    /// The verdict on a peer that stays unconnected, in the state that it had, is another one; for the log.
+    VerdictChange {
+        /// The peer's node key.
+        peer: NodePublic,
+        /// Its name.
+        name: String,
+        /// The state that it is in.
+        state: State,
+        /// The verdict, as [`StateReason::NotConnected`].
+        reason: StateReason,
     },
 }

@@ -22,6 +22,11 @@ impl World {
     /// Restarts the coordinator's process: its table survives, connections and signals do not.
     pub fn set_coordinator(&mut self, up: bool) {
         self.coordinator.up = up;
+        for host in &mut self.hosts {
+            if let Some(node) = &mut host.node {
+                node.handle_coordinator(up && host.registered);
+            }
+        }
         if up {
             for id in self.host_ids() {
                 let incarnation = self.hosts[id.0].incarnation;
@@ -83,6 +88,7 @@ impl World {
         }
         host.registered = true;
         if let Some(node) = &mut host.node {
+            node.handle_coordinator(true);
             node.handle_stun_servers(now, servers);
         }
         self.drain(id);

@@ -68,9 +68,22 @@ impl World {
                 } => {
                     let line = format!("{from} -> {to} after {after:.1?}: {reason}");
                     self.hosts[id.0].log.push((self.now, line));
+                    let said = (self.now, to, reason.to_string());
+                    self.hosts[id.0].said.insert(peer, said);
                     if to == State::Direct {
                         self.check_claim(id, peer);
                     }
+                }
+                Output::VerdictChange {
+                    peer,
+                    state,
+                    reason,
+                    ..
+                } => {
+                    let said = (self.now, state, reason.to_string());
+                    self.hosts[id.0].said.insert(peer, said);
+                    let line = format!("{state}: {reason}");
+                    self.hosts[id.0].log.push((self.now, line));
                 }
             }
         }

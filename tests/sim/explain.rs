@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use gretun::node::{Cause, Evidence, Explanation, Remedy, Side, State};
+use gretun::node::{Cause, Evidence, Explanation, Remedy, Side, State, StateReason};
 
 use crate::grid::kinds;
 use crate::nat::{Filtering, Mapping, NatKind, Ports};
@@ -20,8 +20,7 @@ type Kind = Option<NatKind>;
 
 fn explain(world: &World, at: HostId, of: HostId) -> (Evidence, Explanation) {
     let peer = world.hosts[of.0].node_key;
-    let up = world.coordinator.up;
-    let found = world.node(at).explain(world.now, peer, up);
+    let found = world.node(at).explain(world.now, peer);
     found.expect("the peer is known")
 }
 
@@ -329,4 +328,131 @@ fn before_everything_was_tried_there_is_no_verdict() {
     world.run(SECOND);
     assert_eq!(world.state(a, b), State::Punching);
     assert_eq!(cause(&world, a, b), Cause::Searching);
+}
+
+/// What the log said last about a peer.
+fn logged(world: &World, at: HostId, of: HostId) -> (State, String) {
+    let peer = world.hosts[of.0].node_key;
+    let (_, state, reason) = world.hosts[at.0]
+        .said
+        .get(&peer)
+        .expect("it was logged")
+        .clone();
+    (state, reason)
+}
+
+/// Asserts that `gretun explain`, `gretun peers` and the log give one verdict on a pair, and returns it.
+fn one_verdict(world: &World, at: HostId, of: HostId) -> Cause {
+    let (_, explanation) = explain(world, at, of);
+    let status = world.status(at, of);
+    let (state, line) = logged(world, at, of);
+    let story = world.story();
+    assert_eq!(state, status.state, "{story}");
+    match status.reason {
+        StateReason::NotConnected { cause, verdict } => {
+            assert_eq!(cause, explanation.cause);
+            assert_eq!(verdict, explanation.verdict);
+            assert_eq!(line, verdict, "{story}");
+        }
+        reason => {
+            assert_eq!(line, reason.to_string());
+            if state == State::Punching {
+                assert!(
+                    explanation.verdict.contains(&line),
+                    "{}",
+                    explanation.verdict
+                );
+            } else {
+                assert_eq!(explanation.cause, Cause::Direct, "{story}");
+            }
+        }
+    }
+    explanation.cause
+}
+
+#[test]
+fn explain_and_peers_and_the_log_give_one_verdict() {
+    type Situation = (&'static str, fn(&mut World, [HostId; 2]), Kind, [Cause; 2]);
+    const SYMMETRIC: Kind = Some(NatKind::SYMMETRIC);
+    let situations: [Situation; 7] = [
+        ("all is well", |_, _| {}, RESTRICTED, [Cause::Direct; 2]),
+        (
+            "a firewall drops data",
+            |world, [_, b]| world.hosts[b.0].firewall.drops_data = true,
+            RESTRICTED,
+            [Cause::DataDroppedAtPeer, Cause::DataDroppedHere],
+        ),
+        (
+            "UDP is blocked",
+            |world, [_, b]| world.hosts[b.0].firewall.drops_udp = true,
+            RESTRICTED,
+            [Cause::UdpBlockedAtPeer, Cause::UdpBlockedHere],
+        ),
+        (
+            "the kernel refuses",
+            |world, hosts| {
+                for host in hosts {
+                    world.hosts[host.0].refuses = Some("Operation not supported".to_owned());
+                }
+            },
+            RESTRICTED,
+            [Cause::KernelRefused; 2],
+        ),
+        (
+            "both NATs are symmetric",
+            |_, _| {},
+            SYMMETRIC,
+            [Cause::SymmetricBoth; 2],
+        ),
+        (
+            "no port search, by the hosts' settings",
+            |world, hosts| {
+                for host in hosts {
+                    world.hosts[host.0].aggressive_punch = false;
+                }
+            },
+            SYMMETRIC,
+            [Cause::SymmetricBoth; 2],
+        ),
+        (
+            "STUN is silent",
+            |world, _| world.servers_answer = false,
+            SYMMETRIC,
+            [Cause::UdpBlockedHere; 2],
+        ),
+    ];
+    for (name, change, kind, expected) in situations {
+        let mut world = World::new(21);
+        let a = world.site("a", 2, kind);
+        let b = world.site("b", 1, kind);
+        change(&mut world, [a, b]);
+        world.start(a);
+        world.start(b);
+        world.run(2 * SECOND);
+        one_verdict(&world, a, b);
+        world.run(LONG);
+        let found = [one_verdict(&world, a, b), one_verdict(&world, b, a)];
+        assert_eq!(found, expected, "{name}\n{}", world.story());
+    }
+}
+
+#[test]
+fn the_log_follows_a_verdict_that_changes_without_the_state() {
+    let (mut world, [a, b]) = changed(|world, [_, b]| {
+        world.hosts[b.0].firewall.drops_udp = true;
+    });
+    assert_eq!(one_verdict(&world, b, a), Cause::UdpBlockedHere);
+    world.set_coordinator(false);
+    // The next try of the peer.
+    world.run(LONG);
+    assert_eq!(one_verdict(&world, b, a), Cause::NoNetwork);
+    world.set_coordinator(true);
+    world.run(LONG);
+    assert_eq!(one_verdict(&world, b, a), Cause::UdpBlockedHere);
+    // A peer that is gone, and then nobody to ask.
+    world.stop(a);
+    world.set_online(a, false);
+    world.run(2 * LONG);
+    assert_eq!(logged(&world, b, a).0, State::HaveEndpoints);
+    one_verdict(&world, b, a);
 }

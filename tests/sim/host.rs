@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gretun::node::{
     EXTRA_PORTS, Inside, InterfaceNumbers, LinkKind, LocalAddress, NetworkSettings, Node,
-    NodeConfig, Path, RouterPort,
+    NodeConfig, Path, RouterPort, State,
 };
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
@@ -111,6 +111,8 @@ pub struct Host {
     pub search_pings: u64,
     /// State changes seen, newest last.
     pub log: Vec<(Instant, String)>,
+    /// The latest line of the log about each peer: when, its state and the reason.
+    pub said: BTreeMap<NodePublic, (Instant, State, String)>,
 }
 
 impl Host {
@@ -152,6 +154,7 @@ impl Host {
             search_pings: 0,
             sent_total: 0,
             log: Vec::new(),
+            said: BTreeMap::new(),
         }
     }
 

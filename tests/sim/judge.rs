@@ -84,9 +84,9 @@ impl World {
             if !host.clock.is_awake_for(PROOF_AGE, self.now) {
                 continue;
             }
-            for status in node.status() {
-                if status.state == State::Direct {
-                    self.check_crossed(id, status.node_key, self.now - PROOF_AGE);
+            for (peer, state) in node.states() {
+                if state == State::Direct {
+                    self.check_crossed(id, peer, self.now - PROOF_AGE);
                 }
             }
         }

@@ -19,9 +19,7 @@ const EXTERNAL: u16 = 40_123;
 
 fn verdict(world: &World, at: HostId, of: HostId) -> (Cause, Vec<Remedy>, String) {
     let peer = world.hosts[of.0].node_key;
-    let found = world
-        .node(at)
-        .explain(world.now, peer, world.coordinator.up);
+    let found = world.node(at).explain(world.now, peer);
     let (_, explanation) = found.expect("the peer is known");
     (
         explanation.cause,
@@ -157,7 +155,7 @@ fn a_port_that_is_switched_off_is_the_first_remedy_and_says_how() {
     world.start(b);
     world.run(30 * SECOND);
     let peer = world.hosts[b.0].node_key;
-    let found = world.node(a).explain(world.now, peer, true);
+    let found = world.node(a).explain(world.now, peer);
     let (evidence, explanation) = found.expect("the peer is known");
     let first = explanation.remedies[0].text(&evidence);
     assert!(first.contains("--port-mapping"), "{first}");

@@ -362,7 +362,7 @@ impl World {
 
     pub fn status(&self, at: HostId, of: HostId) -> PeerStatus {
         let key = self.hosts[of.0].node_key;
-        let status = self.node(at).status();
+        let status = self.node(at).status(self.local_time(at));
         status
             .into_iter()
             .find(|it| it.node_key == key)
@@ -372,8 +372,8 @@ impl World {
     pub fn state(&self, at: HostId, of: HostId) -> State {
         let key = self.hosts[of.0].node_key;
         let node = self.hosts[at.0].node.as_ref();
-        let status = node.and_then(|it| it.status().into_iter().find(|it| it.node_key == key));
-        status.map_or(State::Unknown, |it| it.state)
+        let state = node.and_then(|it| it.states().find(|(peer, _)| *peer == key));
+        state.map_or(State::Unknown, |(_, state)| state)
     }
 
     pub fn joined(&self, one: HostId, other: HostId) -> bool {

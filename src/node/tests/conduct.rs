@@ -19,7 +19,14 @@ fn a_state_change_says_how_long_and_why() {
     let (from, to, after, reason) = last.unwrap();
     assert_eq!((from, to), (State::Punching, State::Unreachable));
     assert_eq!(after, 5 * SECOND);
-    assert_eq!(reason, format!("no answer from {REMOTE}"));
+    let StateReason::NotConnected { cause, verdict } = reason else {
+        panic!("{reason}");
+    };
+    assert_eq!(cause, Cause::UdpBlockedAtPeer, "{verdict}");
+    let status = bench.status();
+    assert_eq!(status.reason.to_string(), verdict);
+    let key = (State::Unreachable, cause.as_str());
+    assert_eq!(bench.node.counters().state_changes[&key], 1);
 }
 
 #[test]
@@ -217,7 +224,7 @@ fn a_removed_peer_loses_its_tunnel_and_its_voice() {
     let peer = bench.peer;
     let expected = [Output::RemoveTunnel { peer }, Output::KeepInterfaceNumbers];
     assert_eq!(bench.outputs, expected);
-    assert!(bench.node.status().is_empty());
+    assert_eq!(bench.node.states().count(), 0);
     bench.ping_from(REMOTE);
     assert_eq!(bench.dropped(DropReason::UnknownSender), 1);
 }
@@ -314,7 +321,7 @@ fn whoever_copies_a_disco_key_is_ignored() {
         ..record.clone()
     };
     bench.node.handle_peers(bench.now, &[copy, record]);
-    assert_eq!(bench.node.status().len(), 1);
+    assert_eq!(bench.node.states().count(), 1);
     assert_eq!(bench.state(), State::Direct);
 }
 

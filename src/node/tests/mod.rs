@@ -290,7 +290,7 @@ impl Bench {
     }
 
     fn status(&self) -> PeerStatus {
-        self.node.status().remove(0)
+        self.node.status(self.now).remove(0)
     }
 
     fn state(&self) -> State {

@@ -227,7 +227,8 @@ fn transitions() {
                 it.wanted_path().unwrap();
                 it.report_failed("no");
                 it.pass(6 * SECOND);
-                assert!(it.status().reason.contains("could not be set up: no"));
+                let reason = it.status().reason.to_string();
+                assert!(reason.contains("does not take the tunnel: no"), "{reason}");
             },
             State::Unreachable,
         ),

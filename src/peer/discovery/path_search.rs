@@ -11,7 +11,7 @@ use crate::peer::discovery::candidates::AdvertisedBy;
 use crate::peer::discovery::port_mapping::is_open;
 use crate::peer::packet_window::Budget;
 use crate::peer::timers::Timer;
-use crate::peer::{Context, DropReason, NO_ENDPOINT, OFFLINE, Output, Path, Peer, State};
+use crate::peer::{Context, DropReason, Output, Path, Peer, State, StateReason, path};
 use crate::proto::disco::Message;
 use crate::proto::{TxId, is_public};
 
@@ -54,7 +54,7 @@ pub(crate) struct Pending {
 
 impl Peer {
     /// Looks for a path with all means, for [`SEARCH_TIMEOUT`].
-    pub(crate) fn begin_search(&mut self, cx: &mut Context<'_>, reason: String) {
+    pub(crate) fn begin_search(&mut self, cx: &mut Context<'_>, reason: StateReason) {
         self.begin_search_since(cx, cx.now, reason);
     }
 
@@ -63,7 +63,7 @@ impl Peer {
         &mut self,
         cx: &mut Context<'_>,
         started: Instant,
-        reason: String,
+        reason: StateReason,
     ) {
         self.search.started = started;
         self.search.retries = 0;
@@ -74,7 +74,7 @@ impl Peer {
         self.call_again(cx);
         self.expect_port_search(cx);
         if self.candidates.is_empty() {
-            self.enter(cx, State::Unknown, NO_ENDPOINT.to_owned());
+            self.enter_unconnected(cx, State::Unknown);
         } else {
             self.enter(cx, State::Punching, reason);
         }
@@ -89,7 +89,7 @@ impl Peer {
 
     /// The peer is offline by what the coordinator says, which may be out of date: it gets a ping now and then.
     pub(crate) fn wait_for_peer(&mut self, cx: &mut Context<'_>) {
-        self.enter(cx, State::HaveEndpoints, OFFLINE.to_owned());
+        self.enter_unconnected(cx, State::HaveEndpoints);
         self.retry(cx);
     }
 
@@ -103,6 +103,7 @@ impl Peer {
         };
         self.search.retries += 1;
         self.timers.set(Timer::Retry, cx.now + gap);
+        self.judge_again(cx);
         if !self.is_choosing() {
             self.search.started = cx.now;
         }
@@ -137,14 +138,14 @@ impl Peer {
             .candidates
             .iter()
             .any(|it| it.heard_since(self.search.started));
-        if self.candidates.is_empty() {
-            self.enter(cx, State::Unknown, NO_ENDPOINT.to_owned());
+        let state = if self.candidates.is_empty() {
+            State::Unknown
         } else if self.online || heard {
-            let reason = self.evidence(cx);
-            self.enter(cx, State::Unreachable, reason);
+            State::Unreachable
         } else {
-            self.enter(cx, State::HaveEndpoints, OFFLINE.to_owned());
-        }
+            State::HaveEndpoints
+        };
+        self.enter_unconnected(cx, state);
         if self.timers.get(Timer::Retry).is_none() {
             let gap = RETRY_GAPS[self.search.retries.min(RETRY_GAPS.len() - 1)];
             self.timers.set(Timer::Retry, cx.now + gap);
@@ -214,7 +215,7 @@ impl Peer {
             }
             State::Unreachable if !added => self.burst_again(cx, RETRY_STEP),
             _ => {
-                self.begin_search(cx, "the peer calls".to_owned());
+                self.begin_search(cx, StateReason::CallMeMaybe);
             }
         }
         self.offer_port_search_soon(cx);
@@ -227,6 +228,9 @@ impl Peer {
     /// A packet of the peer came over `path`.
     pub(crate) fn heard_from(&mut self, cx: &mut Context<'_>, path: Path) {
         let added = self.candidates.heard(cx.now, path, self.search.started);
+        if !path::is_private(path.remote.ip()) {
+            *cx.udp_came_in = Some(cx.now);
+        }
         self.hasten_loss(cx.now);
         if path.port != cx.host.port {
             self.heard_at_extra_port(cx, path);
@@ -234,10 +238,10 @@ impl Peer {
         self.revalidate(cx);
         match self.state {
             State::Unknown | State::HaveEndpoints => {
-                self.begin_search(cx, format!("the peer is heard from {}", path.remote));
+                self.begin_search(cx, StateReason::PacketReceived(path.remote));
             }
             State::Unreachable if added => {
-                self.begin_search(cx, format!("the peer is heard from {}", path.remote));
+                self.begin_search(cx, StateReason::PacketReceived(path.remote));
             }
             _ => {}
         }

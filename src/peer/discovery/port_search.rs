@@ -25,6 +25,7 @@ use crate::peer::constants::{
 use crate::peer::packet_window::Budget;
 use crate::peer::path::switch_reason::SwitchReason;
 use crate::peer::timers::Timer;
+use crate::peer::verdict::explain::PortSearchOutcome;
 use crate::peer::{Context, DropReason, Output, Path, Peer, State};
 use crate::proto::TxId;
 use crate::proto::disco::{Message, PortOffer};
@@ -639,52 +640,19 @@ impl Peer {
         state.not_before = Some(now + gap);
     }
 
-    /// Packets that the latest search sent without finding an open port.
-    pub(crate) fn guesses_in_vain(&self) -> Option<usize> {
-        self.port_search.in_vain.map(|(sent, _)| sent)
-    }
-
-    /// What ports have to do with it that no path was found; for the verdict.
-    pub(crate) fn port_evidence(&self, cx: &Context<'_>) -> Option<String> {
-        let ours = cx.host.nat.dependent == Some(true);
-        let theirs = self
-            .port_search
-            .peer_offer
-            .is_some_and(|(_, it)| it.dependent);
-        let whose = match (ours, theirs) {
-            (true, true) => {
-                "both are behind symmetric NATs, which give every destination another port"
+    /// How the latest port search ended without a path.
+    pub(crate) fn port_search_outcome(&self) -> Option<PortSearchOutcome> {
+        let state = &self.port_search;
+        match state.in_vain {
+            Some((sent, seen)) => Some(PortSearchOutcome::InVain {
+                sent,
+                to: seen.ip(),
+            }),
+            None if state.our_offer.is_some() && state.peer_offer.is_none() => {
+                Some(PortSearchOutcome::PeerTakesNoPart)
             }
-            (true, false) => {
-                "this host is behind a symmetric NAT, which gives every destination another port"
-            }
-            (false, true) => {
-                "the peer is behind a symmetric NAT, which gives every destination another port"
-            }
-            // Not known to be.
-            (false, false) => {
-                let (sent, seen) = self.port_search.in_vain?;
-                let ip = seen.ip();
-                return Some(format!(
-                    "{sent} packets to ports of {ip} met none that is open"
-                ));
-            }
-        };
-        let search = match self.port_search.in_vain {
-            _ if !cx.host.aggressive => "--aggressive-punch is off".to_owned(),
-            _ if ours && theirs && self.port_search.in_vain.is_none() => {
-                return Some(format!("{whose} that cannot be foretold"));
-            }
-            Some((sent, seen)) => format!(
-                "{sent} packets to ports of {} met none that is open",
-                seen.ip()
-            ),
-            None if self.port_search.peer_offer.is_none() => {
-                "the peer takes no part in a search for ports".to_owned()
-            }
-            None => return Some(whose.to_owned()),
-        };
-        Some(format!("{whose}, and {search}"))
+            None => None,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::peer::discovery::candidates::RoundTrip;
 use crate::peer::path::switch_reason::SwitchReason;
 use crate::peer::timers::Timer;
 use crate::peer::tunnel::path_mtu::TunnelMtu;
-use crate::peer::{Context, DropReason, Outside, Path, Peer, State, TunnelReport};
+use crate::peer::{Context, DropReason, Outside, Path, Peer, State, StateReason, TunnelReport};
 use crate::proto::TxId;
 use crate::proto::disco::Message;
 
@@ -214,7 +214,7 @@ impl Peer {
         }
         self.candidates.adopt(cx.now, path);
         self.tunnel = Some(Tunnel::adopted(path, path_mtu));
-        self.begin_search(cx, format!("testing the tunnel found over {path}"));
+        self.begin_search(cx, StateReason::Adopted(path));
         self.send_data_probe(cx);
         self.send_due_pings(cx);
     }
@@ -521,10 +521,8 @@ impl Peer {
         }
         self.resume_mtu_search(cx);
         if !self.state.is_proven() {
-            let took = round_trip.as_secs_f64() * 1e3;
             let remote = path.remote;
-            let reason =
-                format!("data crossed the tunnel to {remote} and back, the last in {took:.1} ms");
+            let reason = StateReason::DataCrossed { remote, round_trip };
             self.enter(cx, State::Direct, reason);
         }
     }
@@ -616,8 +614,7 @@ impl Peer {
         }
         self.loss_timeout = LOSS_TIMEOUT;
         self.candidates.forget_extra_ports(cx.host.port);
-        let reason = format!("no answer came through the tunnel over {path} any more");
-        self.begin_search_since(cx, late, reason);
+        self.begin_search_since(cx, late, StateReason::PathLost(path));
         self.choose(cx);
     }
 
@@ -644,8 +641,7 @@ impl Peer {
             }
         }
         if moved {
-            let reason = format!("no data crossed the tunnel after it moved to {path}");
-            self.begin_search(cx, reason);
+            self.begin_search(cx, StateReason::SwitchFailed(path));
         }
         self.choose(cx);
         self.conclude_if_ended(cx);

@@ -56,6 +56,20 @@ pub struct TunnelSeen {
     pub latest: Option<Duration>,
 }
 
+/// How a port search ended without a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortSearchOutcome {
+    /// This host has offered it, and the peer has never told of its own NAT.
+    PeerTakesNoPart,
+    /// Its packets met no open port.
+    InVain {
+        /// Number of packets.
+        sent: usize,
+        /// The peer's public address.
+        to: IpAddr,
+    },
+}
+
 /// The observations about one peer and this host, from which the diagnosis follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
@@ -65,6 +79,8 @@ pub struct Evidence {
     pub port: u16,
     /// The state of the peer.
     pub state: State,
+    /// Why paths are being searched for, while they are.
+    pub searching_because: Option<String>,
     /// Whether the coordinator can be reached from here.
     pub coordinator_up: bool,
     /// Whether the coordinator heard from the peer lately, by its last word.
@@ -89,8 +105,8 @@ pub struct Evidence {
     pub peer_mapped: Option<SocketAddrV4>,
     /// Whether ports are searched for where a NAT is symmetric (`--aggressive-punch`).
     pub aggressive: bool,
-    /// Packets that the latest search for ports sent in vain.
-    pub guesses: Option<usize>,
+    /// The outcome of the latest port search, unless it led to a path.
+    pub port_search: Option<PortSearchOutcome>,
     /// Every place that was tried.
     pub tried: Vec<Tried>,
     /// The tunnel, once a path was chosen.
@@ -254,12 +270,12 @@ fn cause(it: &Evidence) -> Cause {
         State::HaveEndpoints => return Cause::PeerOffline,
         State::Punching | State::Unreachable => {}
     }
-    if it.tunnel.as_ref().is_some_and(|it| it.error.is_some()) {
-        return Cause::KernelRefused;
-    }
     // It takes five seconds to try everything; a verdict before that would be a guess.
     if it.state == State::Punching {
         return Cause::Searching;
+    }
+    if it.tunnel.as_ref().is_some_and(|it| it.error.is_some()) {
+        return Cause::KernelRefused;
     }
     if it.tried.iter().any(|it| it.answered) {
         return match &it.tunnel {

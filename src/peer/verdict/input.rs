@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::peer::constants::{IDLE_GAP, IDLE_JITTER, SEARCH_TIMEOUT};
 use crate::peer::discovery::port_mapping::is_open;
-use crate::peer::verdict::explain::{Evidence, Tried, TunnelSeen};
-use crate::peer::{Context, Host, Peer, path};
+use crate::peer::verdict::explain::{Evidence, Explanation, Tried, TunnelSeen, explain};
+use crate::peer::{Context, Host, Peer, State, StateReason};
 use crate::proto::NatMapping;
 use crate::proto::api::{EndpointKind, PeerRecord};
 
@@ -15,15 +15,17 @@ const LATELY: Duration = IDLE_GAP
     .saturating_add(IDLE_JITTER)
     .saturating_add(SEARCH_TIMEOUT);
 
-/// What the node knows beside the peer.
-#[derive(Clone, Debug)]
+/// What this host knows of the network around it, for every verdict on a peer.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct HostSnapshot {
+    /// Whether the coordinator can be reached.
     pub(crate) coordinator_up: bool,
     pub(crate) nat: NatMapping,
     pub(crate) public: Vec<SocketAddr>,
     pub(crate) stun_asked: usize,
     pub(crate) stun_answered: usize,
-    pub(crate) udp_came_in: bool,
+    /// When disco last came from a public address, of any peer.
+    pub(crate) udp_came_in: Option<Instant>,
 }
 
 impl Peer {
@@ -48,18 +50,30 @@ impl Peer {
         self.send_due_pings(cx);
     }
 
-    /// Whether disco of the peer came from a public address lately.
-    pub(crate) fn is_heard_from_afar(&self, now: Instant) -> bool {
-        let since = now.checked_sub(LATELY).unwrap_or(now);
-        self.candidates
-            .iter()
-            .any(|it| it.heard_since(since) && !path::is_private(it.remote.ip()))
+    /// The verdict on this peer, with what it rests on: the only one, for `gretun explain`, `gretun peers` and the log.
+    pub(crate) fn explain(&self, now: Instant, host: &Host) -> (Evidence, Explanation) {
+        let evidence = self.gather(now, host);
+        let explanation = explain(&evidence);
+        (evidence, explanation)
     }
 
-    pub(crate) fn gather(&self, now: Instant, host: &Host, around: HostSnapshot) -> Evidence {
+    /// Why the peer is in its state, as of now.
+    pub(in crate::peer) fn state_reason(&self, now: Instant, host: &Host) -> StateReason {
+        match self.state {
+            State::Punching | State::Direct => self.reason.clone(),
+            State::Unknown | State::HaveEndpoints | State::Unreachable => {
+                let (_, Explanation { cause, verdict, .. }) = self.explain(now, host);
+                StateReason::NotConnected { cause, verdict }
+            }
+        }
+    }
+
+    fn gather(&self, now: Instant, host: &Host) -> Evidence {
+        let around = &host.snapshot;
+        let lately = now.checked_sub(LATELY).unwrap_or(now);
         // What was heard over a path before it was lost says nothing of now.
         let lost = self.since.checked_sub(SEARCH_TIMEOUT).unwrap_or(self.since);
-        let since = now.checked_sub(LATELY).unwrap_or(now).max(lost);
+        let since = lately.max(lost);
         let tried = self.candidates.iter().map(|it| Tried {
             remote: it.remote,
             has_family: host.reaches(it.remote.ip()),
@@ -84,19 +98,20 @@ impl Peer {
             peer: self.name.clone(),
             port: host.port,
             state: self.state,
+            searching_because: (self.state == State::Punching).then(|| self.reason.to_string()),
             coordinator_up: around.coordinator_up,
             online: self.online,
             own_nat: around.nat,
-            own_public: around.public,
+            own_public: around.public.clone(),
             stun_asked: around.stun_asked,
             stun_answered: around.stun_answered,
-            udp_came_in: around.udp_came_in,
+            udp_came_in: around.udp_came_in.is_some_and(|at| at >= lately),
             peer_nat: self.nat_mapping,
             peer_public: self.public.clone(),
             router_port: host.router_port,
             peer_mapped: self.mapped,
             aggressive: host.aggressive,
-            guesses: self.guesses_in_vain(),
+            port_search: self.port_search_outcome(),
             tried: tried.collect(),
             tunnel,
         }

@@ -3,5 +3,5 @@
 pub(in crate::peer) mod explain;
 pub(in crate::peer) mod input;
 pub(in crate::peer) mod state;
+pub(in crate::peer) mod state_reason;
 mod text;
-mod unreachable_reason;

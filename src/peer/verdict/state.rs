@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::peer::path::{Path, Via};
+use crate::peer::verdict::state_reason::StateReason;
 use crate::proto::{DiscoPublic, NodePublic};
 
 /// How far this node got with a peer.
@@ -89,8 +90,8 @@ pub struct PeerStatus {
     pub online: bool,
     /// How far this node got.
     pub state: State,
-    /// Why the peer is in this state, with the evidence: one sentence without a full stop.
-    pub reason: String,
+    /// Why the peer is in this state; for a pair that is not connected, what [`crate::node::Node::explain`] says.
+    pub reason: StateReason,
     /// When it came into this state.
     pub since: Instant,
     /// The path its tunnel is set to, proven or not.

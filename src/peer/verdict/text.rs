@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, SocketAddrV4};
 
 use crate::peer::discovery::port_mapping::{RouterPort, is_open};
-use crate::peer::verdict::explain::{Cause, Evidence, Remedy, Side, Tried};
+use crate::peer::verdict::explain::{Cause, Evidence, PortSearchOutcome, Remedy, Side, Tried};
 use crate::proto::NatMapping;
 
 /// Addresses named in one sentence: enough to recognise them, not a page.
@@ -14,6 +14,7 @@ pub(in crate::peer) fn verdict(it: &Evidence, cause: Cause) -> String {
     let (peer, port) = (&it.peer, it.port);
     let answering = || names(it.tried.iter().filter(|it| it.answered));
     let unreachable = format!("{peer} is unreachable");
+    let no_answer = format!("no answer from {}", names(it.tried.iter()));
     match cause {
         Cause::Direct => {
             let path = it.tunnel.as_ref().map(|it| it.path);
@@ -27,7 +28,15 @@ pub(in crate::peer) fn verdict(it: &Evidence, cause: Cause) -> String {
             )
         }
         Cause::Searching => {
-            format!("paths to {peer} are being tried; the verdict comes within 5 s")
+            let reason = it.searching_because.as_deref().unwrap_or_default();
+            let error = it.tunnel.as_ref().and_then(|it| it.error.as_ref());
+            let refused = error.map(|error| {
+                format!("; until now this host's kernel does not take the tunnel: {error}")
+            });
+            format!(
+                "paths to {peer} are being tried ({reason}); the verdict comes within 5 s{}",
+                refused.unwrap_or_default()
+            )
         }
         Cause::NoEndpoint => format!(
             "{peer} is unreachable: it has told the coordinator no address where it could be reached"
@@ -78,18 +87,18 @@ pub(in crate::peer) fn verdict(it: &Evidence, cause: Cause) -> String {
                 .unwrap_or_default()
         ),
         Cause::SymmetricBoth => format!(
-            "{unreachable}: both NATs are symmetric (here {}, at {peer} {}): each gives every destination another public port, so neither side can be told where to send{}",
+            "{unreachable}: {no_answer}: both NATs are symmetric (here {}, at {peer} {}): each gives every destination another public port, so neither side can be told where to send{}",
             it.own_nat,
             it.peer_nat,
             search(it)
         ),
         Cause::SymmetricHere => format!(
-            "{unreachable}: the NAT of this host is symmetric ({}), and the one of {peer} admits only packets from a port that it sent to: the port that packets to {peer} leave from is not known before{}",
+            "{unreachable}: {no_answer}: the NAT of this host is symmetric ({}), and the one of {peer} admits only packets from a port that it sent to: the port that packets to {peer} leave from is not known before{}",
             it.own_nat,
             search(it)
         ),
         Cause::SymmetricAtPeer => format!(
-            "{unreachable}: the NAT of {peer} is symmetric ({}), and the one of this host admits only packets from a port that it sent to: the port that packets of {peer} come from is not known before{}",
+            "{unreachable}: {no_answer}: the NAT of {peer} is symmetric ({}), and the one of this host admits only packets from a port that it sent to: the port that packets of {peer} come from is not known before{}",
             it.peer_nat,
             search(it)
         ),
@@ -102,12 +111,15 @@ pub(in crate::peer) fn verdict(it: &Evidence, cause: Cause) -> String {
         Cause::OneWay => {
             let heard = names(it.tried.iter().filter(|it| it.heard));
             format!(
-                "{unreachable}: it is heard from {heard}, but what this host sends does not reach it: a firewall on its side drops UDP"
+                "{unreachable}: it is heard from {heard}, but what this host sends does not reach it: a firewall on its side drops UDP{}",
+                search(it)
             )
         }
         Cause::NatUnclear => format!(
-            "{unreachable}: nothing comes back from it, and STUN saw too little of the two NATs (here {}, at {peer} {}) to say whether one of them is symmetric by address or a firewall drops UDP",
-            it.own_nat, it.peer_nat
+            "{unreachable}: nothing comes back from it, and STUN saw too little of the two NATs (here {}, at {peer} {}) to say whether one of them is symmetric by address or a firewall drops UDP{}",
+            it.own_nat,
+            it.peer_nat,
+            search(it)
         ),
         Cause::Silent => format!(
             "{unreachable}: nothing comes back from {}, and the NATs are no reason (here {}, at {peer} {}): a firewall drops UDP port {port} on one side, or {peer} has just gone",
@@ -118,13 +130,18 @@ pub(in crate::peer) fn verdict(it: &Evidence, cause: Cause) -> String {
     }
 }
 
-/// What came of a search for ports.
+/// The outcome of the port search, as the end of a sentence.
 fn search(it: &Evidence) -> String {
-    match it.guesses {
+    match it.port_search {
         _ if !it.aggressive => {
             ", and ports are not searched for (--aggressive-punch is off)".to_owned()
         }
-        Some(sent) => format!(", and {sent} guesses met none that is open"),
+        Some(PortSearchOutcome::InVain { sent, to }) => {
+            format!(", and {sent} packets to ports of {to} met none that is open")
+        }
+        Some(PortSearchOutcome::PeerTakesNoPart) => {
+            format!(", and {} takes no part in a port search", it.peer)
+        }
         None => String::new(),
     }
 }
