@@ -47,7 +47,8 @@ pub struct PeerView {
     pub state: String,
     /// Why it is in this state.
     pub reason: String,
-    /// `lan` or `direct`, where there is a path.
+    /// The kind of the path that data crosses: `lan`; `direct` (from host to host, through NATs or not); `overlay` (through another
+    /// overlay's link).
     pub via: Option<String>,
     /// The outer address and port of the peer.
     pub endpoint: Option<SocketAddr>,

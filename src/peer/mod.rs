@@ -35,7 +35,7 @@ use discovery::path_search::{Calls, Pending, Search};
 use discovery::port_search::PortSearch;
 use packet_window::Budget;
 pub(crate) use packet_window::PacketWindow;
-use path::local_address::{self, Cost};
+use path::local_address;
 use path::nomination::Nomination;
 use replay::ReplayWindow;
 use timers::{Timer, Timers};
@@ -85,20 +85,20 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// What the path to a candidate costs; the LAN only once the peer showed that it sees this host's own address.
-    pub(crate) fn cost(&self, candidate: &Candidate) -> Cost {
+    /// The kind of the path to a candidate: the LAN only once the peer showed that it sees this host's own address.
+    pub(crate) fn via(&self, candidate: &Candidate) -> Via {
         let is_own = |ip: IpAddr| self.locals.contains(&ip);
         let is_own_source = candidate.seen_from.is_some_and(is_own);
-        candidate.path().map_or(Cost::Direct, |path| {
-            local_address::cost(&self.addresses, path, is_own_source)
+        candidate.path().map_or(Via::Public, |path| {
+            local_address::via(&self.addresses, path, is_own_source)
         })
     }
 
-    /// What a path in use costs. A path that was just adopted counts as one in the LAN until a pong says otherwise.
-    pub(crate) fn cost_in_use(&self, path: Path, candidate: Option<&Candidate>) -> Cost {
+    /// The kind of a path in use. A path that was just adopted counts as one in the LAN until a pong says otherwise.
+    pub(crate) fn via_in_use(&self, path: Path, candidate: Option<&Candidate>) -> Via {
         let seen_from = candidate.and_then(|it| it.seen_from);
         let is_own_source = seen_from.is_none_or(|ip| self.locals.contains(&ip));
-        local_address::cost(&self.addresses, path, is_own_source)
+        local_address::via(&self.addresses, path, is_own_source)
     }
 
     /// Whether there is an address to send from at all.
@@ -468,10 +468,7 @@ impl Peer {
     /// What kind of path the tunnel uses, to the people who read `gretun peers`.
     pub(crate) fn via(&self, host: &Host, path: Path) -> Via {
         let candidate = self.candidates.get(path.remote);
-        match host.cost_in_use(path, candidate) {
-            Cost::Lan => Via::Lan,
-            Cost::Direct | Cost::Overlay => Via::Direct,
-        }
+        host.via_in_use(path, candidate)
     }
 
     pub(crate) fn status(&self, now: Instant, host: &Host) -> PeerStatus {

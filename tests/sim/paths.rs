@@ -81,7 +81,7 @@ fn three_hosts_behind_one_address_and_one_outside_all_join() {
     join(&mut world, &[a, b, c, d]);
     assert_eq!(world.status(a, c).via, Some(Via::Lan));
     for host in [a, b, c] {
-        assert_eq!(world.status(host, d).via, Some(Via::Direct));
+        assert_eq!(world.status(host, d).via, Some(Via::Public));
     }
     world.run(60 * SECOND);
     world.check();
@@ -134,7 +134,7 @@ fn two_homes_of_one_carrier_join_by_its_hairpin() {
         hosts.push(world.host(name, key, home, "192.168.1.10"));
     }
     join(&mut world, &hosts);
-    assert_eq!(world.status(hosts[0], hosts[1]).via, Some(Via::Direct));
+    assert_eq!(world.status(hosts[0], hosts[1]).via, Some(Via::Public));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_lan_that_carries_no_data_is_left_again() {
         plug_into_one_lan(&mut world, a, b);
         world.run(30 * SECOND);
         assert!(world.joined(a, b), "{}", world.story());
-        assert_eq!(world.status(a, b).via, Some(Via::Direct));
+        assert_eq!(world.status(a, b).via, Some(Via::Public));
         let gap = world.user_data(a, b).expect("user data").longest_gap;
         assert!(gap < Duration::from_millis(1500), "{gap:?}");
         // Once is enough.
@@ -261,7 +261,7 @@ fn a_slow_vpn_between_two_sites_is_no_lan() {
             world.run(60 * SECOND);
             for (at, of) in [(a, b), (b, a)] {
                 let status = world.status(at, of);
-                assert_eq!(status.via, Some(Via::Direct), "{}", world.story());
+                assert_eq!(status.via, Some(Via::Public), "{}", world.story());
                 let rtt = status.rtt.expect("measured");
                 assert!(
                     rtt < Duration::from_millis(20),
@@ -298,7 +298,7 @@ fn another_overlays_link_is_used_only_when_nothing_else_joins() {
         }
         world.run(20 * SECOND);
         assert!(world.joined(a, b) && is_inside(&world), "{}", world.story());
-        assert_eq!(world.status(a, b).via, Some(Via::Direct));
+        assert_eq!(world.status(a, b).via, Some(Via::Overlay));
         for router in 0..2 {
             world.link(RouterId(router)).loss = 0.0;
         }
@@ -427,7 +427,7 @@ fn data_blocked_in_the_lan_goes_round_by_the_public_path() {
     world.start(b);
     let joined = world.run_until(10 * SECOND, |world| world.joined(a, b));
     assert!(joined.is_some(), "{}", world.story());
-    assert_eq!(world.status(a, b).via, Some(Via::Direct));
+    assert_eq!(world.status(a, b).via, Some(Via::Public));
 }
 
 #[test]

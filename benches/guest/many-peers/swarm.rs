@@ -275,7 +275,8 @@ impl Member {
                 Output::PublishEndpoints(_)
                 | Output::ListenOnExtraPorts(_)
                 | Output::KeepInterfaceNumbers
-                | Output::StateChange { .. } => {}
+                | Output::StateChange { .. }
+                | Output::VerdictChange { .. } => {}
             }
         }
     }

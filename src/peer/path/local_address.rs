@@ -1,8 +1,8 @@
-//! The addresses of this host, and what a path over one of them costs apart from its round trip.
+//! The addresses of this host, and the kind of a path over one of them.
 
 use std::net::IpAddr;
 
-use crate::peer::path::{Path, is_private};
+use crate::peer::path::{Path, Via, is_private};
 
 /// The kind of link that an address is on, the best for reaching peers first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,21 +60,9 @@ impl From<IpAddr> for LocalAddress {
     }
 }
 
-/// What a path costs apart from its round trip, the cheapest first. A cheaper path is taken however long its round trip; the
-/// round trip decides between paths of one cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Cost {
-    /// Inside one LAN: the peer's private address is on-link, and the peer sees this host's own address.
-    Lan,
-    /// Any other way from host to host. (A relayed path will come after it.)
-    Direct,
-    /// Through another overlay.
-    Overlay,
-}
-
-/// What a path over `path` costs for a host with these addresses; `is_own_source` says whether the peer sees this host's packets come
+/// The kind of `path` for a host with these addresses; `is_own_source` says whether the peer sees this host's packets come
 /// from one of them, so that neither a NAT nor somebody who forwards them is in between.
-pub(crate) fn cost(addresses: &[LocalAddress], path: Path, is_own_source: bool) -> Cost {
+pub(crate) fn via(addresses: &[LocalAddress], path: Path, is_own_source: bool) -> Via {
     let remote = path.remote.ip();
     let on_link = addresses
         .iter()
@@ -83,11 +71,11 @@ pub(crate) fn cost(addresses: &[LocalAddress], path: Path, is_own_source: bool) 
     let source = addresses.iter().find(|it| it.ip == path.local);
     let mut links = source.into_iter().chain(on_link);
     if links.any(|it| it.link == LinkKind::Overlay) {
-        Cost::Overlay
+        Via::Overlay
     } else if on_link.is_some() && is_private(remote) && is_own_source {
-        Cost::Lan
+        Via::Lan
     } else {
-        Cost::Direct
+        Via::Public
     }
 }
 
@@ -114,33 +102,33 @@ mod tests {
             address(LinkKind::Overlay, "100.64.0.1", 32),
         ];
         for (local, remote, is_own_source, expected) in [
-            ("192.168.1.2", "192.168.1.9", true, Cost::Lan),
-            ("192.168.1.2", "192.168.1.9", false, Cost::Direct),
+            ("192.168.1.2", "192.168.1.9", true, Via::Lan),
+            ("192.168.1.2", "192.168.1.9", false, Via::Public),
             // Behind a router, or by a VPN of the site.
-            ("192.168.1.2", "192.168.2.9", true, Cost::Direct),
-            ("10.0.0.1", "10.1.0.1", true, Cost::Lan),
+            ("192.168.1.2", "192.168.2.9", true, Via::Public),
+            ("10.0.0.1", "10.1.0.1", true, Via::Lan),
             // The more specific network is another overlay's.
-            ("10.0.0.1", "10.9.0.7", true, Cost::Overlay),
-            ("10.9.0.1", "10.9.0.7", true, Cost::Overlay),
-            ("100.64.0.1", "100.64.0.2", true, Cost::Overlay),
-            ("203.0.113.5", "203.0.113.6", true, Cost::Direct),
-            ("fd00::1", "fd00::2", true, Cost::Lan),
-            ("fd00::1", "fd00:0:0:1::2", true, Cost::Direct),
+            ("10.0.0.1", "10.9.0.7", true, Via::Overlay),
+            ("10.9.0.1", "10.9.0.7", true, Via::Overlay),
+            ("100.64.0.1", "100.64.0.2", true, Via::Overlay),
+            ("203.0.113.5", "203.0.113.6", true, Via::Public),
+            ("fd00::1", "fd00::2", true, Via::Lan),
+            ("fd00::1", "fd00:0:0:1::2", true, Via::Public),
             // Of an address that the host has lost.
-            ("172.16.0.1", "198.51.100.1", true, Cost::Direct),
+            ("172.16.0.1", "198.51.100.1", true, Via::Public),
         ] {
             let path = Path {
                 local: local.parse().unwrap(),
                 port: 7777,
                 remote: std::net::SocketAddr::new(remote.parse().unwrap(), 7777),
             };
-            let found = cost(&addresses, path, is_own_source);
+            let found = via(&addresses, path, is_own_source);
             assert_eq!(found, expected, "{local} {remote}");
         }
     }
 
     #[test]
     fn a_path_costs_less_in_the_lan_and_most_through_another_overlay() {
-        assert!(Cost::Lan < Cost::Direct && Cost::Direct < Cost::Overlay);
+        assert!(Via::Lan < Via::Public && Via::Public < Via::Overlay);
     }
 }

@@ -50,21 +50,27 @@ impl fmt::Display for Path {
     }
 }
 
-/// How data reaches the peer.
+/// The kind of a path, ordered by what it costs apart from its round trip, the cheapest first. A cheaper path is taken however long
+/// its round trip; the round trip decides between paths of one kind. The kind says nothing of whether data crosses: that is
+/// [`crate::peer::State::Direct`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Via {
-    /// Inside one LAN: the peer's private address is on-link, and no NAT is in between.
+    /// Inside one LAN: the peer's private address is on-link, and the peer sees this host's own address.
     Lan,
-    /// Any other way from host to host, through whatever NATs there are.
-    Direct,
+    /// From host to host by public addresses or a site's routers, through whatever NATs there are. (A relayed path will come after
+    /// it.)
+    Public,
+    /// Through another overlay's link, such as WireGuard's.
+    Overlay,
 }
 
 impl Via {
-    /// The name in `gretun --json peers`; stable.
+    /// The name in `gretun peers`; stable. `direct` is the word there for a path without a relay.
     pub fn as_str(self) -> &'static str {
         match self {
             Via::Lan => "lan",
-            Via::Direct => "direct",
+            Via::Public => "direct",
+            Via::Overlay => "overlay",
         }
     }
 }

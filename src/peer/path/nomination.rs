@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::peer::constants::{NOMINATION_GAPS, OVERLAP_PATIENCE, UPGRADE_MARGIN, UPGRADE_SHARE};
 use crate::peer::discovery::candidates::Candidate;
-use crate::peer::path::local_address::Cost;
 use crate::peer::path::switch_reason::SwitchReason;
 use crate::peer::timers::Timer;
 use crate::peer::tunnel::tunnel_check::{CheckReason, CheckState, Tunnel};
-use crate::peer::{Context, DropReason, Host, Path, Peer};
+use crate::peer::{Context, DropReason, Host, Path, Peer, Via};
 use crate::proto::TxId;
 use crate::proto::disco::Message;
 
@@ -87,9 +86,9 @@ impl Peer {
             return;
         }
         let in_use = self.round_trip();
-        let cost_in_use = cx
+        let via_in_use = cx
             .host
-            .cost_in_use(current, self.candidates.get(current.remote));
+            .via_in_use(current, self.candidates.get(current.remote));
         let Some(candidate) = self.candidates.get_mut(remote) else {
             return;
         };
@@ -99,7 +98,7 @@ impl Peer {
         else {
             return;
         };
-        match cx.host.cost(candidate).cmp(&cost_in_use) {
+        match cx.host.via(candidate).cmp(&via_in_use) {
             Ordering::Greater => {}
             Ordering::Less => self.nominate(cx, path, true, SwitchReason::CheaperPath),
             // The packets take the same way, whatever their ports: a shorter round trip is noise, such as that of a busy moment.
@@ -284,10 +283,10 @@ impl Peer {
 }
 
 /// What makes one candidate take the place of another that is being nominated: an answer, then a lower cost.
-fn preemption_class(host: &Host, candidate: &Candidate, start: Instant) -> (bool, Reverse<Cost>) {
+fn preemption_class(host: &Host, candidate: &Candidate, start: Instant) -> (bool, Reverse<Via>) {
     (
         candidate.answered_since(start),
-        Reverse(host.cost(candidate)),
+        Reverse(host.via(candidate)),
     )
 }
 
@@ -297,7 +296,7 @@ fn rank(host: &Host, candidate: &Candidate, start: Instant) -> impl Ord + use<> 
     (
         candidate.answered_since(start),
         Reverse(candidate.failures),
-        Reverse(host.cost(candidate)),
+        Reverse(host.via(candidate)),
         candidate.replies_from_same_port,
         Reverse(round_trip),
     )

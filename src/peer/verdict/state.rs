@@ -96,7 +96,7 @@ pub struct PeerStatus {
     pub since: Instant,
     /// The path its tunnel is set to, proven or not.
     pub path: Option<Path>,
-    /// What kind of path that is; only while [`State::Direct`].
+    /// The kind of that path; only while data crosses it ([`State::Direct`]).
     pub via: Option<Via>,
     /// Smoothed round trip: through the tunnel where data crossed it, else of disco over the path.
     pub rtt: Option<Duration>,

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, SocketAddrV4};
 
 use crate::peer::discovery::port_mapping::{RouterPort, is_open};
+use crate::peer::path::Via;
 use crate::peer::verdict::explain::{Cause, Evidence, PortSearchOutcome, Remedy, Side, Tried};
 use crate::proto::NatMapping;
 
@@ -19,8 +20,9 @@ pub(in crate::peer) fn verdict(it: &Evidence, cause: Cause) -> String {
         Cause::Direct => {
             let path = it.tunnel.as_ref().map(|it| it.path);
             let kind = it.tunnel.as_ref().map_or("path", |it| match it.via {
-                crate::peer::Via::Lan => "path inside the LAN",
-                crate::peer::Via::Direct => "path",
+                Via::Lan => "path inside the LAN",
+                Via::Public => "path",
+                Via::Overlay => "path through another overlay",
             });
             let path = path.map(|it| it.to_string()).unwrap_or_default();
             format!(
