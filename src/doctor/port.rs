@@ -72,8 +72,29 @@ fn owner(inode: u64) -> Option<String> {
         links.any(|it| it.to_string_lossy() == wanted)
     };
     let pid = numbers.into_iter().find(holds)?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(format!("{} (pid {pid})", name.trim()))
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command_line = String::from_utf8_lossy(&command_line);
+    let name = program_name(comm.trim_end(), &command_line);
+    Some(format!("{name} (pid {pid})"))
+}
+
+/// Returns the name under which a program was started, from `/proc/PID/comm` and `/proc/PID/cmdline`.
+///
+/// The kernel keeps only 15 bytes of the executed file's name, and nixpkgs wraps NAME in a script or program that executes
+/// `.NAME-wrapped`. The first argument has the name whole, but a program may overwrite it with anything, so it counts only
+/// where it fits.
+fn program_name<'a>(comm: &'a str, command_line: &'a str) -> &'a str {
+    const KEPT: usize = 15;
+    let started_as = command_line.split('\0').next().unwrap_or_default();
+    let name = started_as.rsplit('/').next().unwrap_or_default();
+    let executed = [name.to_owned(), format!(".{name}-wrapped")];
+    let fits = |file: &String| file.bytes().take(KEPT).eq(comm.bytes());
+    if executed.iter().any(fits) {
+        name
+    } else {
+        comm
+    }
 }
 
 #[cfg(test)]
@@ -87,8 +108,41 @@ mod tests {
         let table = fs::read_to_string("/proc/net/udp").unwrap();
         let inode = bound(&table, port).unwrap();
         let owner = owner(inode).unwrap();
-        assert!(owner.contains(&std::process::id().to_string()), "{owner}");
+        let program = std::env::current_exe().unwrap();
+        let program = program.file_name().unwrap().to_string_lossy();
+        assert_eq!(owner, format!("{program} (pid {})", std::process::id()));
         assert_eq!(bound("", port), None);
         assert_eq!(bound("head\nx y z\n", port), None);
+    }
+
+    #[test]
+    fn a_program_is_named_as_it_was_started() {
+        let cases = [
+            ("dnsmasq", "/usr/sbin/dnsmasq\0-k\0", "dnsmasq"),
+            // What NixOS makes of a wrapped program; the second name is cut off.
+            (
+                ".gretun-wrapped",
+                "/nix/store/x-gretun/bin/gretun\0up\0",
+                "gretun",
+            ),
+            (".gretun-coord-w", "gretun-coord\0", "gretun-coord"),
+            (
+                "systemd-resolve",
+                "/usr/lib/systemd/systemd-resolved\0",
+                "systemd-resolved",
+            ),
+            // Overwritten by the program, or a script's interpreter.
+            ("nginx", "nginx: worker process\0", "nginx"),
+            ("sshd", "sshd: root@pts/0\0", "sshd"),
+            (
+                "server.py",
+                "/usr/bin/python3\0/srv/server.py\0",
+                "server.py",
+            ),
+            ("kworker/0:1", "", "kworker/0:1"),
+        ];
+        for (comm, command_line, name) in cases {
+            assert_eq!(program_name(comm, command_line), name, "{comm}");
+        }
     }
 }
