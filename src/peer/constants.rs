@@ -104,6 +104,10 @@ pub(crate) const PROBE_MIN_GAP: Duration = ms(10);
 /// How long the kernel may take to set a tunnel up before it counts as failed: generous, for a loaded host.
 pub(crate) const APPLY_TIMEOUT: Duration = ms(5_000);
 
+/// How long a peer is still called direct while the kernel does not say that it has switched the tunnel to another path. No probe can be
+/// sent meanwhile, so nobody knows whether data crosses. A host that is only loaded takes a tenth of this.
+pub(crate) const UNCHECKED_TIMEOUT: Duration = ms(1_500);
+
 /// How long data may take to cross a new tunnel, plus [`TEST_ROUND_TRIPS`]: the other side's kernel may be slow to follow.
 pub(crate) const TEST_TIMEOUT: Duration = ms(2_000);
 

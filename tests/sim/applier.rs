@@ -295,6 +295,9 @@ impl World {
             // It goes on where it stopped, some time after the host does.
             return self.at(host_sleep(), Event::ApplierActs(id, incarnation));
         }
+        if let Some(at) = host.kernel_answers_at.filter(|at| *at > now) {
+            return self.at(at - now, Event::ApplierActs(id, incarnation));
+        }
         let Some(applier) = &mut host.applier else {
             return;
         };

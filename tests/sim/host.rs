@@ -99,6 +99,8 @@ pub struct Host {
     pub kernel: Kernel,
     /// How long the applier takes from its look at the kernel until its plans are carried out.
     pub apply_delay: Duration,
+    /// The kernel answers the applier no request before this time.
+    pub kernel_answers_at: Option<Instant>,
     /// The kernel's error to every request for a tunnel, when it refuses.
     pub refuses: Option<String>,
     /// Times of packets to peers in the last second, to check the rate.
@@ -148,6 +150,7 @@ impl Host {
             applier: None,
             kernel: Kernel::default(),
             apply_delay: Duration::from_millis(2),
+            kernel_answers_at: None,
             refuses: None,
             sent: std::collections::VecDeque::new(),
             searched: std::collections::VecDeque::new(),

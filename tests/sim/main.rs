@@ -30,3 +30,4 @@ mod port_mapping;
 mod port_search;
 mod routes;
 mod schedule;
+mod slow_kernel;

@@ -178,6 +178,9 @@ impl Run {
     }
 
     fn trouble(&mut self) {
+        if self.has_slow_kernels() {
+            self.stall_some_applier();
+        }
         let rng = &mut self.world.rng;
         let (host, site) = pick(rng, &self.hosts);
         let what = between(rng, 0, 17);
@@ -252,6 +255,18 @@ impl Run {
         }
     }
 
+    /// In every fourth schedule kernels leave appliers without an answer; all others are as they were before there was this fault.
+    fn has_slow_kernels(&self) -> bool {
+        self.world.seed % 4 == 2
+    }
+
+    fn stall_some_applier(&mut self) {
+        let rng = &mut self.world.rng;
+        let (host, _) = pick(rng, &self.hosts);
+        let seconds = pick(rng, &[0, 0, 1, 5, 30]);
+        self.world.stall_applier(host, Duration::from_secs(seconds));
+    }
+
     /// Bytes of any kind, and a replay of something that was really sent.
     fn garbage(&mut self, to: HostId) {
         let from = "203.0.113.250:7777".parse().expect("an address");
@@ -299,6 +314,7 @@ impl Run {
             self.world.resume(host);
             self.world.hosts[host.0].firewall.drops_data = false;
             self.world.hosts[host.0].refuses = None;
+            self.world.hosts[host.0].kernel_answers_at = None;
             self.world
                 .rewire(host, |interfaces| interfaces[0].up = true);
             for router in site.routers() {

@@ -313,6 +313,11 @@ impl World {
         self.at(time, Event::GoOn(id, incarnation));
     }
 
+    /// The kernel answers no request of the applier for so long; the pass that goes on, or the next one, waits.
+    pub fn stall_applier(&mut self, id: HostId, time: Duration) {
+        self.hosts[id.0].kernel_answers_at = Some(self.now + time);
+    }
+
     /// Suspends the host: its processes and its clock stand still, and what is sent to it is lost.
     pub fn suspend(&mut self, id: HostId) {
         let now = self.now;

@@ -10,7 +10,8 @@ use tracing::{debug, info};
 use crate::peer::constants::{
     APPLY_TIMEOUT, LATE_GAP, LATE_PROBES, LOSS_ROUND_TRIPS, LOSS_TIMEOUT, LOSS_TIMEOUT_CALLED,
     LOSS_TIMEOUT_SILENT, MOVE_TIMEOUT, PROBE_GAPS, PROBE_LATE_MAX, PROBE_LATE_MIN, PROBE_MIN_GAP,
-    PROVEN_GAP, REVALIDATION_TIMEOUT, STALL, TEST_ROUND_TRIPS, TEST_TIMEOUT, UNPROVEN_GAP,
+    PROVEN_GAP, REVALIDATION_TIMEOUT, STALL, TEST_ROUND_TRIPS, TEST_TIMEOUT, UNCHECKED_TIMEOUT,
+    UNPROVEN_GAP,
 };
 use crate::peer::discovery::candidates::RoundTrip;
 use crate::peer::path::switch_reason::SwitchReason;
@@ -241,7 +242,11 @@ impl Peer {
                 self.tunnel = Some(tunnel);
                 self.timers.clear(Timer::Probe);
                 self.timers.clear(Timer::Mtu);
-                self.timers.set(Timer::TunnelCheck, cx.now + APPLY_TIMEOUT);
+                let patience = match self.state.is_proven() {
+                    true => UNCHECKED_TIMEOUT,
+                    false => APPLY_TIMEOUT,
+                };
+                self.timers.set(Timer::TunnelCheck, cx.now + patience);
                 self.ask_kernel(cx);
             }
         }
@@ -533,6 +538,12 @@ impl Peer {
             return;
         };
         match tunnel.check {
+            CheckState::Asked if self.state.is_proven() => {
+                let path = tunnel.path;
+                let rest = APPLY_TIMEOUT - UNCHECKED_TIMEOUT;
+                self.timers.set(Timer::TunnelCheck, cx.now + rest);
+                self.enter(cx, State::Punching, StateReason::SwitchPending(path));
+            }
             CheckState::Asked => {
                 let waited = APPLY_TIMEOUT.as_secs();
                 let error = format!("the kernel did not set it up within {waited} s");

@@ -34,6 +34,8 @@ pub enum StateReason {
     PathLost(Path),
     /// Path search: data probes were not answered after the tunnel was switched to this path.
     SwitchFailed(Path),
+    /// Not direct any more: the kernel has not switched the tunnel to this path yet, so that no data probe can be sent.
+    SwitchPending(Path),
     /// Direct: a data probe was answered.
     DataCrossed {
         /// The address and port of the peer that the tunnel is set to.
@@ -66,6 +68,7 @@ impl StateReason {
             StateReason::Adopted(_) => "adopted",
             StateReason::PathLost(_) => "path_lost",
             StateReason::SwitchFailed(_) => "switch_failed",
+            StateReason::SwitchPending(_) => "switch_pending",
             StateReason::DataCrossed { .. } => "data_crossed",
             StateReason::NotConnected { cause, .. } => cause.as_str(),
         }
@@ -90,6 +93,9 @@ impl fmt::Display for StateReason {
             StateReason::Adopted(path) => write!(f, "testing the tunnel found over {path}"),
             StateReason::PathLost(path) => {
                 write!(f, "no answer came through the tunnel over {path} any more")
+            }
+            StateReason::SwitchPending(path) => {
+                write!(f, "the kernel has not switched the tunnel to {path} yet")
             }
             StateReason::SwitchFailed(path) => {
                 write!(f, "no data crossed the tunnel after it moved to {path}")
