@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, trace, warn};
 
 use super::metrics::Metrics;
+use super::offloaded::Offloaded;
 use super::port_mapping;
 use super::port_mapping_status;
 use super::settings::Config;
@@ -29,7 +30,7 @@ use crate::local_api::{self, Query};
 use crate::node::{
     DropReason, EXTRA_PORTS, LinkKind, LocalAddress, Node, Output, State, TunnelReport,
 };
-use crate::portmap::Lease;
+use crate::portmap::{self, Lease};
 use crate::proto::api::{PeerRecord, RegisterResponse};
 use crate::proto::keys::NodePublic;
 
@@ -77,6 +78,8 @@ pub struct Daemon {
     pub(super) addresses: Vec<LocalAddress>,
     /// When to look at the host's addresses, after something changed.
     pub(super) look_at_network: Option<Instant>,
+    /// The host's addresses, and the router that may be asked for a port.
+    pub(super) host_network: Offloaded<(Addresses, Option<portmap::Network>)>,
     /// Whether something could not be sent for want of a route.
     pub(super) lacked_route: bool,
     pub(super) coordinator_up: bool,
@@ -120,7 +123,8 @@ impl Daemon {
                 Some(_) = self.changes.next() => {
                     self.look_at_network.get_or_insert_with(|| Instant::now() + CHANGE_SETTLE);
                 }
-                () = sleep_until(self.look_at_network) => self.handle_network_change().await,
+                () = sleep_until(self.look_at_network.filter(|_| !self.host_network.is_asking())) => self.read_host_network(),
+                Some((addresses, router)) = self.host_network.answer() => self.handle_host_network(addresses, router),
                 Some(query) = self.queries.recv() => {
                     if self.answer(query).await {
                         return Ok(Ended::Down);
@@ -349,13 +353,23 @@ impl Daemon {
         }
     }
 
-    /// Addresses, links or routes changed: tell the node which source addresses there are now.
-    async fn handle_network_change(&mut self) {
+    /// Addresses, links or routes changed: has them read on another thread.
+    pub(super) fn read_host_network(&mut self) {
         self.look_at_network = None;
+        let kernel = self.kernel.clone();
+        let asks_router = self.port_mapping.is_some();
+        self.host_network.ask(move || {
+            let router = asks_router.then(|| port_mapping::network(&kernel));
+            (source_addresses(&kernel), router.flatten())
+        });
+    }
+
+    /// Tells the node which source addresses there are now.
+    fn handle_host_network(&mut self, addresses: Addresses, router: Option<portmap::Network>) {
         if let Some(port_mapping) = &self.port_mapping {
-            port_mapping.look_at(port_mapping::network(&self.kernel));
+            port_mapping.look_at(router);
         }
-        let addresses = match source_addresses(&self.kernel) {
+        let addresses = match addresses {
             Ok(addresses) => addresses,
             Err(error) => {
                 warn!(error = %chain(&error), "the host's addresses cannot be read; they are read again in a moment");
@@ -377,8 +391,11 @@ impl Daemon {
     }
 }
 
+/// The host's addresses, or why they cannot be read.
+pub(super) type Addresses = Result<Vec<LocalAddress>, KernelError>;
+
 /// The addresses that packets to peers can leave from.
-pub(super) fn source_addresses(kernel: &Kernel) -> Result<Vec<LocalAddress>, KernelError> {
+pub(super) fn source_addresses(kernel: &Kernel) -> Addresses {
     let mut addresses: Vec<LocalAddress> = kernel
         .local_addresses()?
         .into_iter()

@@ -6,6 +6,7 @@
 mod event_loop;
 mod metrics;
 mod metrics_server;
+mod offloaded;
 pub mod port_mapping;
 mod port_mapping_status;
 mod queries;

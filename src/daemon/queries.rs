@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::event_loop::Daemon;
@@ -9,7 +10,7 @@ use super::metrics::Gauges;
 use super::state_writer::Content;
 use super::teardown;
 use crate::error::chain;
-use crate::kernel::KernelError;
+use crate::kernel::tunnel::dump::ObservedTunnel;
 use crate::local_api::{DaemonNetView, ExplainView, PathsView, PeerView, Query, Request, StunView};
 use crate::node::{Evidence, Explanation, PeerStatus};
 
@@ -21,13 +22,16 @@ impl Daemon {
     /// on.
     pub(super) async fn answer(&mut self, query: Query) -> bool {
         let is_down = query.request == Request::Down;
-        let answer = self.answer_to(query.request).await;
-        if let Err(error) = &answer {
-            warn!(error, "a command cannot be answered");
-        }
+        let answer = match self.answer_to(query.request).await {
+            Ok(Answer::Ready(value)) => Ok(value),
+            Ok(Answer::FromKernel(ask)) => {
+                tokio::task::spawn_blocking(move || reply(query.answer, ask()));
+                return false;
+            }
+            Err(error) => Err(error),
+        };
         let is_down = is_down && answer.is_ok();
-        // A client that did not wait for its answer has no use for it.
-        let _ = query.answer.send(answer);
+        reply(query.answer, answer);
         if is_down {
             // The answer is written by another task of this runtime.
             tokio::time::sleep(ANSWER_GRACE).await;
@@ -35,12 +39,9 @@ impl Daemon {
         is_down
     }
 
-    async fn answer_to(&mut self, request: Request) -> Result<serde_json::Value, String> {
-        Ok(match request {
-            Request::Peers => {
-                let views = self.peer_views();
-                serde_json::json!(views.map_err(|error| chain(&error))?)
-            }
+    async fn answer_to(&mut self, request: Request) -> Result<Answer, String> {
+        Ok(Answer::Ready(match request {
+            Request::Peers => return Ok(Answer::FromKernel(self.peer_views())),
             Request::Stun => serde_json::json!(
                 self.node
                     .stun_answers()
@@ -76,7 +77,7 @@ impl Daemon {
                 }
                 serde_json::Value::Null
             }
-        })
+        }))
     }
 
     fn gauges(&self) -> Gauges {
@@ -89,30 +90,64 @@ impl Daemon {
         }
     }
 
-    fn peer_views(&self) -> Result<Vec<PeerView>, KernelError> {
-        let observed = self.kernel.links_without_routes()?.tunnels;
-        let views = self.node.status(Instant::now()).into_iter().map(|status| {
-            let link = self
-                .tunnels
-                .get(&status.node_key)
-                .and_then(|link| observed.iter().find(|tunnel| tunnel.index == link.index));
-            PeerView {
-                name: status.name,
-                node_key: status.node_key,
-                tunnel_ips: status.tunnel_ips,
-                state: status.state.to_string(),
-                reason: status.reason.to_string(),
-                via: status.via.map(|via| via.to_string()),
-                endpoint: status.path.map(|path| path.remote),
-                interface: link.map(|link| link.state.link.name.clone()),
-                rtt_ms: status.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
-                mtu: link.map(|link| link.state.link.mtu),
-                rx_bytes: link.map_or(0, |link| link.counters.rx_bytes),
-                tx_bytes: link.map_or(0, |link| link.counters.tx_bytes),
-                since: rfc3339(status.since),
-            }
-        });
-        Ok(views.collect())
+    /// Returns the question for `peers`: the counters of the tunnels are the kernel's.
+    fn peer_views(&self) -> Ask {
+        let peers = self.node.status(Instant::now()).into_iter();
+        let peers: Vec<(PeerStatus, Option<u32>)> = peers
+            .map(|status| {
+                let link = self.tunnels.get(&status.node_key);
+                let index = link.map(|link| link.index);
+                (status, index)
+            })
+            .collect();
+        let kernel = self.kernel.clone();
+        Box::new(move || {
+            let links = kernel.links_without_routes();
+            let tunnels = links.map_err(|error| chain(&error))?.tunnels;
+            let peers = peers.into_iter();
+            let views = peers.map(|(status, index)| peer_view(status, index, &tunnels));
+            Ok(serde_json::json!(views.collect::<Vec<_>>()))
+        })
+    }
+}
+
+/// A question to the kernel, which may take its time.
+type Ask = Box<dyn FnOnce() -> Result<serde_json::Value, String> + Send>;
+
+/// An answer, or how to get it on a thread of its own.
+enum Answer {
+    Ready(serde_json::Value),
+    FromKernel(Ask),
+}
+
+fn reply(
+    client: oneshot::Sender<Result<serde_json::Value, String>>,
+    answer: Result<serde_json::Value, String>,
+) {
+    if let Err(error) = &answer {
+        warn!(error, "a command cannot be answered");
+    }
+    // A client that did not wait for its answer has no use for it.
+    let _ = client.send(answer);
+}
+
+/// A peer's line of `gretun peers`; `link` is the index of its tunnel.
+fn peer_view(status: PeerStatus, link: Option<u32>, observed: &[ObservedTunnel]) -> PeerView {
+    let link = link.and_then(|index| observed.iter().find(|tunnel| tunnel.index == index));
+    PeerView {
+        name: status.name,
+        node_key: status.node_key,
+        tunnel_ips: status.tunnel_ips,
+        state: status.state.to_string(),
+        reason: status.reason.to_string(),
+        via: status.via.map(|via| via.to_string()),
+        endpoint: status.path.map(|path| path.remote),
+        interface: link.map(|link| link.state.link.name.clone()),
+        rtt_ms: status.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        mtu: link.map(|link| link.state.link.mtu),
+        rx_bytes: link.map_or(0, |link| link.counters.rx_bytes),
+        tx_bytes: link.map_or(0, |link| link.counters.tx_bytes),
+        since: rfc3339(status.since),
     }
 }
 

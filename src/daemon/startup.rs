@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::event_loop::{Daemon, source_addresses};
 use super::metrics::{Metrics, MetricsError};
 use super::metrics_server::{self, MetricsServerError};
+use super::offloaded::Offloaded;
 use super::port_mapping;
 use super::settings::Config;
 use super::state_dir::{StateDir, StateError};
@@ -212,6 +213,7 @@ async fn open(
         addresses,
         // The router is looked for at once.
         look_at_network: Some(now),
+        host_network: Offloaded::new(),
         lacked_route: false,
         coordinator_up: false,
         kernel_failures: 0,
