@@ -4,7 +4,9 @@
 //! it is empty, then sleeps until [`Node::poll_timeout`] or the next input, whichever comes first.
 
 mod deadlines;
+mod disco_keys;
 mod early_signals;
+mod endpoints;
 mod explain;
 mod interface_names;
 mod network;
@@ -18,14 +20,15 @@ use std::time::Instant;
 use ipnet::IpNet;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
-use tracing::{info, info_span, trace, warn};
+use tracing::{info, info_span, trace};
 
 use crate::peer::{Channel, Context, Host, HostSnapshot, NatState, PacketWindow, Peer, is_usable};
-use crate::proto::api::{Endpoint, EndpointKind, EndpointsRequest, PeerRecord};
+use crate::proto::api::{Endpoint, EndpointsRequest, PeerRecord};
 use crate::proto::disco::Envelope;
-use crate::proto::{DiscoPublic, DiscoSecret, NodePublic};
+use crate::proto::{DiscoSecret, NodePublic};
 
 use deadlines::Deadlines;
+use disco_keys::DiscoKeys;
 use early_signals::EarlySignals;
 use network::Network;
 use port_allocation::AllocationSampler;
@@ -62,9 +65,6 @@ pub struct NodeConfig {
     pub seed: [u8; 32],
 }
 
-/// Most endpoints published: more than any host needs, fewer than a peer takes from a record.
-const MAX_ENDPOINTS: usize = 16;
-
 /// A tunnel found at start whose peer is not known yet.
 #[derive(Debug)]
 struct Adopted {
@@ -93,10 +93,8 @@ pub struct Node {
     peers: BTreeMap<NodePublic, Peer>,
     /// What the tunnels of the peers carry; its members are the peers and the adopted tunnels.
     network: Network,
-    /// Whose disco key is whose: exactly those of `peers`.
-    by_disco: BTreeMap<DiscoPublic, NodePublic>,
-    /// Who claimed a disco key of another peer, and which: said once.
-    disco_key_conflicts: BTreeSet<(NodePublic, DiscoPublic)>,
+    /// Exactly the keys of `peers`.
+    disco_keys: DiscoKeys,
     deadlines: Deadlines,
     /// Tunnels found at start whose peers are not known yet.
     adopted: BTreeMap<NodePublic, Adopted>,
@@ -132,8 +130,7 @@ impl Node {
             listens: false,
             peers: BTreeMap::new(),
             network: Network::new(config.network, config.interface_numbers),
-            by_disco: BTreeMap::new(),
-            disco_key_conflicts: BTreeSet::new(),
+            disco_keys: DiscoKeys::default(),
             deadlines: Deadlines::default(),
             adopted: BTreeMap::new(),
             early_signals: EarlySignals::default(),
@@ -173,7 +170,7 @@ impl Node {
         let Ok(envelope) = Envelope::parse(data) else {
             return self.drop_input(DropReason::Malformed);
         };
-        let Some(peer) = self.by_disco.get(&envelope.sender).copied() else {
+        let Some(peer) = self.disco_keys.owner(&envelope.sender) else {
             return self.drop_input(DropReason::UnknownSender);
         };
         // It came through the tunnel's link, or through another host that knows the way into the overlay. Over a path to
@@ -200,7 +197,7 @@ impl Node {
     /// kept for a moment: list and signals come over different connections.
     pub fn handle_signal(&mut self, now: Instant, from: NodePublic, sealed: &[u8]) {
         let sender = Envelope::parse(sealed).ok().map(|it| it.sender);
-        if sender.is_some_and(|it| !self.by_disco.contains_key(&it)) {
+        if sender.is_some_and(|it| self.disco_keys.owner(&it).is_none()) {
             let lost = self.early_signals.keep(now, from, sealed);
             self.counters.count_drops(DropReason::UnknownSender, lost);
             return;
@@ -281,14 +278,13 @@ impl Node {
     /// in the list are removed.
     pub fn handle_peers(&mut self, now: Instant, records: &[PeerRecord]) {
         let listed: BTreeSet<NodePublic> = records.iter().map(|it| it.node_key).collect();
-        self.disco_key_conflicts
-            .retain(|(claimant, _)| listed.contains(claimant));
+        self.disco_keys.retain_conflicts(&listed);
         let unlisted_peers = self.peers.keys().filter(|key| !listed.contains(key));
         let unlisted_tunnels = self.adopted.keys().filter(|key| !listed.contains(key));
         let gone: Vec<NodePublic> = unlisted_peers.chain(unlisted_tunnels).copied().collect();
         for peer in gone {
             if let Some(gone) = self.peers.remove(&peer) {
-                self.by_disco.remove(&gone.disco_key());
+                self.disco_keys.free(&gone.disco_key());
             }
             self.deadlines.set(peer, None);
             self.on_extra_ports.remove(&peer);
@@ -297,7 +293,8 @@ impl Node {
         }
         let mut taken: Vec<&PeerRecord> = Vec::with_capacity(records.len());
         for record in records {
-            if record.node_key != self.host.node_key && self.claim_disco_key(record) {
+            let before = self.peers.get(&record.node_key).map(Peer::disco_key);
+            if record.node_key != self.host.node_key && self.disco_keys.claim(record, before) {
                 taken.push(record);
             }
         }
@@ -425,7 +422,7 @@ impl Node {
             return self.drop_input(DropReason::Malformed);
         };
         // The channel says whose it is, and the envelope must agree.
-        if self.by_disco.get(&envelope.sender) != Some(&from) {
+        if self.disco_keys.owner(&envelope.sender) != Some(from) {
             return self.drop_input(DropReason::UnknownSender);
         }
         self.with_peer(now, from, |peer, cx| {
@@ -458,29 +455,6 @@ impl Node {
         if let Some(sealed) = self.early_signals.take(now, key) {
             self.handle_from(now, key, Channel::Coordinator, &sealed);
         }
-    }
-
-    /// Enters the record's disco key into the index, unless another peer holds it: whoever copies a peer's key must not
-    /// get its packets.
-    fn claim_disco_key(&mut self, record: &PeerRecord) -> bool {
-        let owner = *self
-            .by_disco
-            .entry(record.disco_key)
-            .or_insert(record.node_key);
-        if owner != record.node_key {
-            if self
-                .disco_key_conflicts
-                .insert((record.node_key, record.disco_key))
-            {
-                warn!(name = %record.name, key = %record.disco_key, "ignored: another peer has this disco key");
-            }
-            return false;
-        }
-        let before = self.peers.get(&record.node_key).map(Peer::disco_key);
-        if let Some(before) = before.filter(|it| *it != record.disco_key) {
-            self.by_disco.remove(&before);
-        }
-        true
     }
 
     /// STUN answered at an extra port.
@@ -535,31 +509,7 @@ impl Node {
 
     fn endpoints_changed(&mut self, now: Instant, locals_changed: bool) {
         self.update_nat();
-        // What is reached from outside comes first: of more than fit, the host's own addresses that are the least use are left out.
-        let mapped = self.host.router_port.granted().map(|addr| Endpoint {
-            addr: addr.into(),
-            kind: EndpointKind::Mapped,
-        });
-        let reflexive = self.stun.mapped().into_iter().map(|addr| Endpoint {
-            addr,
-            kind: EndpointKind::Reflexive,
-        });
-        let published = self.host.addresses.iter().filter(|it| it.is_published);
-        let local = published.map(|it| Endpoint {
-            addr: SocketAddr::new(it.ip, self.host.port),
-            kind: EndpointKind::Local,
-        });
-        let mut endpoints: Vec<Endpoint> = Vec::new();
-        for endpoint in mapped.into_iter().chain(reflexive).chain(local) {
-            let known = endpoints.iter_mut().find(|it| it.addr == endpoint.addr);
-            match (known, endpoint.kind) {
-                (None, _) if is_usable(endpoint.addr) => endpoints.push(endpoint),
-                // Without a NAT the public address is the host's own.
-                (Some(known), EndpointKind::Local) => known.kind = EndpointKind::Local,
-                _ => {}
-            }
-        }
-        endpoints.truncate(MAX_ENDPOINTS);
+        let endpoints = endpoints::gather(&self.host, &self.stun);
         let nat_mapping = self.nat_mapping();
         let changed = endpoints != self.published.endpoints;
         if changed || nat_mapping != self.published.nat_mapping {

@@ -417,7 +417,7 @@ fn what_is_reached_from_outside_is_published_first() {
     let answer = crate::proto::stun::binding_success(tx_id, seen);
     bench.datagram("198.51.100.1:3478", &answer);
     let endpoints: Vec<SocketAddr> = bench.node.endpoints().iter().map(|it| it.addr).collect();
-    assert_eq!(endpoints.len(), MAX_ENDPOINTS);
+    assert_eq!(endpoints.len(), endpoints::MAX_ENDPOINTS);
     assert_eq!(endpoints[..2], [granted.into(), seen]);
     for left_out in ["10.0.1.1:7777", "10.0.3.1:7777", "10.0.5.1:7777"] {
         assert!(!endpoints.contains(&addr(left_out)), "{left_out}");

@@ -9,6 +9,7 @@ mod transitions;
 use std::time::Duration;
 
 use super::*;
+use crate::proto::api::EndpointKind;
 use crate::proto::disco::{self, Message};
 use crate::proto::{DiscoShared, TxId};
 
