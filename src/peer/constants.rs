@@ -122,6 +122,9 @@ pub(crate) const REVALIDATION_TIMEOUT: Duration = ms(300);
 /// Round trips added to each of these timeouts.
 pub(crate) const TEST_ROUND_TRIPS: u32 = 4;
 
+/// Data probes remembered: all that can be in flight within a second of quick probing.
+pub(crate) const MAX_PROBES: usize = 32;
+
 /// Gap between data probes over a proven path: the resolution at which a loss is noticed, at two small frames a second.
 pub(crate) const PROVEN_GAP: Duration = ms(1_000);
 

@@ -8,42 +8,40 @@
 //! Nothing here reads a clock, opens a socket or draws randomness of its own; [`crate::node`] is the only caller.
 
 mod constants;
+mod context;
 mod counters;
 mod discovery;
 mod output;
 mod packet_window;
 mod path;
 mod replay;
+mod send;
 mod timers;
 mod tunnel;
 mod verdict;
 
-use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::Rng as _;
 use tracing::{debug, trace};
 
 use crate::proto::api::PeerRecord;
 use crate::proto::disco::{self, Envelope, Message};
-use crate::proto::{DiscoPublic, DiscoShared, NatMapping, NodePublic, TxId};
+use crate::proto::{DiscoPublic, DiscoShared, NodePublic};
 
-use discovery::candidates::{AdvertisedBy, Candidate, Candidates};
-use discovery::path_search::{Calls, Pending, Search};
-use discovery::port_search::PortSearch;
-use packet_window::Budget;
+use discovery::Discovery;
+use discovery::candidates::AdvertisedBy;
 pub(crate) use packet_window::PacketWindow;
-use path::local_address;
-use path::nomination::Nomination;
+use path::nomination::Choice;
 use replay::ReplayWindow;
 use timers::{Timer, Timers};
+use tunnel::check_state::{CheckState, Tunnel};
 use tunnel::make_before_break::Overlap;
-use tunnel::tunnel_check::Tunnel;
+use verdict::peer_nat::PeerNat;
 
 pub(crate) use constants::MAX_STEP;
 pub use constants::{MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
+pub(crate) use context::{Context, Host};
 pub use counters::{Counters, DropReason};
 pub use discovery::port_mapping::RouterPort;
 pub use discovery::port_search::EXTRA_PORTS;
@@ -61,100 +59,6 @@ pub(crate) use verdict::input::HostSnapshot;
 pub use verdict::state::{PeerStatus, State, TunnelReport};
 pub use verdict::state_reason::StateReason;
 
-/// What a peer needs to know of the host it runs on.
-#[derive(Debug)]
-pub(crate) struct Host {
-    pub(crate) node_key: NodePublic,
-    pub(crate) disco_key: DiscoPublic,
-    /// The data port.
-    pub(crate) port: u16,
-    /// Usable source addresses.
-    pub(crate) locals: Vec<IpAddr>,
-    /// The same with what is known of each, in the order in which peers are told of them.
-    pub(crate) addresses: Vec<LocalAddress>,
-    /// Where this node can perhaps be reached.
-    pub(crate) endpoints: Vec<SocketAddr>,
-    /// What STUN tells of the NAT.
-    pub(crate) nat: NatState,
-    /// Whether ports may be searched for.
-    pub(crate) aggressive: bool,
-    /// What the router grants for the data port.
-    pub(crate) router_port: RouterPort,
-    /// What the verdicts on peers rest on besides.
-    pub(crate) snapshot: HostSnapshot,
-}
-
-impl Host {
-    /// The kind of the path to a candidate: the LAN only once the peer showed that it sees this host's own address.
-    pub(crate) fn via(&self, candidate: &Candidate) -> Via {
-        let is_own = |ip: IpAddr| self.locals.contains(&ip);
-        let is_own_source = candidate.seen_from.is_some_and(is_own);
-        candidate.path().map_or(Via::Public, |path| {
-            local_address::via(&self.addresses, path, is_own_source)
-        })
-    }
-
-    /// The kind of a path in use. A path that was just adopted counts as one in the LAN until a pong says otherwise.
-    pub(crate) fn via_in_use(&self, path: Path, candidate: Option<&Candidate>) -> Via {
-        let seen_from = candidate.and_then(|it| it.seen_from);
-        let is_own_source = seen_from.is_none_or(|ip| self.locals.contains(&ip));
-        local_address::via(&self.addresses, path, is_own_source)
-    }
-
-    /// Whether there is an address to send from at all.
-    pub(crate) fn reaches(&self, remote: IpAddr) -> bool {
-        self.locals
-            .iter()
-            .any(|local| local.is_ipv4() == remote.is_ipv4())
-    }
-}
-
-/// What every step of the machine works with.
-pub(crate) struct Context<'a> {
-    pub(crate) now: Instant,
-    pub(crate) host: &'a Host,
-    pub(crate) rng: &'a mut ChaCha20Rng,
-    pub(crate) out: &'a mut VecDeque<Output>,
-    /// Set to how the peer's tunnel should be from now on.
-    pub(crate) tunnel: &'a mut Option<Outside>,
-    pub(crate) counters: &'a mut Counters,
-    /// Set when this host's own mapping is in doubt: STUN should be asked now.
-    pub(crate) ask_stun: &'a mut bool,
-    /// Set when disco comes from a public address.
-    pub(crate) udp_came_in: &'a mut Option<Instant>,
-    /// Set when a port search wants to know what the NAT gives to new flows.
-    pub(crate) observe_nat: &'a mut bool,
-    /// The cap on packets of port searches, for all peers together.
-    pub(crate) search_limiter: &'a mut PacketWindow,
-    /// The number of the latest [`Output::SetTunnel`] of this node.
-    pub(crate) requests: &'a mut u64,
-}
-
-impl Context<'_> {
-    fn nonce(&mut self) -> [u8; 24] {
-        let mut nonce = [0; 24];
-        self.rng.fill_bytes(&mut nonce);
-        nonce
-    }
-
-    fn tx_id(&mut self) -> TxId {
-        let mut tx_id = [0; TxId::LEN];
-        self.rng.fill_bytes(&mut tx_id);
-        TxId(tx_id)
-    }
-
-    /// The number of the next [`Output::SetTunnel`].
-    fn request_number(&mut self) -> u64 {
-        *self.requests += 1;
-        *self.requests
-    }
-
-    /// Up to `bound`, evenly spread.
-    fn jitter(&mut self, bound: Duration) -> Duration {
-        bound.mul_f64(f64::from(self.rng.next_u32()) / f64::from(u32::MAX))
-    }
-}
-
 /// How an envelope came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Channel {
@@ -166,7 +70,7 @@ pub(crate) enum Channel {
     Tunnel,
 }
 
-/// One peer.
+/// A peer. Its rooms hold the state: [`Discovery`] finds paths, [`Choice`] agrees on one, [`Tunnel`] is checked by data probes.
 #[derive(Debug)]
 pub(crate) struct Peer {
     name: String,
@@ -184,28 +88,15 @@ pub(crate) struct Peer {
     timers: Timers,
     limiter: PacketWindow,
     replay: ReplayWindow,
-    candidates: Candidates,
-    pending: VecDeque<Pending>,
-    search: Search,
-    calls: Calls,
-    /// The latest nomination's number: sent by this side when controlling, else in force here.
-    seq: u32,
-    nomination: Option<Nomination>,
+    discovery: Discovery,
+    choice: Choice,
     overlap: Overlap,
-    port_search: PortSearch,
     tunnel: Option<Tunnel>,
-    /// How long probes over the tunnel may go unanswered.
-    loss_timeout: Duration,
     /// When data of the peer last came out of the tunnel.
     data_heard: Option<Instant>,
     /// When the driver last came so late that it must have been stalled.
     stalled: Option<Instant>,
-    /// How the peer's NAT maps, as it says.
-    nat_mapping: NatMapping,
-    /// Where STUN servers saw the peer, as it says.
-    public: Vec<SocketAddr>,
-    /// What the peer's router granted to it, as it says.
-    mapped: Option<SocketAddrV4>,
+    nat: PeerNat,
 }
 
 impl Peer {
@@ -225,21 +116,13 @@ impl Peer {
             timers: Timers::default(),
             limiter: PacketWindow::default(),
             replay: ReplayWindow::default(),
-            candidates: Candidates::default(),
-            pending: VecDeque::new(),
-            search: Search::new(now),
-            calls: Calls::default(),
-            seq: 0,
-            nomination: None,
+            discovery: Discovery::new(now),
+            choice: Choice::default(),
             overlap: Overlap::default(),
-            port_search: PortSearch::default(),
             tunnel: None,
-            loss_timeout: constants::LOSS_TIMEOUT,
             data_heard: None,
             stalled: None,
-            nat_mapping: NatMapping::Unknown,
-            public: Vec::new(),
-            mapped: None,
+            nat: PeerNat::default(),
         }
     }
 
@@ -266,11 +149,9 @@ impl Peer {
         self.disco_key = key;
         self.shared = shared;
         self.replay = ReplayWindow::default();
-        self.pending.clear();
-        self.seq = 0;
-        self.nomination = None;
+        self.discovery.forget_requests();
+        self.choice = Choice::default();
         self.overlap = Overlap::default();
-        self.port_search = PortSearch::default();
         self.tunnel = None;
         self.timers = Timers::default();
         self.begin_search(cx, StateReason::NewDiscoKey);
@@ -282,16 +163,16 @@ impl Peer {
         self.tunnel_ips.clone_from(&record.tunnel_ips);
         let came_online = record.online && !self.online;
         self.online = record.online;
-        self.learn_nat(record);
+        self.nat = PeerNat::of(record);
         let own = &cx.host.endpoints;
         let endpoints = record.endpoints.iter().map(|it| it.addr);
-        let added = self.candidates.set_advertised(
+        let added = self.discovery.candidates.set_advertised(
             cx.now,
             AdvertisedBy::Record,
             endpoints.filter(|it| !own.contains(it)),
         );
         if came_online || added {
-            self.port_search.renew();
+            self.discovery.port_search.renew();
         }
         match self.state {
             State::Unknown | State::HaveEndpoints if came_online => {
@@ -312,14 +193,14 @@ impl Peer {
 
     /// This host's addresses or endpoints changed.
     pub(crate) fn handle_host_change(&mut self, cx: &mut Context<'_>, locals_changed: bool) {
-        self.port_search.renew();
+        self.discovery.port_search.renew();
         if locals_changed {
-            self.candidates.keep_locals(&cx.host.locals);
+            self.discovery.candidates.keep_locals(&cx.host.locals);
             if let Some(gone) = self.abandon_lost_local(cx) {
                 self.begin_search(cx, StateReason::LocalAddressLost(gone));
             } else if self.state.is_proven() {
                 // The new address may lead to the peer's LAN, and the old path may not lead anywhere any more.
-                self.candidates.burst(cx.now, 0);
+                self.discovery.candidates.burst(cx.now, 0);
                 self.send_data_probe(cx);
             } else {
                 self.take_back_local(cx);
@@ -354,7 +235,7 @@ impl Peer {
         envelope: &Envelope<'_>,
     ) {
         if let Err(reason) = self.open_and_handle(cx, channel, envelope) {
-            trace!(peer = %self.name, %reason, ?channel, "dropped");
+            trace!(%reason, ?channel, "dropped");
             cx.counters.count_drop(reason);
         }
         self.send_due_pings(cx);
@@ -375,14 +256,14 @@ impl Peer {
             Err(_) => return Err(DropReason::Malformed),
         };
         self.replay.insert(envelope.nonce);
-        trace!(peer = %self.name, ?channel, ?message, "received");
+        trace!(?channel, ?message, "received");
         if let Err(reason) = self.judge(channel, &message) {
             if let (
                 DropReason::StaleNomination,
                 Channel::Udp(path),
                 Message::Nominate { seq, tx_id },
             ) = (reason, channel, &message)
-                && *seq < self.seq
+                && *seq < self.choice.seq
             {
                 self.answer_nomination(cx, path, *tx_id);
             }
@@ -428,7 +309,7 @@ impl Peer {
                 self.judge_nomination(path, *seq)
             }
             (Channel::Udp(_), Message::Nominated { tx_id, .. }) => accepted_if(
-                self.nomination.is_some_and(|it| it.tx_id == *tx_id),
+                self.choice.nomination.is_some_and(|it| it.tx_id == *tx_id),
                 DropReason::Unsolicited,
             ),
             (Channel::Udp(_), Message::Ping { .. } | Message::CallMeMaybe { .. })
@@ -436,6 +317,13 @@ impl Peer {
             | (Channel::Tunnel, Message::DataPing { .. } | Message::DataPong { .. }) => Ok(()),
             _ => Err(DropReason::WrongChannel),
         }
+    }
+
+    /// Sends a ping to every candidate, and a data probe through the tunnel, now.
+    pub(crate) fn ping_paths(&mut self, cx: &mut Context<'_>) {
+        self.discovery.candidates.ping_now(cx.now);
+        self.send_data_probe(cx);
+        self.send_due_pings(cx);
     }
 
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
@@ -458,17 +346,39 @@ impl Peer {
 
     /// When [`Peer::handle_timeout`] has something to do, and what.
     pub(crate) fn poll_timeout(&self, host: &Host) -> Option<(Instant, &'static str)> {
-        let ping = self.candidates.next_ping(|remote| host.reaches(remote));
+        let ping = self
+            .discovery
+            .candidates
+            .next_ping(|remote| host.reaches(remote));
         let ping = ping.map(|at| (at, "ping"));
         ping.into_iter()
             .chain(self.timers.next())
             .min_by_key(|(at, _)| *at)
     }
 
-    /// What kind of path the tunnel uses, to the people who read `gretun peers`.
+    /// Returns the kind of the path that the tunnel uses.
     pub(crate) fn via(&self, host: &Host, path: Path) -> Via {
-        let candidate = self.candidates.get(path.remote);
+        let candidate = self.discovery.candidates.get(path.remote);
         host.via_in_use(path, candidate)
+    }
+
+    /// The path that data crossed lately.
+    pub(crate) fn proven_path(&self) -> Option<Path> {
+        let tunnel = self.tunnel.as_ref()?;
+        matches!(tunnel.check, CheckState::Proven { .. }).then_some(tunnel.path)
+    }
+
+    /// The round trip of data, else of disco over the tunnel's path.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        let tunnel = self.tunnel.as_ref()?;
+        let disco = || {
+            self.discovery
+                .candidates
+                .get(tunnel.path.remote)?
+                .round_trip
+                .get()
+        };
+        tunnel.round_trip.get().or_else(disco)
     }
 
     pub(crate) fn status(&self, now: Instant, host: &Host) -> PeerStatus {
@@ -522,7 +432,7 @@ impl Peer {
     fn enter(&mut self, cx: &mut Context<'_>, to: State, reason: StateReason) {
         let from = self.state;
         if from != to {
-            debug!(peer = %self.name, %from, %to, %reason, "state");
+            debug!(%from, %to, %reason, "state");
             cx.counters.count_state_change(to, &reason);
             cx.out.push_back(Output::StateChange {
                 peer: self.node_key,
@@ -536,53 +446,5 @@ impl Peer {
             self.since = cx.now;
         }
         self.reason = reason;
-    }
-
-    /// Seals and sends, within the cap on packets a second. Returns whether there was room.
-    fn send(
-        &mut self,
-        cx: &mut Context<'_>,
-        budget: Budget,
-        (local, port): (Option<IpAddr>, u16),
-        to: SocketAddr,
-        message: &Message,
-    ) -> bool {
-        if !self.limiter.take(cx.now, budget) {
-            return false;
-        }
-        // The kernel would send from an address that the host has lost; NATs on the way would take it for another host.
-        let local = local.filter(|it| cx.host.locals.contains(it));
-        let data = self.seal(cx, message);
-        trace!(peer = %self.name, ?local, port, %to, ?message, "sent");
-        cx.out.push_back(Output::Send {
-            local,
-            port,
-            to,
-            data,
-        });
-        true
-    }
-
-    /// As [`Peer::send`], over a path that a packet came by.
-    fn send_over(&mut self, cx: &mut Context<'_>, path: Path, message: &Message) -> bool {
-        let source = (Some(path.local), path.port);
-        self.send(cx, Budget::Other, source, path.remote, message)
-    }
-
-    /// As [`Peer::send`], through the tunnel.
-    fn send_through_tunnel(&mut self, cx: &mut Context<'_>, message: &Message) -> bool {
-        if !self.limiter.take(cx.now, Budget::Other) {
-            return false;
-        }
-        let data = self.seal(cx, message);
-        let peer = self.node_key;
-        trace!(peer = %self.name, ?message, "sent through the tunnel");
-        cx.out.push_back(Output::SendThroughTunnel { peer, data });
-        true
-    }
-
-    fn seal(&self, cx: &mut Context<'_>, message: &Message) -> Vec<u8> {
-        let nonce = cx.nonce();
-        disco::seal(&self.shared, &cx.host.disco_key, nonce, message)
     }
 }

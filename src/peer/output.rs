@@ -9,7 +9,7 @@ use crate::peer::verdict::state_reason::StateReason;
 use crate::proto::NodePublic;
 use crate::proto::api::EndpointsRequest;
 
-/// One thing to do, in the order given.
+/// A request to the driver; requests are carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send a datagram.
@@ -27,7 +27,7 @@ pub enum Output {
     ListenOnExtraPorts(bool),
     /// Send a frame through the peer's GRE device with EtherType 0x88B5.
     SendThroughTunnel {
-        /// Whose device.
+        /// The peer of the device.
         peer: NodePublic,
         /// The frame's payload.
         data: Vec<u8>,
@@ -45,21 +45,21 @@ pub enum Output {
     /// Desired state of the peer's tunnel: the latest value wins. The driver answers with a [`super::TunnelReport`] of the
     /// highest number that the kernel satisfies, also when the link is like this already.
     SetTunnel {
-        /// Whose tunnel.
+        /// The peer of the tunnel.
         peer: NodePublic,
         /// How it should be.
         tunnel: DesiredTunnel,
     },
     /// The peer left the network: remove its tunnel.
     RemoveTunnel {
-        /// Whose tunnel.
+        /// The peer of the tunnel.
         peer: NodePublic,
     },
     /// The interface numbers of the peers changed: keep them across restarts.
     KeepInterfaceNumbers,
     /// A peer changed its state; for the log and the metrics.
     StateChange {
-        /// Who.
+        /// The peer's node key.
         peer: NodePublic,
         /// Its name.
         name: String,

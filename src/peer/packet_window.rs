@@ -10,7 +10,7 @@ use super::constants::{
 
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// Who asks for room: pings leave some for the rest.
+/// The purpose of a packet: pings leave room for the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Budget {
     /// A ping that can wait.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-/// What a peer waits for. Pings have a due time of their own in each candidate.
+/// The events that a peer waits for. Pings have a due time of their own in each candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timer {
     /// The search ends without a path.

@@ -27,7 +27,7 @@ impl RoundTrip {
         });
     }
 
-    /// What was measured until now is too old to be compared with another path.
+    /// Discards the latest measurements, which are too old to be compared with another path.
     fn begin_anew(&mut self) {
         self.latest = Default::default();
     }
@@ -49,7 +49,7 @@ impl RoundTrip {
     }
 }
 
-/// Who says that the peer can be reached there. A candidate goes when nobody says so any more.
+/// The sources of a candidate. It is removed when none is left.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sources {
     /// The coordinator's record of the peer.
@@ -75,7 +75,7 @@ pub(crate) enum AdvertisedBy {
     CallMeMaybe,
 }
 
-/// One place.
+/// A transport address where the peer may be reached (RFC 8445 section 4).
 #[derive(Debug)]
 pub(crate) struct Candidate {
     pub(crate) remote: SocketAddr,
@@ -148,7 +148,7 @@ impl Candidate {
         self.heard = Some(now);
     }
 
-    /// What carried no data before has another port now: it deserves a try.
+    /// Ends the hold-down, because the path has another port now than the one that carried no data.
     pub(crate) fn unblock(&mut self) {
         self.blocked_until = None;
     }
@@ -333,7 +333,7 @@ impl Candidates {
         self.keep_local_where(|it| it.ip() != local);
     }
 
-    /// What a port search found is not known to work any more.
+    /// Forgets the search ports that led to candidates, because their mappings may be gone.
     pub(crate) fn forget_extra_ports(&mut self, data_port: u16) {
         self.keep_local_where(|it| it.port() == data_port);
     }

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::peer::constants::{
-    CALL_GAPS, CALL_MIN_GAP, IDLE_JITTER, MAX_PENDING, OFFER_DELAY, OFFLINE_STEP, PING_LIFETIME,
-    RESTART_MIN_GAP, RETRY_GAPS, RETRY_STEP, SEARCH_TIMEOUT,
+    CALL_GAPS, CALL_MIN_GAP, IDLE_JITTER, OFFER_DELAY, OFFLINE_STEP, RETRY_GAPS, RETRY_STEP,
+    SEARCH_TIMEOUT,
 };
 use crate::peer::discovery::candidates::AdvertisedBy;
 use crate::peer::discovery::port_mapping::is_open;
@@ -18,10 +18,10 @@ use crate::proto::{TxId, is_public};
 /// The search under way, or the last one.
 #[derive(Debug)]
 pub(crate) struct Search {
-    /// What a candidate said before this counts for nothing.
+    /// When the search began; packets that came from a candidate before this count for nothing.
     pub(crate) started: Instant,
     /// When the candidates last got a burst of pings.
-    burst_at: Option<Instant>,
+    pub(super) burst_at: Option<Instant>,
     /// How often an unreachable peer was tried again.
     retries: usize,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Calls {
 pub(crate) struct Pending {
     tx_id: TxId,
     remote: SocketAddr,
-    sent: Instant,
+    pub(super) sent: Instant,
 }
 
 impl Peer {
@@ -65,15 +65,15 @@ impl Peer {
         started: Instant,
         reason: StateReason,
     ) {
-        self.search.started = started;
-        self.search.retries = 0;
+        self.discovery.search.started = started;
+        self.discovery.search.retries = 0;
         self.timers.set(Timer::Search, cx.now + SEARCH_TIMEOUT);
         self.timers.clear(Timer::Retry);
-        self.burst(cx, 0);
-        self.calls.step = 0;
+        self.discovery.burst(cx.now, 0);
+        self.discovery.calls.step = 0;
         self.call_again(cx);
         self.expect_port_search(cx);
-        if self.candidates.is_empty() {
+        if self.discovery.candidates.is_empty() {
             self.enter_unconnected(cx, State::Unknown);
         } else {
             self.enter(cx, State::Punching, reason);
@@ -83,7 +83,7 @@ impl Peer {
     /// The path in use is in doubt: everything that a search would need is asked for now, so that the answers are there
     /// when the path turns out to be lost.
     pub(crate) fn prepare_search(&mut self, cx: &mut Context<'_>) {
-        self.burst(cx, 0);
+        self.discovery.burst(cx.now, 0);
         self.ask_stun_and_call(cx);
     }
 
@@ -97,30 +97,30 @@ impl Peer {
     pub(crate) fn retry(&mut self, cx: &mut Context<'_>) {
         let longest = RETRY_GAPS.len() - 1;
         let gap = if self.online {
-            RETRY_GAPS[self.search.retries.min(longest)]
+            RETRY_GAPS[self.discovery.search.retries.min(longest)]
         } else {
             RETRY_GAPS[longest]
         };
-        self.search.retries += 1;
+        self.discovery.search.retries += 1;
         self.timers.set(Timer::Retry, cx.now + gap);
         self.judge_again(cx);
         if !self.is_choosing() {
-            self.search.started = cx.now;
+            self.discovery.search.started = cx.now;
         }
         self.ask_kernel_again(cx);
         if self.online {
-            self.burst(cx, RETRY_STEP);
+            self.discovery.burst(cx.now, RETRY_STEP);
             self.ask_stun_and_call(cx);
             self.offer_port_search_soon(cx);
         } else {
-            self.burst(cx, OFFLINE_STEP);
+            self.discovery.burst(cx.now, OFFLINE_STEP);
         }
     }
 
     /// [`Timer::Search`]: no path was proven in time. One that is being tested may still be.
     pub(crate) fn search_ended(&mut self, cx: &mut Context<'_>) {
         // A search for ports gives the verdict itself, at its end.
-        if !self.is_choosing() && !self.is_searching_ports() {
+        if !self.is_choosing() && !self.discovery.port_search.is_attempting() {
             self.conclude(cx);
         }
     }
@@ -134,11 +134,8 @@ impl Peer {
 
     /// Gives the verdict and goes on trying, slowly.
     pub(crate) fn conclude(&mut self, cx: &mut Context<'_>) {
-        let heard = self
-            .candidates
-            .iter()
-            .any(|it| it.heard_since(self.search.started));
-        let state = if self.candidates.is_empty() {
+        let heard = self.discovery.is_heard_since(self.discovery.search.started);
+        let state = if self.discovery.candidates.is_empty() {
             State::Unknown
         } else if self.online || heard {
             State::Unreachable
@@ -147,7 +144,7 @@ impl Peer {
         };
         self.enter_unconnected(cx, state);
         if self.timers.get(Timer::Retry).is_none() {
-            let gap = RETRY_GAPS[self.search.retries.min(RETRY_GAPS.len() - 1)];
+            let gap = RETRY_GAPS[self.discovery.search.retries.min(RETRY_GAPS.len() - 1)];
             self.timers.set(Timer::Retry, cx.now + gap);
         }
     }
@@ -156,13 +153,13 @@ impl Peer {
     /// A proven path carries that too, and needs no coordinator.
     pub(crate) fn send_call_me_maybe(&mut self, cx: &mut Context<'_>) {
         let endpoints = &cx.host.endpoints;
-        let last = self.calls.last.as_ref();
+        let last = self.discovery.calls.last.as_ref();
         let just_sent =
             last.is_some_and(|(at, sent)| cx.now < *at + CALL_MIN_GAP && sent == endpoints);
         if endpoints.is_empty() || just_sent {
             return;
         }
-        self.calls.last = Some((cx.now, endpoints.clone()));
+        self.discovery.calls.last = Some((cx.now, endpoints.clone()));
         let message = Message::CallMeMaybe {
             endpoints: endpoints.clone(),
         };
@@ -187,9 +184,9 @@ impl Peer {
     /// [`Timer::Call`], and the start of a search: a call, and the time of the next.
     pub(crate) fn call_again(&mut self, cx: &mut Context<'_>) {
         self.ask_stun_and_call(cx);
-        if let Some(gap) = CALL_GAPS.get(self.calls.step) {
+        if let Some(gap) = CALL_GAPS.get(self.discovery.calls.step) {
             self.timers.set(Timer::Call, cx.now + *gap);
-            self.calls.step += 1;
+            self.discovery.calls.step += 1;
         }
     }
 
@@ -199,11 +196,12 @@ impl Peer {
         *cx.ask_stun = true;
         let own = &cx.host.endpoints;
         let endpoints = endpoints.into_iter().filter(|it| !own.contains(it));
-        let added = self
-            .candidates
-            .set_advertised(cx.now, AdvertisedBy::CallMeMaybe, endpoints);
+        let added =
+            self.discovery
+                .candidates
+                .set_advertised(cx.now, AdvertisedBy::CallMeMaybe, endpoints);
         if added {
-            self.port_search.renew();
+            self.discovery.port_search.renew();
         }
         match self.state {
             state if state.is_proven() => self.recheck_path(cx),
@@ -211,15 +209,15 @@ impl Peer {
                 if added {
                     self.timers.set(Timer::Search, cx.now + SEARCH_TIMEOUT);
                 }
-                self.burst_again(cx, 0);
+                self.discovery.burst_again(cx.now, 0);
             }
-            State::Unreachable if !added => self.burst_again(cx, RETRY_STEP),
+            State::Unreachable if !added => self.discovery.burst_again(cx.now, RETRY_STEP),
             _ => {
                 self.begin_search(cx, StateReason::CallMeMaybe);
             }
         }
         self.offer_port_search_soon(cx);
-        let last = self.calls.last.as_ref();
+        let last = self.discovery.calls.last.as_ref();
         if last.is_none_or(|(_, sent)| *sent != cx.host.endpoints) {
             self.send_call_me_maybe(cx);
         }
@@ -227,7 +225,10 @@ impl Peer {
 
     /// A packet of the peer came over `path`.
     pub(crate) fn heard_from(&mut self, cx: &mut Context<'_>, path: Path) {
-        let added = self.candidates.heard(cx.now, path, self.search.started);
+        let added = self
+            .discovery
+            .candidates
+            .heard(cx.now, path, self.discovery.search.started);
         if !path::is_private(path.remote.ip()) {
             *cx.udp_came_in = Some(cx.now);
         }
@@ -259,7 +260,7 @@ impl Peer {
             src: path.remote,
         };
         // The pings of the peer's port search may come by the hundred. Their answers leave room for the nomination of what is found.
-        let budget = if self.is_searching_ports() {
+        let budget = if self.discovery.port_search.is_attempting() {
             Budget::PongInSearch
         } else {
             Budget::Other
@@ -278,10 +279,10 @@ impl Peer {
     /// Refuses what answers no ping that waits. The tunnel receives by address and key, whatever the port: a pong from another port of
     /// the same address still shows a path, one from another address does not.
     pub(crate) fn judge_pong(&self, path: Path, tx_id: TxId) -> Result<(), DropReason> {
-        if self.is_of_port_search(tx_id) || self.is_mtu_pong(path, tx_id) {
+        if self.discovery.port_search.awaits(tx_id) || self.is_mtu_pong(path, tx_id) {
             return Ok(());
         }
-        let pending = self.pending.iter().find(|it| it.tx_id == tx_id);
+        let pending = self.discovery.pending.iter().find(|it| it.tx_id == tx_id);
         let pending = pending.ok_or(DropReason::Unsolicited)?;
         if path.remote.ip() != pending.remote.ip() {
             return Err(DropReason::WrongSource);
@@ -297,19 +298,23 @@ impl Peer {
         tx_id: TxId,
         seen_from: SocketAddr,
     ) -> Result<(), DropReason> {
-        if self.is_of_port_search(tx_id) {
+        if self.discovery.port_search.awaits(tx_id) {
             return self.handle_port_search_pong(cx, path);
         }
         if self.handle_mtu_pong(cx, path, tx_id) {
             cx.counters.pongs_received += 1;
             return Ok(());
         }
-        let index = self.pending.iter().position(|it| it.tx_id == tx_id);
-        let pending = index.and_then(|index| self.pending.remove(index));
+        let index = self
+            .discovery
+            .pending
+            .iter()
+            .position(|it| it.tx_id == tx_id);
+        let pending = index.and_then(|index| self.discovery.pending.remove(index));
         let pending = pending.ok_or(DropReason::Unsolicited)?;
         cx.counters.pongs_received += 1;
         let jitter = cx.jitter(IDLE_JITTER);
-        if let Some(candidate) = self.candidates.get_mut(pending.remote) {
+        if let Some(candidate) = self.discovery.candidates.get_mut(pending.remote) {
             candidate.came_to(cx.now, path.source());
             candidate.replies_from_same_port = path.remote == pending.remote;
             candidate.seen_from = Some(seen_from.ip());
@@ -323,14 +328,17 @@ impl Peer {
     /// Sends the pings that are due, as far as the cap allows: the last step of every handler.
     pub(crate) fn send_due_pings(&mut self, cx: &mut Context<'_>) {
         loop {
-            let due = self.candidates.due(cx.now, |ip| cx.host.reaches(ip));
+            let due = self
+                .discovery
+                .candidates
+                .due(cx.now, |ip| cx.host.reaches(ip));
             let port = cx.host.port;
             let due = due.map(|it| (it.remote, it.source(cx.now, port)));
             let Some((remote, source)) = due else {
                 return;
             };
             if let Some(until) = self.first_ping_not_before(cx, remote) {
-                if let Some(candidate) = self.candidates.get_mut(remote) {
+                if let Some(candidate) = self.discovery.candidates.get_mut(remote) {
                     candidate.postpone(until);
                 }
                 continue;
@@ -344,7 +352,7 @@ impl Peer {
             let sent = self.send(cx, Budget::Ping, source, remote, &ping);
             let room_at = self.limiter.room_at(cx.now, Budget::Ping);
             let jitter = cx.jitter(IDLE_JITTER);
-            if let Some(candidate) = self.candidates.get_mut(remote) {
+            if let Some(candidate) = self.discovery.candidates.get_mut(remote) {
                 if sent {
                     candidate.pinged(cx.now, jitter);
                 } else {
@@ -353,7 +361,7 @@ impl Peer {
             }
             if sent {
                 cx.counters.pings_sent += 1;
-                self.await_pong(Pending {
+                self.discovery.await_pong(Pending {
                     tx_id,
                     remote,
                     sent: cx.now,
@@ -371,30 +379,9 @@ impl Peer {
         let IpAddr::V4(ip) = remote.ip() else {
             return None;
         };
-        let heard = self.candidates.get(remote)?.heard;
-        let until = self.search.started + OFFER_DELAY;
+        let heard = self.discovery.candidates.get(remote)?.heard;
+        let until = self.discovery.search.started + OFFER_DELAY;
         let waits = clashes && is_public(ip) && heard.is_none() && cx.now < until;
         waits.then_some(until)
-    }
-
-    fn await_pong(&mut self, pending: Pending) {
-        let expired = |it: &Pending| it.sent + PING_LIFETIME <= pending.sent;
-        while self.pending.front().is_some_and(expired) || self.pending.len() >= MAX_PENDING {
-            self.pending.pop_front();
-        }
-        self.pending.push_back(pending);
-    }
-
-    fn burst(&mut self, cx: &mut Context<'_>, step: usize) {
-        self.search.burst_at = Some(cx.now);
-        self.candidates.burst(cx.now, step);
-    }
-
-    /// A burst, unless one is going on.
-    fn burst_again(&mut self, cx: &mut Context<'_>, step: usize) {
-        let going_on = |at: Instant| cx.now < at + RESTART_MIN_GAP;
-        if !self.search.burst_at.is_some_and(going_on) {
-            self.burst(cx, step);
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use crate::proto::is_public;
 
-/// What came of asking this host's router for a port.
+/// The port mapping of this host's router, or why there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RouterPort {
     /// It is not asked (`--port-mapping=false`).
@@ -12,7 +12,7 @@ pub enum RouterPort {
     Off,
     /// There is none: no router to ask, or it grants none.
     None,
-    /// What comes to this address and port of the router is handed to the data port, whoever sent it.
+    /// The router forwards every packet that arrives at this external address and port to the data port, whoever the sender is.
     Granted(SocketAddrV4),
 }
 

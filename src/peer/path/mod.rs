@@ -7,7 +7,7 @@ pub(in crate::peer) mod switch_reason;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What a path of which nothing is known yet is taken to carry, bytes: Ethernet's MTU. More has to be shown first.
+/// The size that an unknown path is taken to carry, bytes: Ethernet's MTU. More has to be shown first.
 pub const FIRST_PATH_MTU: u16 = 1500;
 
 /// A path to a peer as the kernel's tunnel uses it: from `port` on `local` to `remote`.

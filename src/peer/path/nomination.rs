@@ -9,7 +9,7 @@ use crate::peer::constants::{NOMINATION_GAPS, OVERLAP_PATIENCE, UPGRADE_MARGIN, 
 use crate::peer::discovery::candidates::Candidate;
 use crate::peer::path::switch_reason::SwitchReason;
 use crate::peer::timers::Timer;
-use crate::peer::tunnel::tunnel_check::{CheckReason, CheckState, Tunnel};
+use crate::peer::tunnel::check_state::{CheckReason, CheckState, Tunnel};
 use crate::peer::{Context, DropReason, Host, Path, Peer, Via};
 use crate::proto::TxId;
 use crate::proto::disco::Message;
@@ -22,18 +22,36 @@ pub(crate) struct Nomination {
     reason: SwitchReason,
     /// Whether the tunnel works over another path, and so moves only when the peer agreed.
     pub(crate) is_move: bool,
-    /// Whether it waits for the kernel, and was not sent.
-    waits: bool,
-    sent: Instant,
-    /// Index into [`NOMINATION_GAPS`].
-    step: usize,
+    progress: Progress,
+}
+
+/// How far a nomination is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// It is sent as soon as the kernel receives over both paths.
+    AwaitsKernel,
+    /// It was sent, and is repeated until it is answered.
+    Sent {
+        /// When it was sent first.
+        at: Instant,
+        /// Index into [`NOMINATION_GAPS`].
+        step: usize,
+    },
+}
+
+/// The choice of the path, as far as the two sides have agreed on it.
+#[derive(Debug, Default)]
+pub(crate) struct Choice {
+    /// The number of the latest nomination: sent by this side when controlling, else in force here.
+    pub(crate) seq: u32,
+    pub(crate) nomination: Option<Nomination>,
 }
 
 impl Peer {
     /// Whether a path is being nominated or tested, so that no verdict is due yet.
     pub(crate) fn is_choosing(&self) -> bool {
         let testing = self.tunnel.as_ref().is_some_and(|it| it.is_being_tested());
-        self.nomination.is_some() || testing
+        self.choice.nomination.is_some() || testing
     }
 
     /// Nominates the best candidate when there is something to choose: called whenever a candidate shows life.
@@ -41,8 +59,9 @@ impl Peer {
         if !self.controlling {
             return;
         }
-        let start = self.search.started;
+        let start = self.discovery.search.started;
         let best = self
+            .discovery
             .candidates
             .iter()
             .filter(|it| it.heard_since(start) && !it.is_blocked(cx.now))
@@ -70,7 +89,7 @@ impl Peer {
         };
         // A ping that came in is reason enough to nominate at once, which saves a round trip; but a candidate that also
         // answered, or one in the LAN, takes its place.
-        let nominated = nominated.and_then(|path| self.candidates.get(path.remote));
+        let nominated = nominated.and_then(|path| self.discovery.candidates.get(path.remote));
         let class = |it: &Candidate| preemption_class(cx.host, it, start);
         if nominated.is_none_or(|it| class(it) < class(best)) {
             self.nominate(cx, path, false, SwitchReason::PathSearch);
@@ -82,14 +101,14 @@ impl Peer {
         let Some(current) = self.proven_path() else {
             return;
         };
-        if !self.controlling || self.nomination.is_some() || current.remote == remote {
+        if !self.controlling || self.choice.nomination.is_some() || current.remote == remote {
             return;
         }
         let in_use = self.round_trip();
         let via_in_use = cx
             .host
-            .via_in_use(current, self.candidates.get(current.remote));
-        let Some(candidate) = self.candidates.get_mut(remote) else {
+            .via_in_use(current, self.discovery.candidates.get(current.remote));
+        let Some(candidate) = self.discovery.candidates.get_mut(remote) else {
             return;
         };
         let Some(path) = candidate
@@ -121,25 +140,24 @@ impl Peer {
         is_move: bool,
         reason: SwitchReason,
     ) {
-        self.seq = self.seq.saturating_add(1);
+        self.choice.seq = self.choice.seq.saturating_add(1);
+        let awaits_kernel = is_move && self.overlap.other != Some(path);
         let nomination = Nomination {
             tx_id: cx.tx_id(),
             path,
             reason,
             is_move,
-            waits: is_move && self.overlap.other != Some(path),
-            sent: cx.now,
-            step: 0,
+            progress: Progress::AwaitsKernel,
         };
-        if nomination.waits {
+        if awaits_kernel {
             self.begin_overlap(cx.now, path);
             self.ask_kernel(cx);
             self.timers
                 .set(Timer::Nomination, cx.now + OVERLAP_PATIENCE);
-            self.nomination = Some(nomination);
+            self.choice.nomination = Some(nomination);
             return;
         }
-        self.send_nomination(cx, nomination);
+        self.send_nomination(cx, nomination, cx.now, 0);
         if !is_move {
             self.set_tunnel(cx, path, reason);
         }
@@ -147,12 +165,11 @@ impl Peer {
 
     /// Sends the nomination that waits, if one does.
     pub(crate) fn send_waiting_nomination(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(mut nomination) = self.nomination.take_if(|it| it.waits) else {
+        let awaits_kernel = |it: &mut Nomination| it.progress == Progress::AwaitsKernel;
+        let Some(nomination) = self.choice.nomination.take_if(awaits_kernel) else {
             return false;
         };
-        nomination.waits = false;
-        nomination.sent = cx.now;
-        self.send_nomination(cx, nomination);
+        self.send_nomination(cx, nomination, cx.now, 0);
         true
     }
 
@@ -161,18 +178,19 @@ impl Peer {
         if self.send_waiting_nomination(cx) {
             return;
         }
-        let Some(mut nomination) = self.nomination.take() else {
+        let Some(nomination) = self.choice.nomination.take() else {
             return;
         };
-        nomination.step += 1;
-        if nomination.step < NOMINATION_GAPS.len() {
-            self.send_nomination(cx, nomination);
+        if let Progress::Sent { at, step } = nomination.progress
+            && step + 1 < NOMINATION_GAPS.len()
+        {
+            self.send_nomination(cx, nomination, at, step + 1);
             return;
         }
         if self.proven_path() == Some(nomination.path) {
             return;
         }
-        if let Some(candidate) = self.candidates.get_mut(nomination.path.remote) {
+        if let Some(candidate) = self.discovery.candidates.get_mut(nomination.path.remote) {
             candidate.block(cx.now);
         }
         match self.tunnel_path() {
@@ -184,20 +202,30 @@ impl Peer {
         }
     }
 
-    fn send_nomination(&mut self, cx: &mut Context<'_>, nomination: Nomination) {
+    /// Sends a nomination that was first sent at `at`, for the time of number `step`.
+    fn send_nomination(
+        &mut self,
+        cx: &mut Context<'_>,
+        nomination: Nomination,
+        at: Instant,
+        step: usize,
+    ) {
         let message = Message::Nominate {
-            seq: self.seq,
+            seq: self.choice.seq,
             tx_id: nomination.tx_id,
         };
         let remote = nomination.path.remote;
         if self.send_over(cx, nomination.path, &message) {
             cx.counters.nominations_sent += 1;
         }
-        let candidate = self.candidates.get(remote);
+        let candidate = self.discovery.candidates.get(remote);
         let round_trip = candidate.and_then(|it| it.round_trip.get());
-        let gap = NOMINATION_GAPS[nomination.step] + round_trip.unwrap_or_default();
+        let gap = NOMINATION_GAPS[step] + round_trip.unwrap_or_default();
         self.timers.set(Timer::Nomination, cx.now + gap);
-        self.nomination = Some(nomination);
+        self.choice.nomination = Some(Nomination {
+            progress: Progress::Sent { at, step },
+            ..nomination
+        });
     }
 
     /// Refuses nominations that are older than the one in force. Its very number may come again over another path only as long as no
@@ -207,8 +235,8 @@ impl Peer {
             return Err(DropReason::WrongRole);
         }
         let is_in_force = |it: &Tunnel| it.path != path && it.check.is_in_use();
-        let is_repeated = seq == self.seq && self.tunnel.as_ref().is_some_and(is_in_force);
-        if seq < self.seq || is_repeated {
+        let is_repeated = seq == self.choice.seq && self.tunnel.as_ref().is_some_and(is_in_force);
+        if seq < self.choice.seq || is_repeated {
             return Err(DropReason::StaleNomination);
         }
         Ok(())
@@ -222,7 +250,7 @@ impl Peer {
         seq: u32,
         tx_id: TxId,
     ) -> Result<(), DropReason> {
-        self.seq = seq;
+        self.choice.seq = seq;
         cx.counters.nominations_received += 1;
         if let Some(before) = self.proven_path().filter(|it| *it != path) {
             self.begin_overlap(cx.now, before);
@@ -250,7 +278,7 @@ impl Peer {
         seq: u32,
         tx_id: TxId,
     ) -> Result<(), DropReason> {
-        let nomination = self.nomination.take_if(|it| it.tx_id == tx_id);
+        let nomination = self.choice.nomination.take_if(|it| it.tx_id == tx_id);
         let nomination = nomination.ok_or(DropReason::Unsolicited)?;
         self.timers.clear(Timer::Nomination);
         let Nomination {
@@ -259,14 +287,14 @@ impl Peer {
             reason,
             ..
         } = nomination;
-        if let Some(candidate) = self.candidates.get_mut(path.remote) {
+        if let Some(candidate) = self.discovery.candidates.get_mut(path.remote) {
             candidate.answered = Some(cx.now);
-            if nomination.step == 0 {
-                candidate.round_trip.measured(cx.now - nomination.sent);
+            if let Progress::Sent { at, step: 0 } = nomination.progress {
+                candidate.round_trip.measured(cx.now - at);
             }
         }
-        if seq > self.seq {
-            self.seq = seq;
+        if seq > self.choice.seq {
+            self.choice.seq = seq;
             self.nominate(cx, path, is_move, reason);
         } else if is_move {
             if let Some(before) = self.tunnel_path() {
@@ -282,7 +310,7 @@ impl Peer {
     }
 }
 
-/// What makes one candidate take the place of another that is being nominated: an answer, then a lower cost.
+/// Returns the rank by which a candidate takes the place of another that is being nominated: an answer, then a lower cost.
 fn preemption_class(host: &Host, candidate: &Candidate, start: Instant) -> (bool, Reverse<Via>) {
     (
         candidate.answered_since(start),

@@ -11,7 +11,7 @@ use crate::peer::path::Path;
 pub struct DesiredTunnel {
     /// Where its outer packets go.
     pub outside: Outside,
-    /// What it carries.
+    /// The addresses, routes and names inside it.
     pub inside: Inside,
 }
 

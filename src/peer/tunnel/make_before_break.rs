@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use crate::peer::constants::OVERLAP_TIME;
 use crate::peer::timers::Timer;
-use crate::peer::tunnel::tunnel_check::CheckState;
+use crate::peer::tunnel::check_state::CheckState;
 use crate::peer::{Context, Path, Peer};
 use crate::proto::TxId;
 use crate::proto::disco::Message;
 
-/// What a side does during a move.
+/// The state of a path switch on this side.
 #[derive(Debug, Default)]
 pub(crate) struct Overlap {
     /// The path that data may come over besides the tunnel's own.
@@ -57,7 +57,7 @@ impl Peer {
     /// Says that the nomination in force is followed; its number is in the answer, so that a controlling side that started anew goes
     /// on from there.
     pub(crate) fn answer_nomination(&mut self, cx: &mut Context<'_>, path: Path, tx_id: TxId) {
-        let seq = self.seq;
+        let seq = self.choice.seq;
         self.send_over(cx, path, &Message::Nominated { seq, tx_id });
     }
 }

@@ -17,10 +17,10 @@ use crate::proto::TxId;
 /// Sizes of IP packets that real links carry: IPv6's least (RFC 8200), other tunnels, PPPoE (RFC 2516), Ethernet, jumbo frames.
 const WELL_KNOWN: [u16; 5] = [1280, 1400, 1492, 1500, 9000];
 
-/// What every path is taken to carry: over IPv4 an inner packet of 576 bytes (RFC 791) and the tunnel's 36.
+/// The size that every path is taken to carry: over IPv4 an inner packet of 576 bytes (RFC 791) and the tunnel's 36.
 const LEAST_IPV4: u16 = 612;
 
-/// What every IPv6 path must carry (RFC 8200 section 5).
+/// The size that every IPv6 path must carry (RFC 8200 section 5).
 const LEAST_IPV6: u16 = 1280;
 
 /// The largest that is asked for: what the data port's receive buffer holds, above every jumbo frame in use.
@@ -29,7 +29,7 @@ const LARGEST: u16 = 9216;
 /// Sizes that a round of narrowing down asks for.
 const POINTS: u16 = 3;
 
-/// What the pings of a round are for.
+/// The purpose of a round of pings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// Finding the size.
@@ -42,11 +42,11 @@ enum Phase {
     Raise,
 }
 
-/// One size that is asked for.
+/// A size that is asked for.
 #[derive(Debug)]
 struct Probe {
     size: u16,
-    /// One for each time it was sent.
+    /// The id of each ping of this size.
     tx_ids: Vec<TxId>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct MtuSearch {
     settled: Option<u16>,
 }
 
-/// What there is to do now.
+/// The next step of the search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Send a ping of each of these sizes, and call again after a round trip.
@@ -117,7 +117,7 @@ impl MtuSearch {
         changed
     }
 
-    /// What the tunnel's outer packets may measure, bytes; nothing while that is not known.
+    /// Returns the size that the tunnel's outer packets may have, bytes; `None` while it is not known.
     pub(crate) fn path_mtu(&self) -> Option<u16> {
         self.settled.map(|it| it.min(self.bound))
     }

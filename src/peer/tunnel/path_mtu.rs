@@ -6,8 +6,8 @@ use tracing::debug;
 
 use crate::peer::packet_window::Budget;
 use crate::peer::timers::Timer;
+use crate::peer::tunnel::check_state::CheckState;
 use crate::peer::tunnel::mtu_search::{MtuSearch, Step};
-use crate::peer::tunnel::tunnel_check::CheckState;
 use crate::peer::{Context, Path, Peer};
 use crate::proto::TxId;
 use crate::proto::disco::{Message, PING_LEN};
@@ -16,11 +16,11 @@ use crate::proto::disco::{Message, PING_LEN};
 const HEADERS_IPV4: usize = 28;
 const HEADERS_IPV6: usize = 48;
 
-/// What is known of the sizes that a tunnel's path carries.
+/// The packet sizes that a tunnel's path carries, as far as they are known.
 #[derive(Debug, Default)]
 pub(crate) struct TunnelMtu {
     search: Option<MtuSearch>,
-    /// What the kernel was asked for; `None` is the first guess.
+    /// The path MTU that the kernel was asked for; `None` is the first guess.
     pub(crate) asked: Option<u16>,
     /// When data last crossed the tunnel and back.
     pub(crate) alive_at: Option<Instant>,
@@ -35,7 +35,7 @@ impl TunnelMtu {
         }
     }
 
-    /// What is known of the path after this one: the same, when only the peer's port is another; else nothing.
+    /// Returns the knowledge of the next path: the same where only the peer's port differs, else nothing.
     pub(crate) fn over(&self, this: Path, next: Path) -> Self {
         let same_hops = (this.local, this.remote.ip()) == (next.local, next.remote.ip());
         TunnelMtu {
@@ -168,7 +168,7 @@ impl Peer {
         if found.is_none() || found == tunnel.mtu.asked {
             return;
         }
-        debug!(peer = %self.name, path = %tunnel.path, from = ?tunnel.mtu.asked, to = ?found, "path MTU");
+        debug!(path = %tunnel.path, from = ?tunnel.mtu.asked, to = ?found, "path MTU");
         tunnel.mtu.asked = found;
         self.ask_kernel(cx);
     }

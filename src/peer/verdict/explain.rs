@@ -14,7 +14,7 @@ use crate::peer::path::{Path, Via};
 use crate::peer::verdict::state::State;
 use crate::proto::NatMapping;
 
-/// One place where the peer can perhaps be reached, and what came of it.
+/// A candidate, and the outcome of the pings to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tried {
     /// Where.
@@ -91,7 +91,7 @@ pub struct Evidence {
     pub own_public: Vec<SocketAddr>,
     /// STUN servers that are asked.
     pub stun_asked: usize,
-    /// Those that answered.
+    /// Number of STUN servers that answered.
     pub stun_answered: usize,
     /// Whether disco came lately from a public address, of any peer: UDP gets through then.
     pub udp_came_in: bool,
@@ -195,7 +195,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// One end of the pair.
+/// An end of the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// This host.

@@ -4,18 +4,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::peer::constants::{IDLE_GAP, IDLE_JITTER, SEARCH_TIMEOUT};
-use crate::peer::discovery::port_mapping::is_open;
 use crate::peer::verdict::explain::{Evidence, Explanation, Tried, TunnelSeen, explain};
-use crate::peer::{Context, Host, Peer, State, StateReason};
+use crate::peer::{Host, Peer, State, StateReason};
 use crate::proto::NatMapping;
-use crate::proto::api::{EndpointKind, PeerRecord};
 
-/// What happened within this is "lately": every candidate is pinged at least once in it.
+/// The time that counts as "lately": every candidate is pinged at least once in it.
 const LATELY: Duration = IDLE_GAP
     .saturating_add(IDLE_JITTER)
     .saturating_add(SEARCH_TIMEOUT);
 
-/// What this host knows of the network around it, for every verdict on a peer.
+/// This host's knowledge of the network around it, for every verdict on a peer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HostSnapshot {
     /// Whether the coordinator can be reached.
@@ -29,27 +27,6 @@ pub(crate) struct HostSnapshot {
 }
 
 impl Peer {
-    /// What the record says of the peer's NAT.
-    pub(crate) fn learn_nat(&mut self, record: &PeerRecord) {
-        self.nat_mapping = record.nat_mapping;
-        let of_kind = |kind| record.endpoints.iter().filter(move |it| it.kind == kind);
-        self.mapped = of_kind(EndpointKind::Mapped).find_map(|it| match it.addr {
-            SocketAddr::V4(addr) => Some(addr),
-            SocketAddr::V6(_) => None,
-        });
-        // Where STUN sees the very port that the router granted, it is published once.
-        let open = self.mapped.filter(|it| is_open(Some(*it)));
-        let reflexive = of_kind(EndpointKind::Reflexive).map(|it| it.addr);
-        self.public = reflexive.chain(open.map(SocketAddr::V4)).collect();
-    }
-
-    /// One ping to every candidate, and one through the tunnel, now.
-    pub(crate) fn ping_paths(&mut self, cx: &mut Context<'_>) {
-        self.candidates.ping_now(cx.now);
-        self.send_data_probe(cx);
-        self.send_due_pings(cx);
-    }
-
     /// The verdict on this peer, with what it rests on: the only one, for `gretun explain`, `gretun peers` and the log.
     pub(crate) fn explain(&self, now: Instant, host: &Host) -> (Evidence, Explanation) {
         let evidence = self.gather(now, host);
@@ -74,7 +51,7 @@ impl Peer {
         // What was heard over a path before it was lost says nothing of now.
         let lost = self.since.checked_sub(SEARCH_TIMEOUT).unwrap_or(self.since);
         let since = lately.max(lost);
-        let tried = self.candidates.iter().map(|it| Tried {
+        let tried = self.discovery.candidates.iter().map(|it| Tried {
             remote: it.remote,
             has_family: host.reaches(it.remote.ip()),
             pings: it.pings,
@@ -106,12 +83,12 @@ impl Peer {
             stun_asked: around.stun_asked,
             stun_answered: around.stun_answered,
             udp_came_in: around.udp_came_in.is_some_and(|at| at >= lately),
-            peer_nat: self.nat_mapping,
-            peer_public: self.public.clone(),
+            peer_nat: self.nat.mapping,
+            peer_public: self.nat.public.clone(),
             router_port: host.router_port,
-            peer_mapped: self.mapped,
+            peer_mapped: self.nat.mapped,
             aggressive: host.aggressive,
-            port_search: self.port_search_outcome(),
+            port_search: self.discovery.port_search.outcome(),
             tried: tried.collect(),
             tunnel,
         }

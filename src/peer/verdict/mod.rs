@@ -2,6 +2,7 @@
 
 pub(in crate::peer) mod explain;
 pub(in crate::peer) mod input;
+pub(in crate::peer) mod peer_nat;
 pub(in crate::peer) mod state;
 pub(in crate::peer) mod state_reason;
 mod text;

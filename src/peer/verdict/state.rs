@@ -56,7 +56,7 @@ impl fmt::Display for State {
     }
 }
 
-/// What became of a [`crate::peer::Output::SetTunnel`].
+/// The kernel's answer to a [`crate::peer::Output::SetTunnel`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelReport {
     /// The kernel's link is as this request asked.
@@ -75,7 +75,7 @@ pub enum TunnelReport {
     },
 }
 
-/// One peer as `gretun peers` and the metrics show it.
+/// A peer as `gretun peers` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
     /// Its name in the network.

@@ -75,7 +75,7 @@ impl StateReason {
     }
 }
 
-/// One sentence without a full stop.
+/// Writes a sentence without a full stop.
 impl fmt::Display for StateReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

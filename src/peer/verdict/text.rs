@@ -148,7 +148,7 @@ fn search(it: &Evidence) -> String {
     }
 }
 
-/// What was seen, one line each.
+/// Returns the observations, one line each.
 pub(in crate::peer) fn lines(it: &Evidence) -> Vec<String> {
     let peer = &it.peer;
     let mut lines = vec![
@@ -262,7 +262,7 @@ fn names<'a>(tried: impl Iterator<Item = &'a Tried>) -> String {
 }
 
 impl Remedy {
-    /// What to do, as one line; `it` is what the verdict rests on.
+    /// Returns the instruction, as one line; `it` holds the observations that the verdict rests on.
     pub fn text(self, it: &Evidence) -> String {
         let (peer, port) = (&it.peer, it.port);
         let on = |side: Side| match side {

@@ -1,0 +1,176 @@
+//! One attempt of a port search: the ports that it sends from and to, in order.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use crate::peer::constants::{GUESSES, PREDICTED_WINDOW, PRESERVED_GUESSES, SPREAD_PORTS};
+use crate::proto::disco::PortOffer;
+
+/// An attempt of the search, under way.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) began: Instant,
+    pub(super) ticked: Instant,
+    /// The first source port and the destination, when spreading.
+    pub(super) spread: Option<Spread>,
+    pub(super) spread_sent: usize,
+    pub(super) guesses: Option<Guesses>,
+    pub(super) guesses_sent: usize,
+}
+
+/// Pings from [`SPREAD_PORTS`] source ports to each target in turn.
+#[derive(Debug)]
+pub(super) struct Spread {
+    pub(super) first_port: u16,
+    pub(super) targets: Vec<SocketAddr>,
+}
+
+impl Spread {
+    /// The ports and the destination of the ping with this number, until all are sent.
+    fn ping(&self, number: usize) -> Option<(u16, SocketAddr)> {
+        let target = self.targets.get(number / SPREAD_PORTS)?;
+        Some((self.first_port + (number % SPREAD_PORTS) as u16, *target))
+    }
+}
+
+/// The ports to guess, in order, none twice except by a wrong prediction.
+#[derive(Debug)]
+pub(super) struct Guesses {
+    ip: IpAddr,
+    offer: PortOffer,
+    start: u32,
+    stride: u32,
+}
+
+impl Guesses {
+    /// Ports that NATs give out: RFC 4787 section 4.2.2 keeps the well-known ones apart.
+    const LOWEST: u32 = 1024;
+    const COUNT: u32 = 65_536 - Guesses::LOWEST;
+
+    pub(super) fn new(offer: PortOffer, random: u64) -> Self {
+        // A stride without a factor in common with the count (1024 * 63) visits every port once.
+        let mut stride = ((random >> 32) as u32 % Guesses::COUNT) | 1;
+        while stride.is_multiple_of(3) || stride.is_multiple_of(7) {
+            stride += 2;
+        }
+        Guesses {
+            ip: offer.seen.ip(),
+            offer,
+            start: random as u32 % Guesses::COUNT,
+            stride,
+        }
+    }
+
+    /// The guess of this number: the window of predicted ports from its middle outwards, some of the source ports, in case
+    /// the NAT keeps them, then all ports in a random order.
+    fn port(&self, mut number: usize) -> u16 {
+        if self.offer.step != 0 {
+            if number < PREDICTED_WINDOW {
+                let from_middle = number.div_ceil(2) as i32;
+                let sign = if number.is_multiple_of(2) { 1 } else { -1 };
+                let steps = (PREDICTED_WINDOW / 2) as i32 + sign * from_middle;
+                return predicted(&self.offer, steps);
+            }
+            number -= PREDICTED_WINDOW;
+        }
+        if number < PRESERVED_GUESSES {
+            let apart = SPREAD_PORTS / PRESERVED_GUESSES;
+            return self.offer.first_port.wrapping_add((number * apart) as u16);
+        }
+        let number = (number - PRESERVED_GUESSES) as u64;
+        let at = u64::from(self.start) + u64::from(self.stride) * number;
+        (Guesses::LOWEST + (at % u64::from(Guesses::COUNT)) as u32) as u16
+    }
+}
+
+/// The public port that a NAT which allocates ports in order will allocate after so many steps. Past the last port the NAT begins
+/// again with the first: 1024, or 1 where the NAT uses the well-known ports too.
+pub(super) fn predicted(offer: &PortOffer, steps: i32) -> u16 {
+    let seen = i32::from(offer.seen.port());
+    let lowest = if seen < Guesses::LOWEST as i32 {
+        1
+    } else {
+        Guesses::LOWEST as i32
+    };
+    let port = seen + i32::from(offer.step) * steps;
+    (lowest + (port - lowest).rem_euclid(65_536 - lowest)) as u16
+}
+
+/// The next step of an attempt.
+pub(super) enum NextPacket {
+    From(u16, SocketAddr),
+    Done,
+}
+
+impl Attempt {
+    pub(super) fn next(&self, data_port: u16) -> NextPacket {
+        if let Some((port, to)) = self.next_of_spread() {
+            return NextPacket::From(port, to);
+        }
+        match &self.guesses {
+            Some(guesses) if self.guesses_sent < GUESSES => {
+                let port = guesses.port(self.guesses_sent);
+                NextPacket::From(data_port, SocketAddr::new(guesses.ip, port))
+            }
+            _ => NextPacket::Done,
+        }
+    }
+
+    fn next_of_spread(&self) -> Option<(u16, SocketAddr)> {
+        self.spread.as_ref()?.ping(self.spread_sent)
+    }
+
+    pub(super) fn has_sent_from(&self, port: u16) -> bool {
+        let ports = self.spread_sent.min(SPREAD_PORTS) as u16;
+        let sent = |it: &Spread| (it.first_port..it.first_port + ports).contains(&port);
+        self.spread.as_ref().is_some_and(sent)
+    }
+
+    pub(super) fn sent(&mut self) {
+        if self.next_of_spread().is_some() {
+            self.spread_sent += 1;
+        } else {
+            self.guesses_sent += 1;
+        }
+    }
+}
+
+/// The part of this side in an attempt, which follows from both offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct AttemptPlan {
+    pub(super) spreads: bool,
+    pub(super) guesses: bool,
+}
+
+impl AttemptPlan {
+    pub(super) fn of(ours: &PortOffer, theirs: &PortOffer) -> Self {
+        let in_order = ours.step != 0 && theirs.step != 0;
+        match (ours.dependent, theirs.dependent) {
+            // Each side can foretell the other's ports. Without order chance would have to strike twice, which is not tried.
+            (true, true) => AttemptPlan {
+                spreads: in_order,
+                guesses: false,
+            },
+            (true, false) => AttemptPlan {
+                spreads: true,
+                guesses: theirs.maybe_dependent && in_order,
+            },
+            (false, true) => AttemptPlan {
+                spreads: ours.maybe_dependent && in_order,
+                guesses: true,
+            },
+            // Either side may be the one with the difficult NAT, so both do both.
+            (false, false) => {
+                let in_doubt = ours.maybe_dependent || theirs.maybe_dependent;
+                AttemptPlan {
+                    spreads: in_doubt,
+                    guesses: in_doubt,
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "port_attempt_tests.rs"]
+mod tests;
