@@ -1,4 +1,4 @@
-//! What was counted, for the metrics. Input that is of no use is dropped with a reason, never an error.
+//! Counters for the metrics. Input that is of no use is dropped with a reason, never an error.
 
 use std::collections::BTreeMap;
 use std::fmt;

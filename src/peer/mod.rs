@@ -1,4 +1,4 @@
-//! One peer as a sans-IO state machine: candidates, hole punching, path choice, proof by data, timers.
+//! A peer as a sans-IO state machine: candidates, hole punching, path choice, proof by data, timers.
 //!
 //! `docs/NAT_TRAVERSAL.md` tells the whole story. In short: both sides *search* (`discovery/path_search.rs`): they ping every candidate and
 //! call the peer to do the same. The side with the greater node key is *controlling*: it chooses a path and nominates

@@ -1,4 +1,4 @@
-//! What the machines ask of their driver.
+//! The requests of the machines to their driver.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

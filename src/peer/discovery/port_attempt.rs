@@ -1,4 +1,4 @@
-//! One attempt of a port search: the ports that it sends from and to, in order.
+//! An attempt of a port search: the ports that it sends from and to, in order.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;

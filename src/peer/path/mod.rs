@@ -1,4 +1,4 @@
-//! What a path is, and what makes one better than another.
+//! Paths, and what makes a path better than another.
 
 pub(in crate::peer) mod local_address;
 pub(in crate::peer) mod nomination;

@@ -1,4 +1,4 @@
-//! What a peer knows, gathered for [`crate::peer::verdict::explain`].
+//! Gathers the observations about a peer for [`crate::peer::verdict::explain`].
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What a peer looks like from outside: its state, and why the pair is joined or not.
+//! A peer as seen from outside: its state, and why the pair is connected or not.
 
 pub(in crate::peer) mod explain;
 pub(in crate::peer) mod input;

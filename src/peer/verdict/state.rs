@@ -1,4 +1,4 @@
-//! What a peer looks like from outside: its state, and what the kernel answers.
+//! A peer as seen from outside: its state, and the kernel's reports on its tunnel.
 
 use std::fmt;
 use std::net::IpAddr;
