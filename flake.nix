@@ -92,14 +92,14 @@
             inherit program;
             meta = { inherit description; };
           };
-          gretun = app (lib.getExe packages.gretun) "Join Linux hosts with kernel GRE tunnels";
+          gretun = app (lib.getExe packages.gretun) "Connect Linux hosts by kernel GRE tunnels";
         in
         {
           inherit gretun;
           default = gretun;
           gretun-coord = app (lib.getExe packages.gretun-coord) "Coordinator of gretun networks";
           # Virtual machines, two of them behind NATs; the log shows each step.
-          demo = app (lib.getExe (scenariosFor pkgs).demo.driver) "Join two hosts behind two NATs";
+          demo = app (lib.getExe (scenariosFor pkgs).demo.driver) "Connect two hosts behind NATs";
         }
       );
 
@@ -140,7 +140,7 @@
 
       templates.default = {
         path = ./nix/template;
-        description = "Two hosts and a coordinator, joined by gretun";
+        description = "A coordinator and two hosts, connected by gretun";
       };
     };
 }

@@ -17,16 +17,9 @@ in
   _class = "nixos";
 
   options.services.gretun = {
-    enable = mkOption {
-      type = types.bool;
-      default = false;
-      example = true;
-      description = ''
-        Whether to install the {command}`gretun` and {command}`gretun-coord` commands and to load the kernel modules
-        that tunnels need. Enabling a coordinator or a peer, or declaring a tunnel, does this too; setting it to
-        `false` explicitly turns all of them off.
-      '';
-    };
+    enable = helpers.mkFlag ''
+      Whether to install {command}`gretun` and {command}`gretun-coord` and to load the kernel modules of tunnels. A
+      coordinator, a peer or a tunnel does this too; `false`, set explicitly, turns all of them off.'';
 
     package = lib.mkPackageOption pkgs "gretun" {
       extraDescription = "The flake's modules set it to the package of the same flake.";

@@ -22,7 +22,13 @@ let
   option = "services.gretun.coordinator";
   program = lib.getExe' gretun.package "gretun-coord";
 
-  portsOf = addresses: lib.unique (lib.remove null (map helpers.portOf addresses));
+  # Those of "ADDRESS:PORT"; "none" has no port.
+  portsOf =
+    addresses:
+    let
+      ports = lib.concatLists (lib.remove null (map (builtins.match ".*:([0-9]+)") addresses));
+    in
+    map lib.toIntBase10 (lib.unique ports);
   apiPorts = portsOf settings.listen;
   stunPorts =
     if settings.stun-listen == null then
@@ -40,29 +46,17 @@ let
       flag = "--auth-key-file";
       inherit path;
     }) cfg.authKeyFiles
-    ++ map
-      (name: {
-        inherit name;
-        flag = "--${name}";
-        path = tls."${name}File";
-      })
-      (
-        builtins.filter (name: tls."${name}File" != null) [
-          "cert"
-          "key"
-        ]
-      );
+    ++ lib.mapAttrsToList (name: path: {
+      inherit name path;
+      flag = "--${name}";
+    }) (helpers.given { cert = tls.certFile; key = tls.keyFile; });
 
   needsCapability = builtins.any (port: port < 1024) (apiPorts ++ stunPorts);
   # "" is an empty assignment, which takes all of them away.
   capabilities = [ (if needsCapability then "CAP_NET_BIND_SERVICE" else "") ];
 
+  certificate = config.security.acme.certs.${tls.useACMEHost};
   certificateUnit = optional (tls.useACMEHost != null) "acme-${tls.useACMEHost}.service";
-
-  half =
-    given: missing: what:
-    optional (tls.${given} != null && tls.${missing} == null)
-      "${option}.tls.${missing} is missing: tls.${given} alone is no TLS. Set it to the file of ${what}.";
 in
 {
   _class = "nixos";
@@ -95,12 +89,7 @@ in
             Addresses and UDP ports of the STUN server; two ports let peers tell their NAT's kind. `[ "none" ]`
             switches it off. `null` means ports 3478 and 3479 of all addresses.
           '';
-          open = mkOption {
-            type = types.bool;
-            default = false;
-            example = true;
-            description = "Whether anybody is let in without an enrolment key. For labs only.";
-          };
+          open = helpers.mkFlag "Whether anybody is let in without an auth key. For labs only.";
           metrics-addr = helpers.mkSetting types.str "127.0.0.1:9478" ''
             Address and port at which Prometheus finds {file}`/metrics`. The firewall stays closed for it.
           '';
@@ -110,23 +99,16 @@ in
       };
     };
 
-    openFirewall = mkOption {
-      type = types.bool;
-      default = false;
-      example = true;
-      description = ''
-        Whether peers may reach the ports of `settings.listen` (TCP) and `settings.stun-listen` (UDP) through the
-        firewall.
-      '';
-    };
+    openFirewall = helpers.mkFlag ''
+      Whether the firewall opens the ports of `settings.listen` (TCP) and `settings.stun-listen` (UDP).'';
 
     authKeyFiles = mkOption {
       type = types.listOf types.path;
       default = [ ];
       example = [ "/run/secrets/gretun-auth-key" ];
       description = ''
-        Files with enrolment keys of your own, which any number of peers may use, beside those that
-        {command}`gretun-coord keys create` makes. One key a file; not in the Nix store.
+        Files with an auth key of your own each, which any number of peers may use, beside those that
+        {command}`gretun-coord keys create` makes; not in the Nix store.
       '';
     };
 
@@ -154,11 +136,9 @@ in
           key = "tls.keyFile";
           auth-key-file = "authKeyFiles";
         }
-        ++ half "certFile" "keyFile" "the certificate's private key"
-        ++ half "keyFile" "certFile" "the certificate chain"
-        ++ lib.optionals (tls.keyFile != null) (
-          helpers.secretProblems "${option}.tls.keyFile" tls.keyFile
-        )
+        ++ optional ((tls.certFile == null) != (tls.keyFile == null)) ''
+          ${option}.tls.certFile and ${option}.tls.keyFile are one pair, and one is missing. Set it too.''
+        ++ helpers.secretProblems "${option}.tls.keyFile" tls.keyFile
         ++ lib.concatMap (helpers.secretProblems "${option}.authKeyFiles") cfg.authKeyFiles
       );
       warnings = helpers.unbroken (
@@ -175,15 +155,10 @@ in
           option = "${option}.settings.stun-listen";
           inherit port;
         }) stunPorts;
-        coordinator.tls = mkIf (tls.useACMEHost != null) (
-          let
-            inherit (config.security.acme.certs.${tls.useACMEHost}) directory;
-          in
-          {
-            certFile = "${directory}/fullchain.pem";
-            keyFile = "${directory}/key.pem";
-          }
-        );
+        coordinator.tls = mkIf (tls.useACMEHost != null) {
+          certFile = "${certificate.directory}/fullchain.pem";
+          keyFile = "${certificate.directory}/key.pem";
+        };
       };
 
       security.acme.certs = mkIf (tls.useACMEHost != null) {

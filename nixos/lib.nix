@@ -14,18 +14,10 @@ rec {
 
   isIPv6 = lib.hasInfix ":";
 
-  # The port of "ADDRESS:PORT", or null where there is none.
-  portOf =
-    text:
-    let
-      parts = builtins.match ".*:([0-9]+)" text;
-    in
-    if parts == null then null else lib.toIntBase10 (builtins.head parts);
-
   # A file in the Nix store is readable by everybody on the host. A path literal would be copied there.
   secretProblems =
     option: file:
-    lib.optional (builtins.isPath file || lib.hasPrefix "${builtins.storeDir}/" file) ''
+    lib.optional (builtins.isPath file || lib.hasPrefix "${builtins.storeDir}/" (toString file)) ''
       ${option} is in the Nix store, which everybody on this host can read. Give the path of a file outside of it as
       a string, for example "/run/secrets/gretun" from sops-nix or agenix.'';
 
@@ -41,8 +33,7 @@ rec {
   # What is not left to the program.
   given = lib.filterAttrs (_: value: value != null && value != [ ]);
 
-  # A TOML file of `settings`. `command` refuses it at build time; it finds the
-  # file's name in $file.
+  # A TOML file of `settings`. `command` refuses it at build time; it finds the file's name in $file.
   checkedToml =
     pkgs: name: settings: command:
     let
@@ -66,6 +57,15 @@ rec {
       inherit description example;
     };
 
+  mkFlag =
+    description:
+    lib.mkOption {
+      type = lib.types.bool;
+      default = false;
+      example = true;
+      inherit description;
+    };
+
   # A path that systemd makes, below a directory that it names.
   mkFixed =
     value: text: description:
@@ -87,6 +87,11 @@ rec {
     };
   };
 
+  # nixpkgs of before the option `backend` knew two.
+  firewallBackend =
+    { firewall, nftables, ... }:
+    firewall.backend or (if nftables.enable then "nftables" else "iptables");
+
   # What masquerading needs, also where the kernel's modules are locked after boot.
   masqueradingModules = [
     "nf_nat"
@@ -105,17 +110,14 @@ rec {
 
   # The sandbox that every unit runs in. A unit adds what it must have: capabilities, address families, directories.
   hardening = {
-    # A user of its own without an entry in /etc/passwd. It implies ProtectSystem=strict, PrivateTmp, RemoveIPC,
-    # RestrictSUIDSGID and NoNewPrivileges; those that NixOS modules usually spell out are spelt out here too.
+    # Implies ProtectSystem=strict, PrivateTmp, RemoveIPC, RestrictSUIDSGID and NoNewPrivileges.
     DynamicUser = true;
     UMask = "0077";
 
     LockPersonality = true;
     MemoryDenyWriteExecute = true;
-    NoNewPrivileges = true;
     PrivateDevices = true;
     PrivateMounts = true;
-    PrivateTmp = true;
     ProtectClock = true;
     ProtectControlGroups = true;
     ProtectHome = true;
@@ -124,11 +126,8 @@ rec {
     ProtectKernelModules = true;
     ProtectKernelTunables = true;
     ProtectProc = "invisible";
-    ProtectSystem = "strict";
-    RemoveIPC = true;
     RestrictNamespaces = true;
     RestrictRealtime = true;
-    RestrictSUIDSGID = true;
     SystemCallArchitectures = "native";
     SystemCallErrorNumber = "EPERM";
     SystemCallFilter = [

@@ -11,10 +11,9 @@ let
     nameValuePair
     optionalAttrs
     ;
+  inherit (import ./lib.nix { inherit lib; }) given;
 
   encapsulated = tunnel: tunnel.encap != "none";
-
-  ifSet = name: value: optionalAttrs (value != null) { ${name} = value; };
 
   encapsulation = {
     fou = "FooOverUDP";
@@ -26,26 +25,26 @@ let
 
   tunnelConfig =
     tunnel:
-    {
-      # Not bound to a parent interface.
-      Independent = true;
-      Remote = tunnel.remote;
-      TTL = if tunnel.ttl == null then 64 else inherited 0 tunnel.ttl;
-    }
-    // ifSet "Local" tunnel.local
-    // ifSet "TOS" (inherited 1 tunnel.tos)
-    // ifSet "DiscoverPathMTU" tunnel.pmtudisc
-    // ifSet "Key" tunnel.key
-    // ifSet "InputKey" tunnel.ikey
-    // ifSet "OutputKey" tunnel.okey
-    // optionalAttrs (modes.${tunnel.mode}.kind == "ip6tnl") { Mode = tunnel.mode; }
-    // optionalAttrs (encapsulated tunnel) (
+    given (
       {
+        # Not bound to a parent interface.
+        Independent = true;
+        Local = tunnel.local;
+        Remote = tunnel.remote;
+        TTL = if tunnel.ttl == null then 64 else inherited 0 tunnel.ttl;
+        TOS = inherited 1 tunnel.tos;
+        DiscoverPathMTU = tunnel.pmtudisc;
+        Key = tunnel.key;
+        InputKey = tunnel.ikey;
+        OutputKey = tunnel.okey;
+      }
+      // optionalAttrs (modes.${tunnel.mode}.kind == "ip6tnl") { Mode = tunnel.mode; }
+      // optionalAttrs (encapsulated tunnel) {
         FooOverUDP = true;
         Encapsulation = encapsulation.${tunnel.encap};
         FOUDestinationPort = tunnel.encap-dport;
+        FOUSourcePort = tunnel.encap-sport;
       }
-      // ifSet "FOUSourcePort" tunnel.encap-sport
     );
 
   # The receiving end of the encapsulation; tunnels that share a port share it.
@@ -91,7 +90,11 @@ let
     // optionalAttrs (tunnel.mtu != null && tunnel.mtu != 0) { MTUBytes = tunnel.mtu; };
     networkConfig.IPv6AcceptRA = false;
     addresses = map (
-      address: { Address = address; } // ifSet "Peer" (peerOf tunnel address)
+      address:
+      given {
+        Address = address;
+        Peer = peerOf tunnel address;
+      }
     ) tunnel.tunnel-ip;
     routes = map (destination: { Destination = destination; }) tunnel.route;
   };

@@ -28,7 +28,6 @@ let
 
   gretun = config.services.gretun;
   cfg = gretun.peer;
-  inherit (config.networking) firewall nftables;
 
   # --- options ------------------------------------------------------------------------------------------------------
 
@@ -72,9 +71,7 @@ let
               type = types.port;
               default = 7777;
               example = 7778;
-              description = ''
-                UDP port of discovery and data. Several peers on one host need different ones.
-              '';
+              description = "UDP port of discovery and data. Each peer on a host needs one of its own.";
             };
             iface = mkOption {
               type = types.strMatching "[^%]+%d.*";
@@ -90,28 +87,14 @@ let
               type = types.listOf types.str;
               default = [ ];
               example = [ "10.20.0.0/16" ];
-              description = ''
-                Networks behind this host that peers may reach through it. Turns on IP forwarding.
-              '';
+              description = "Networks behind this host that peers may use. Turns on IP forwarding.";
             };
-            accept-routes = mkOption {
-              type = types.bool;
-              default = false;
-              example = true;
-              description = ''
-                Whether to route to the networks that peers advertise. Sets the firewall's reverse path check to
-                `loose`, because such traffic may leave by one interface and come back by another.
-              '';
-            };
-            snat-routes = mkOption {
-              type = types.bool;
-              default = false;
-              example = true;
-              description = ''
-                Whether to masquerade what peers send to the advertised networks, so that the hosts there need no route
-                back.
-              '';
-            };
+            accept-routes = helpers.mkFlag ''
+              Whether to route to the networks that peers advertise. Sets the firewall's reverse path check to `loose`,
+              because such traffic may leave by one interface and come back by another.'';
+            snat-routes = helpers.mkFlag ''
+              Whether to masquerade what peers send to the advertised networks, so that the hosts there need no route
+              back.'';
             state-dir = helpers.mkFixed "/var/lib/${directory}" "/var/lib/${shown}" ''
               Directory of the keys of this peer.'';
             socket = helpers.mkFixed "/run/${directory}/gretun.sock" "/run/${shown}/gretun.sock" ''
@@ -126,31 +109,19 @@ let
         type = types.either (types.enum [ null ]) types.path;
         example = "/run/secrets/gretun-auth-key";
         description = ''
-          File with the enrolment key that the coordinator gave for this host ({command}`gretun-coord keys create`).
-          Only systemd reads it, so root may own it; it must not be in the Nix store. It is needed once, and may be gone
-          when the host is enrolled. `null` says that none is needed.
+          File with an auth key of the coordinator ({command}`gretun-coord keys create`). Only systemd reads it, so
+          root may own it; it must not be in the Nix store, and may be gone once the host is enrolled. `null` says that
+          none is needed.
         '';
       };
 
-      openFirewall = mkOption {
-        type = types.bool;
-        default = false;
-        example = true;
-        description = ''
-          Whether everybody may send to the UDP port. Seldom needed: a punched hole passes the host's firewall because
-          connection tracking knows the flow. A host with a public address is found faster with it.
-        '';
-      };
+      openFirewall = helpers.mkFlag ''
+        Whether everybody may send to the UDP port. Seldom needed: connection tracking lets in the answers to what this
+        host has sent. A host with a public address is found faster with it.'';
 
-      trustTunnels = mkOption {
-        type = types.bool;
-        default = false;
-        example = true;
-        description = ''
-          Whether the firewall lets in everything that comes through the tunnels. Tunnels are not encrypted: who can
-          forge packets from a peer's address then reaches every service of this host.
-        '';
-      };
+      trustTunnels = helpers.mkFlag ''
+        Whether the firewall lets in everything that comes through the tunnels. Tunnels are not encrypted: who can
+        forge packets from a peer's address then reaches every service of this host.'';
     };
 
   # --- peers --------------------------------------------------------------------------------------------------------
@@ -158,9 +129,10 @@ let
   peerOf =
     instance: peerCfg:
     peerCfg
-    // {
+    // rec {
       inherit instance;
       option = "services.gretun.peer" + lib.optionalString (instance != null) ".instances.${instance}";
+      iface = "${option}.settings.iface";
       unit = unitOf instance;
       downUnit = "gretun-down" + lib.optionalString (instance != null) "-${instance}";
       directory = baseNameOf peerCfg.settings.state-dir;
@@ -190,26 +162,22 @@ let
   problems =
     peer:
     helpers.fileProblems peer.option peer.settings { auth-key-file = "authKeyFile"; }
-    ++ optionals (peer.authKeyFile != null) (
-      helpers.secretProblems "${peer.option}.authKeyFile" peer.authKeyFile
-    )
+    ++ helpers.secretProblems "${peer.option}.authKeyFile" peer.authKeyFile
     ++ optional (builtins.match "([a-z][a-z0-9-]{0,18})?" (toString peer.instance) == null) ''
       ${peer.option} is also the name of a unit and of a user. Take one of up to 19 lower-case letters, digits and
       dashes.''
-    ++ map (other: ''
-      ${other.option} gives names that begin with "${peer.prefix}" like those of ${peer.option}.settings.iface. Choose
-      another name.'') (builtins.filter (other: lib.hasPrefix peer.prefix other.name) (namesBeside peer));
+    ++ map (option: ''
+      ${option} gives names that begin with "${peer.prefix}" like those of ${peer.iface}. Choose another name.'')
+      (builtins.attrNames (
+        lib.filterAttrs (_: lib.hasPrefix peer.prefix) (removeAttrs names [ peer.iface ])
+      ));
 
-  namesBeside =
-    peer:
-    map (other: {
-      option = "${other.option}.settings.iface";
-      name = other.prefix;
-    }) (builtins.filter (other: other.option != peer.option) peers)
-    ++ map (name: {
-      option = "services.gretun.tunnels.${name}";
-      inherit name;
-    }) (builtins.attrNames (gretun.tunnels or { }));
+  # The names of interfaces, or their beginnings, by the options that give them.
+  names =
+    lib.listToAttrs (map (peer: nameValuePair peer.iface peer.prefix) peers)
+    // lib.mapAttrs' (name: _: nameValuePair "services.gretun.tunnels.${name}" name) (
+      gretun.tunnels or { }
+    );
 
   # --- units --------------------------------------------------------------------------------------------------------
 
@@ -227,9 +195,6 @@ let
       CapabilityBoundingSet = capabilities;
     };
 
-  # `snat-routes` is nft's work, and so is undoing it, also after it was turned off.
-  path = [ pkgs.nftables ];
-
   daemon = peer: {
     description = "gretun peer";
     documentation = [ "man:gretun-up(1)" ];
@@ -246,7 +211,6 @@ let
     # A host that nobody can walk up to must not give up.
     startLimitIntervalSec = 0;
     enableDefaultPath = false;
-    inherit path;
 
     serviceConfig =
       identity peer [
@@ -285,7 +249,6 @@ let
     unitConfig.DefaultDependencies = false;
     restartIfChanged = false;
     enableDefaultPath = false;
-    inherit path;
 
     serviceConfig = identity peer [ "CAP_NET_ADMIN" ] // {
       Type = "oneshot";
@@ -317,8 +280,7 @@ let
     ++ optional peer.settings.accept-routes "oifname ${tunnels} accept";
 
   # nftables has another wildcard than iptables and firewalld.
-  backend = firewall.backend or (if nftables.enable then "nftables" else "iptables");
-  wildcard = if backend == "nftables" then "*" else "+";
+  wildcard = if helpers.firewallBackend config.networking == "nftables" then "*" else "+";
 in
 {
   _class = "nixos";
@@ -331,7 +293,7 @@ in
       settings.coordinator = "https://gretun.example.org:8443";
       authKeyFile = "/run/secrets/gretun-auth-key";
     };
-    description = "The peer of the overlay: what joins this host with others, also through NATs.";
+    description = "The daemon that connects this host with others, also through NATs.";
     type = types.submodule {
       options = optionsOf null // {
         instances = mkOption {
@@ -365,11 +327,6 @@ in
             ''
               services.gretun.peer.settings.advertise-routes needs IP forwarding, but boot.kernel.sysctl turns it off.
               Remove net.ipv4.conf.all.forwarding and net.ipv6.conf.all.forwarding there.''
-        );
-        warnings = helpers.unbroken (
-          optional (masquerading != [ ] && nftables.enable && nftables.flushRuleset) ''
-            networking.nftables.flushRuleset removes the masquerading rules of ${(builtins.head masquerading).option}
-            whenever the firewall is reloaded. Set it to false.''
         );
 
         services.gretun = {

@@ -17,40 +17,34 @@ let
   helpers = import ./lib.nix { inherit lib; };
 
   # Outer family, link kind, IP protocol, module.
-  modes =
-    lib.mapAttrs
-      (_: row: {
-        outer = builtins.elemAt row 0;
-        kind = builtins.elemAt row 1;
-        protocol = builtins.elemAt row 2;
-        module = builtins.elemAt row 3;
-      })
-      {
-        gre = [ 4 "gre" 47 "ip_gre" ];
-        gretap = [ 4 "gretap" 47 "ip_gre" ];
-        ipip = [ 4 "ipip" 4 "ipip" ];
-        sit = [ 4 "sit" 41 "sit" ];
-        ip6gre = [ 6 "ip6gre" 47 "ip6_gre" ];
-        ip6gretap = [ 6 "ip6gretap" 47 "ip6_gre" ];
-        ip6ip6 = [ 6 "ip6tnl" 41 "ip6_tunnel" ];
-        ipip6 = [ 6 "ip6tnl" 4 "ip6_tunnel" ];
-      };
+  mode = outer: kind: protocol: module: {
+    inherit
+      outer
+      kind
+      protocol
+      module
+      ;
+  };
+  modes = {
+    gre = mode 4 "gre" 47 "ip_gre";
+    gretap = mode 4 "gretap" 47 "ip_gre";
+    ipip = mode 4 "ipip" 4 "ipip";
+    sit = mode 4 "sit" 41 "sit";
+    ip6gre = mode 6 "ip6gre" 47 "ip6_gre";
+    ip6gretap = mode 6 "ip6gretap" 47 "ip6_gre";
+    ip6ip6 = mode 6 "ip6tnl" 41 "ip6_tunnel";
+    ipip6 = mode 6 "ip6tnl" 4 "ip6_tunnel";
+  };
 
   # The UDP port that the far end sends to, or null: `encap-sport`, or the far end's own where that varies.
   portOf =
     tunnel:
-    if tunnel.encap == "none" then
-      null
-    else if tunnel.encap-sport != null then
-      tunnel.encap-sport
-    else
-      tunnel.encap-dport;
+    if tunnel.encap == "none" then null else lib.defaultTo tunnel.encap-dport tunnel.encap-sport;
 
   networkd = import ./networkd.nix { inherit lib modes portOf; };
 
   gretun = config.services.gretun;
   tunnels = if gretun.enable then gretun.tunnels else { };
-  option = name: "services.gretun.tunnels.${name}";
 
   # What networkd cannot express stays with gretun, also where networkd is in charge.
   byNetworkd = filterAttrs (
@@ -85,8 +79,6 @@ let
     reloadIfChanged = true;
     startLimitIntervalSec = 0;
     enableDefaultPath = false;
-    # For `snat`.
-    path = [ pkgs.nftables ];
 
     serviceConfig = helpers.hardening // {
       SupplementaryGroups = [ "gretun" ];
@@ -111,8 +103,7 @@ let
 
   # --- firewall -----------------------------------------------------------------------------------------------------
 
-  inherit (config.networking) firewall nftables;
-  backend = firewall.backend or (if nftables.enable then "nftables" else "iptables");
+  backend = helpers.firewallBackend config.networking;
   opened = builtins.filter (tunnel: tunnel.openFirewall) (builtins.attrValues tunnels);
   # Lets in what comes from the far end: to the UDP port, or as the tunnel's own IP protocol.
   rule =
@@ -197,15 +188,9 @@ let
     encap-dport = mkSetting types.port 5555 "UDP port of the far end.";
     encap-csum = mkSetting types.bool false "Whether UDP has checksums. `null` means yes.";
 
-    openFirewall = mkOption {
-      type = types.bool;
-      default = false;
-      example = true;
-      description = ''
-        Whether the firewall lets in the outer packets of `remote`: those to its UDP port, else those of
-        the tunnel's IP protocol. Without it the far end cannot begin, only answer.
-      '';
-    };
+    openFirewall = helpers.mkFlag ''
+      Whether the firewall lets in the outer packets of `remote`: those to its UDP port, else those of the tunnel's IP
+      protocol. Without it the far end cannot begin, only answer.'';
   };
 in
 {
@@ -235,10 +220,8 @@ in
     { services.gretun.enable = mkIf (gretun.tunnels != { }) (lib.mkDefault true); }
 
     (mkIf (tunnels != { }) {
-      warnings = helpers.unbroken (
-        lib.optional (opened != [ ] && firewall.enable && backend == "firewalld") ''
-          services.gretun.tunnels.*.openFirewall does nothing with firewalld. Let the outer packets in there.''
-      );
+      warnings = lib.optional (backend == "firewalld" && opened != [ ]) ''
+        services.gretun.tunnels.*.openFirewall does nothing with firewalld. Let the outer packets in there.'';
 
       # Tunnels may share a port, so each port is named once.
       services.gretun.udpPorts = builtins.attrValues (
@@ -246,7 +229,7 @@ in
           mapAttrsToList (
             name: tunnel:
             lib.nameValuePair (toString (portOf tunnel)) {
-              option = "${option name}.encap-sport";
+              option = "services.gretun.tunnels.${name}.encap-sport";
               port = portOf tunnel;
             }
           ) (filterAttrs (_: tunnel: portOf tunnel != null) tunnels)

@@ -107,8 +107,6 @@ class Container:
             groups.writelines(f"{name}:x:{990 - index}:\n" for index, name in enumerate(machine.groups))
         _write(root / "etc" / "tmpfiles.d" / "nixos.conf", "".join(f"{rule}\n" for rule in machine.tmpfiles))
         (root / STORE.lstrip("/") / "gretun" / "bin").mkdir(parents=True)
-        (root / STORE.lstrip("/") / "nftables").mkdir()
-        (root / STORE.lstrip("/") / "nftables" / "bin").symlink_to("/usr/sbin")
         units = self._build(machine.configuration, system)
         for name, other in machine.switches.items():
             self._build(other, system / "specialisation" / name)

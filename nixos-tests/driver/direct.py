@@ -34,8 +34,6 @@ class DirectUnits:
         store.mkdir()
         (store / "gretun").mkdir()
         (store / "gretun" / "bin").symlink_to(programs)
-        (store / "nftables" / "bin").mkdir(parents=True)
-        (store / "nftables" / "bin" / "nft").symlink_to(shutil.which("nft") or "/usr/sbin/nft")
         placed = configuration.placed(str(store))
         for place, text in placed.files.items():
             Path(place).write_text(text)

@@ -161,16 +161,16 @@ in
   coordinator-tls-without-key = {
     module = coordinator { tls.certFile = "/var/lib/acme/x/fullchain.pem"; };
     says = [
-      "services.gretun.coordinator.tls.keyFile is missing"
-      "Set it to"
+      "services.gretun.coordinator.tls.certFile and services.gretun.coordinator.tls.keyFile are one pair"
+      "Set it too"
     ];
   };
 
   coordinator-tls-without-cert = {
     module = coordinator { tls.keyFile = "/var/lib/acme/x/key.pem"; };
     says = [
-      "services.gretun.coordinator.tls.certFile is missing"
-      "Set it to"
+      "services.gretun.coordinator.tls.certFile and services.gretun.coordinator.tls.keyFile are one pair"
+      "Set it too"
     ];
   };
 
