@@ -7,8 +7,10 @@
 //! Every desired tunnel has a number. A pass ends with a report on each tunnel whose number, link or error is another than in
 //! the report before. So the highest number that the kernel satisfies is always reported, also when nothing had to be done.
 
+mod plan;
 mod planning;
 mod ports;
+mod progress;
 #[cfg(test)]
 mod tests;
 
@@ -24,11 +26,12 @@ use crate::node::{DesiredTunnel, Path};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::encap::FouPort;
 use crate::tunnel::mode::Family;
-use crate::tunnel::op::KernelOp;
-use crate::tunnel::state::TunnelState;
 
+pub use plan::Plan;
+use plan::{Job, TunnelJob};
 use planning::removal;
 use ports::Ports;
+use progress::{Progress, Refused};
 
 /// Changes of links come in bursts, and the applier's own are among them: all tunnels are looked at together this long after
 /// the first.
@@ -121,44 +124,6 @@ pub struct Observation {
     pub fou_ports: Vec<FouPort>,
 }
 
-/// Operations that happen together or not at all.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    job: Job,
-    /// The operations.
-    pub ops: Vec<KernelOp>,
-    /// Links that a killed process left unfinished and whose names the plan needs: to be removed first.
-    pub half_made: Vec<(u32, String)>,
-    /// Afterwards, what comes in by the first link (by name) is handed to the second. A kernel that cannot do that delivers
-    /// it by the first link, which is worse for firewalls and no failure.
-    pub redirects: Vec<(String, String)>,
-}
-
-/// What a plan is for.
-#[derive(Clone, Debug)]
-enum Job {
-    /// The data port is open.
-    DataPort,
-    /// The ports of tunnels that have one of their own are open.
-    OpenPort(ListenPort),
-    /// Ports that no tunnel uses any more are closed.
-    ClosePorts(Vec<ListenPort>),
-    /// Tunnels of peers that left are gone.
-    Remove(BTreeMap<NodePublic, Vec<TunnelState>>),
-    /// Links that receive for a tunnel are there, or are gone.
-    Receive(NodePublic),
-    /// The tunnel itself.
-    Tunnel(Box<TunnelJob>),
-}
-
-#[derive(Clone, Debug)]
-struct TunnelJob {
-    peer: NodePublic,
-    desired: DesiredTunnel,
-    /// As it will be; the index is the observed link's.
-    link: Link,
-}
-
 /// How a plan failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -166,29 +131,6 @@ pub struct Failure {
     pub step: Option<usize>,
     /// The step and the kernel's words.
     pub error: String,
-}
-
-/// What the machine knows of one tunnel. There is nothing of tunnels that are neither desired nor in the kernel.
-#[derive(Debug, Default)]
-struct Progress {
-    /// What the kernel last satisfied.
-    satisfied: Option<DesiredTunnel>,
-    /// What failed since.
-    refused: Option<Refused>,
-    /// The last report.
-    reported: Option<Applied>,
-    /// Steps that the kernel refused and that the tunnel does without, so that each is said once.
-    left_out: BTreeSet<String>,
-}
-
-/// A failure and when to try again.
-#[derive(Debug)]
-struct Refused {
-    /// `None` where the tunnel was to be removed.
-    desired: Option<DesiredTunnel>,
-    error: String,
-    tries: u32,
-    not_before: Instant,
 }
 
 /// The machine.
@@ -526,50 +468,6 @@ impl Applied {
             ) => (number, error) == (other_number, other_error),
             _ => self == other,
         }
-    }
-}
-
-impl Progress {
-    /// Whether the kernel is as desired; `None` asks for nothing to be there.
-    fn satisfies(&self, desired: Option<&DesiredTunnel>) -> bool {
-        desired.is_some() && self.satisfied.as_ref() == desired
-    }
-
-    /// When to try again what failed; `None` where something else is desired now.
-    fn retry_at(&self, desired: Option<&DesiredTunnel>) -> Option<Instant> {
-        let refused = self.refused.as_ref()?;
-        (refused.desired.as_ref() == desired).then_some(refused.not_before)
-    }
-}
-
-impl Job {
-    /// The peer whose tunnel the plan changes.
-    fn peer(&self) -> Option<NodePublic> {
-        match self {
-            Job::Receive(peer) => Some(*peer),
-            Job::Tunnel(job) => Some(job.peer),
-            Job::DataPort | Job::OpenPort(_) | Job::ClosePorts(_) | Job::Remove(_) => None,
-        }
-    }
-}
-
-impl Plan {
-    fn new(job: Job, ops: Vec<KernelOp>) -> Self {
-        Plan {
-            job,
-            ops,
-            half_made: Vec::new(),
-            redirects: Vec::new(),
-        }
-    }
-
-    /// The name of the link that the plan makes, where it makes one. Other processes must not change tunnels meanwhile:
-    /// they would take a link that has no alias yet for one that was never finished.
-    pub fn makes(&self) -> Option<&str> {
-        self.ops.iter().find_map(|op| match op {
-            KernelOp::AddLink(link) => Some(link.name.as_str()),
-            _ => None,
-        })
     }
 }
 

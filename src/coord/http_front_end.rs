@@ -6,6 +6,8 @@
 //! into the front end's memory. So a client that stalls, drips, floods or never reads its answer holds a task and nothing
 //! else, and a pending long poll holds no thread.
 
+mod refused;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
@@ -27,7 +29,9 @@ use super::request_head::{self, Head, HeadError, MAX_HEAD};
 use super::request_permits::RequestPermits;
 use super::service::lock;
 use super::token_bucket::{Bucket, Rate};
-use crate::proto::api::{ErrorBody, MAX_WAIT};
+use crate::proto::api::MAX_WAIT;
+
+use refused::{Ended, Refused};
 
 /// Time from accept, or from a request's first byte, to the end of its head. A client behind a bad link needs a second.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -100,81 +104,6 @@ pub struct FrontEnd {
 struct Source {
     connections: usize,
     requests: Bucket,
-}
-
-/// The reason why a client is refused.
-#[derive(Debug, thiserror::Error)]
-enum Refused {
-    #[error(transparent)]
-    Head(#[from] HeadError),
-    #[error("the request did not arrive in time")]
-    TooSlow,
-    #[error("too many requests from this address")]
-    TooFast,
-    #[error("too many connections")]
-    TooMany,
-    #[error("the API does not answer")]
-    NoAnswer,
-}
-
-/// The end of a connection without a whole request and its answer.
-#[derive(Debug, thiserror::Error)]
-enum Ended {
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error("the client did not take the answer in time")]
-    NotTaken,
-}
-
-impl From<HeadError> for Ended {
-    fn from(error: HeadError) -> Ended {
-        Ended::Refused(error.into())
-    }
-}
-
-impl Refused {
-    fn status(&self) -> u16 {
-        match self {
-            Refused::Head(error) => error.status(),
-            Refused::TooSlow => 408,
-            Refused::TooFast => 429,
-            Refused::TooMany => 503,
-            Refused::NoAnswer => 504,
-        }
-    }
-
-    fn reason(&self) -> &'static str {
-        match self {
-            Refused::Head(error) => error.reason(),
-            Refused::TooSlow => "too_slow",
-            Refused::TooFast => "too_fast",
-            Refused::TooMany => "too_many",
-            Refused::NoAnswer => "no_answer",
-        }
-    }
-
-    fn answer(&self) -> Vec<u8> {
-        let status = self.status();
-        let body = ErrorBody {
-            error: self.to_string(),
-            hint: None,
-        };
-        let body = serde_json::to_string(&body).unwrap_or_default();
-        let retry = if matches!(self, Refused::TooFast | Refused::TooMany) {
-            "Retry-After: 1\r\n"
-        } else {
-            ""
-        };
-        let length = body.len();
-        format!(
-            "HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{retry}\
-             Connection: close\r\n\r\n{body}",
-            reason = self.reason(),
-        )
-        .into_bytes()
-    }
 }
 
 /// A client's connection, bare or in TLS.

@@ -8,7 +8,9 @@ use crate::applier::desired::tests::desired;
 use crate::applier::owner_alias::OwnerAlias;
 use crate::applier::receive_links::remotes;
 use crate::kernel::tunnel::dump::ObservedTunnel;
+use crate::tunnel::op::KernelOp;
 use crate::tunnel::state::LinkConfig;
+use crate::tunnel::state::TunnelState;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,43 @@
+//! How far the machine is with one tunnel.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::Applied;
+use crate::node::DesiredTunnel;
+
+/// What the machine knows of one tunnel. There is nothing of tunnels that are neither desired nor in the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// What the kernel last satisfied.
+    pub(super) satisfied: Option<DesiredTunnel>,
+    /// What failed since.
+    pub(super) refused: Option<Refused>,
+    /// The last report.
+    pub(super) reported: Option<Applied>,
+    /// Steps that the kernel refused and that the tunnel does without, so that each is said once.
+    pub(super) left_out: BTreeSet<String>,
+}
+
+/// A failure and when to try again.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// `None` where the tunnel was to be removed.
+    pub(super) desired: Option<DesiredTunnel>,
+    pub(super) error: String,
+    pub(super) tries: u32,
+    pub(super) not_before: Instant,
+}
+
+impl Progress {
+    /// Whether the kernel is as desired; `None` asks for nothing to be there.
+    pub(super) fn satisfies(&self, desired: Option<&DesiredTunnel>) -> bool {
+        desired.is_some() && self.satisfied.as_ref() == desired
+    }
+
+    /// When to try again what failed; `None` where something else is desired now.
+    pub(super) fn retry_at(&self, desired: Option<&DesiredTunnel>) -> Option<Instant> {
+        let refused = self.refused.as_ref()?;
+        (refused.desired.as_ref() == desired).then_some(refused.not_before)
+    }
+}
