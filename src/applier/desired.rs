@@ -13,7 +13,7 @@ use crate::tunnel::mode::{Family, Mode};
 use crate::tunnel::mtu;
 use crate::tunnel::state::{LinkConfig, TunnelAddress, TunnelRoute, TunnelState};
 
-/// What all tunnels should be.
+/// The desired state of all tunnels.
 pub type DesiredTunnels = BTreeMap<NodePublic, DesiredTunnel>;
 
 /// A UDP port where the kernel takes GRE packets out of UDP.

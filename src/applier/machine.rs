@@ -46,7 +46,7 @@ const MAX_RETRY: Duration = Duration::from_secs(30);
 /// Nothing tells that somebody closed a FOU port, so the applier looks this often.
 const PORT_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What the machine knows of the node from the start.
+/// The machine's knowledge of the node from the start.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The node, whose links are ours.
@@ -57,7 +57,7 @@ pub struct Config {
     pub families: Vec<Family>,
 }
 
-/// One of our links, as it is in the kernel.
+/// A link of ours, as it is in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
@@ -104,7 +104,7 @@ pub enum Applied {
     },
 }
 
-/// What the driver has to look at for a pass.
+/// The parts of the kernel's state that the driver dumps for a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Whether routes and address translation are of interest. On a router with a million routes a dump of them is not cheap.
@@ -113,7 +113,7 @@ pub struct Look {
     pub paths: Vec<(NodePublic, IpAddr, IpAddr)>,
 }
 
-/// What the driver found.
+/// The kernel's state, as the driver dumped it.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
     /// The host's links.

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Notes the ports that the node has opened beside the data port.
 pub type NotePorts = Box<dyn FnMut(&BTreeSet<ListenPort>) + Send>;
 
-/// What the thread has not taken yet.
+/// Events that the thread has not taken yet.
 #[derive(Debug)]
 struct Inbox {
     desired: DesiredTunnels,

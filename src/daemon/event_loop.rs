@@ -66,7 +66,7 @@ pub struct Daemon {
     pub(super) queries: mpsc::Receiver<Query>,
     pub(super) wanted: thread::Handle,
     pub(super) applied: mpsc::UnboundedReceiver<Applied>,
-    /// What the coordinator last said, as it is kept on disk.
+    /// The coordinator's last answer, as it is kept on disk.
     pub(super) network: Network,
     pub(super) metrics: Metrics,
     pub(super) terminate: Signal,

@@ -47,7 +47,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// What is known of the router, and its port.
+    /// The state of the router and of its port.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
     }

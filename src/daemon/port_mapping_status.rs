@@ -23,7 +23,7 @@ impl Daemon {
         self.writer.write(Content::RouterPort(self.lease.clone()));
     }
 
-    /// What is known of the router; `None` when it is not asked.
+    /// The state of the router; `None` when it is not asked.
     pub(super) fn router_port_view(&self) -> Option<PortMappingView> {
         let handle = self.port_mapping.as_ref()?;
         Some(PortMappingView::new(&handle.status(), Instant::now()))

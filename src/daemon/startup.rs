@@ -260,7 +260,7 @@ fn port_mapping(
     Ok(None)
 }
 
-/// What a tunnel of ours leads to, so that the applier leaves it exactly as it is until the node knows better.
+/// Reads the desired state off a tunnel of ours, so that the applier leaves it exactly as it is until the node knows better.
 fn adopt(
     tunnel: &ObservedTunnel,
     own: NodePublic,

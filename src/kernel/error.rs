@@ -1,4 +1,4 @@
-//! What the kernel says when it refuses: the operation, the errno, and the kernel's own words (extended ack).
+//! The kernel's refusals: the operation, the errno, and the kernel's own words (extended ack).
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub enum KernelError {
     /// The kernel answered with an error.
     #[error("cannot {operation}: {}{}", source, said.as_deref().map(|said| format!(" ({said})")).unwrap_or_default())]
     Refused {
-        /// What was tried, such as `create link gretun0`.
+        /// The operation, such as `create link gretun0`.
         operation: String,
         /// The errno.
         source: io::Error,
@@ -23,9 +23,9 @@ pub enum KernelError {
     /// Netlink itself failed: no socket, no answer, an answer that cannot be read.
     #[error("cannot {operation}: netlink: {reason}")]
     Netlink {
-        /// What was tried.
+        /// The operation.
         operation: String,
-        /// What netlink said.
+        /// The reason in words.
         reason: String,
     },
     /// The table of gretun in nftables could not be changed.

@@ -22,7 +22,7 @@ pub struct Plan {
     pub redirects: Vec<(String, String)>,
 }
 
-/// What a plan is for.
+/// The purpose of a plan.
 #[derive(Clone, Debug)]
 pub(super) enum Job {
     /// The data port is open.

@@ -177,7 +177,7 @@ impl Machine {
     }
 }
 
-/// What the kernel has of one peer.
+/// The kernel's links of one peer.
 #[derive(Debug, Default)]
 pub(super) struct OwnLinks<'a> {
     pub(super) tunnel: Option<&'a ObservedTunnel>,

@@ -28,7 +28,7 @@ impl Ports {
         }
     }
 
-    /// One plan for each of these ports that the kernel does not have.
+    /// Returns a plan for each of these ports that the kernel does not have.
     pub fn missing(
         &self,
         ports: impl Iterator<Item = ListenPort>,

@@ -6,12 +6,12 @@ use std::time::Instant;
 use super::Applied;
 use crate::node::DesiredTunnel;
 
-/// What the machine knows of one tunnel. There is nothing of tunnels that are neither desired nor in the kernel.
+/// The machine's state of one tunnel. There is none of tunnels that are neither desired nor in the kernel.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// What the kernel last satisfied.
+    /// The desired state that the kernel last satisfied.
     pub(super) satisfied: Option<DesiredTunnel>,
-    /// What failed since.
+    /// The failure since.
     pub(super) refused: Option<Refused>,
     /// The last report.
     pub(super) reported: Option<Applied>,

@@ -39,7 +39,7 @@ pub struct LocalAddress {
     pub is_lasting: bool,
 }
 
-/// What a route says.
+/// A route, as far as tunnels need it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Index of the device that packets leave through.
@@ -135,7 +135,7 @@ impl Kernel {
         })
     }
 
-    /// What the kernel's route says of packets from `source`, or from wherever the kernel chooses, to `remote`. Nothing is sent.
+    /// Asks the kernel for its route of packets from `source`, or from wherever the kernel chooses, to `remote`. Nothing is sent.
     ///
     /// # Errors
     /// When there is none.

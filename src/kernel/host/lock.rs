@@ -1,4 +1,4 @@
-//! One change of static tunnels at a time in a network namespace. The lock is a file that no other user can open, named by the
+//! Serialises changes of tunnels in a network namespace. The lock is a file that no other user can open, named by the
 //! namespace's inode; the kernel takes the lock back from a process that dies.
 
 use std::fs::{self, DirBuilder, File};

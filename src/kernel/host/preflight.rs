@@ -1,4 +1,4 @@
-//! What must be there before anything is tried: capabilities and kernel modules. So the first thing that a person reads
+//! Checks what everything else needs: capabilities and kernel modules. So the first thing that a person reads
 //! is what is missing and how to get it, not an errno.
 
 use std::fs;
@@ -30,7 +30,7 @@ pub enum Need {
     Module(&'static str),
 }
 
-/// What GRE over FOU over IPv4 takes.
+/// Needs of GRE over FOU over IPv4.
 pub const OVERLAY: [Need; 4] = [
     Need::NetAdmin,
     Need::NetRaw,
@@ -38,7 +38,7 @@ pub const OVERLAY: [Need; 4] = [
     Need::Module("ip_gre"),
 ];
 
-/// What GRE over FOU over IPv6 takes beyond.
+/// Additional needs of GRE over FOU over IPv6.
 pub const OVERLAY_IPV6: [Need; 2] = [Need::Module("fou6"), Need::Module("ip6_gre")];
 
 /// Checks the needs in their order; tries to load modules that are missing.
@@ -104,7 +104,7 @@ fn is_loaded(name: &str) -> bool {
     Path::new("/sys/module").join(name).exists() || is_built_in(name)
 }
 
-/// What the kernel itself says, after it has tried to load the module; `None` where it cannot be asked. Creates nothing.
+/// Asks the kernel, which tries to load the module; returns `None` where it cannot be asked. Creates nothing.
 pub fn kernel_has(name: &str) -> Option<bool> {
     let kind = match name {
         "fou" => {
@@ -169,7 +169,7 @@ pub enum PreflightError {
     Module {
         /// Which.
         name: &'static str,
-        /// What modprobe said.
+        /// The message of modprobe.
         said: String,
     },
 }

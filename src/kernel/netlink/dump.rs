@@ -36,7 +36,7 @@ const KINDS: [&str; 7] = [
     "sit",
     "ip6tnl",
 ];
-/// What is wanted of a link.
+/// Chooses the links that a dump is to return.
 const LINK: [u16; 7] = [
     libc::IFLA_IFNAME,
     libc::IFLA_MTU,
@@ -46,7 +46,7 @@ const LINK: [u16; 7] = [
     libc::IFLA_GROUP,
     libc::IFLA_PROP_LIST,
 ];
-/// What is wanted of an address.
+/// Chooses the addresses that a dump is to return.
 const ADDRESS: [u16; 2] = [libc::IFA_ADDRESS, libc::IFA_LOCAL];
 
 /// A netlink socket for listings only. The kernel makes the next part of its answer while it is asked for it, so that there

@@ -31,7 +31,7 @@ pub(in crate::kernel) struct KernelSocket {
     pub sequence: u32,
 }
 
-/// What the kernel answered to one request.
+/// The kernel's answers to one request.
 pub(in crate::kernel) struct Answers<T> {
     pub found: Vec<T>,
     /// Whether the kernel's tables changed meanwhile, so that something may be missing.
@@ -128,7 +128,7 @@ pub(in crate::kernel) fn ask_for_words(socket: &Socket) -> io::Result<()> {
     socket.set_cap_ack(true)
 }
 
-/// What an error message says; its payload begins with a negative errno, or zero where all went well (`struct nlmsgerr`).
+/// Reads an error message; its payload begins with a negative errno, or zero where all went well (`struct nlmsgerr`).
 pub(in crate::kernel) fn read_error(payload: &[u8]) -> Option<ErrorMessage> {
     ErrorMessage::parse(&ErrorBuffer::new_checked(&payload).ok()?).ok()
 }

@@ -17,7 +17,7 @@ const BATCH: usize = 256;
 /// `struct nlmsghdr`, bytes: of a message nothing else is read, and the rest is dropped.
 const HEADER: usize = 16;
 
-/// What changed about the host's network since the last time.
+/// The kinds of changes of the host's network since the last time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetChange {
     /// A link came, went or changed.
@@ -62,7 +62,7 @@ impl Kernel {
     }
 }
 
-/// What `take` takes from the socket, whenever it has something. Ends when the kernel closes the socket.
+/// Returns the stream of whatever `take` reads from the socket. Ends when the kernel closes the socket.
 pub(in crate::kernel) fn stream<T: Send + 'static>(
     socket: Socket,
     take: fn(&Socket) -> io::Result<T>,

@@ -34,7 +34,7 @@ const STUN_COOKIE: u32 = 0x2112_a442;
 /// Size of the receive buffer, larger than any discovery datagram: a jumbo frame's payload.
 const BUFFER: usize = 9216;
 
-/// One datagram that came to the data port.
+/// A datagram that arrived at the data port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
     /// The address and port of this host to which it was sent.
@@ -411,7 +411,7 @@ fn filter_udp(port: u16, extra: Option<Range<u16>>) -> Vec<Step> {
     steps
 }
 
-/// One step of a filter, before its jump distances are known.
+/// A step of a filter, before its jump distances are known.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// Load with this instruction from this place.

@@ -53,7 +53,7 @@ pub(in crate::kernel) struct PacketSocket {
     overruns: AtomicU64,
 }
 
-/// One received frame.
+/// A received frame.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::kernel) struct Frame {
     /// Number of bytes of the buffer that the frame fills.

@@ -1,4 +1,4 @@
-//! What tunnels there are: one dump of links, addresses and routes each, however many tunnels there are.
+//! Lists the host's tunnels: one dump of links, addresses and routes each, however many tunnels there are.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -33,11 +33,11 @@ pub struct ObservedTunnel {
     pub other_routes: Vec<TunnelRoute>,
     /// Whether `state` says everything; else gretun can remove it but would not have made it.
     pub exact: bool,
-    /// What went through.
+    /// The packets and bytes since the link was created.
     pub counters: Counters,
 }
 
-/// What went through a device since it was made.
+/// Packets and bytes of a link since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Bytes received.

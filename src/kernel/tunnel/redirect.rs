@@ -1,4 +1,4 @@
-//! What one device receives, handed over to another (`tc filter ... action mirred ingress redirect`).
+//! Redirects the packets that one link receives to another (`tc filter ... action mirred ingress redirect`).
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{

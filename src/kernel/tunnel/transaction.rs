@@ -11,7 +11,7 @@ use crate::error::{Kind, UserError};
 use crate::kernel::{Kernel, KernelError};
 use crate::tunnel::op::KernelOp;
 
-/// What carries operations out.
+/// Carries operations out: the kernel, or a test's stand-in.
 pub trait Backend {
     /// Does these operations, all of one stage, and says how each went. Those behind one that failed may still be done.
     fn apply(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>>;
@@ -121,7 +121,7 @@ fn undo(backend: &impl Backend, done: &[&KernelOp]) -> Vec<Left> {
 /// A step back that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Left {
-    /// What was tried.
+    /// The operation that should have undone a step.
     pub step: String,
     /// Why it did not work.
     pub error: String,
@@ -141,12 +141,12 @@ pub struct StepError {
     pub index: usize,
     /// The step, in words; what the kernel said names it too.
     pub step: Box<str>,
-    /// What the kernel said.
+    /// The kernel's refusal.
     #[source]
     pub source: KernelError,
-    /// What could not be undone.
+    /// Steps that could not be undone.
     pub left: Box<[Left]>,
-    /// What to do about it.
+    /// The advice for the user.
     hint: Option<Box<str>>,
 }
 
@@ -160,7 +160,7 @@ impl UserError for StepError {
     }
 }
 
-/// What to do when the kernel has something already that is in the way of a step.
+/// Returns advice for a step that an existing object of the kernel is in the way of.
 fn way_out(op: &KernelOp, error: &KernelError) -> Option<String> {
     let errno = error.errno()?;
     let is_there = errno == libc::EEXIST;

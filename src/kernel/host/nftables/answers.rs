@@ -1,4 +1,4 @@
-//! What the kernel answers, as the model of [`crate::tunnel::nftables`].
+//! Reads the kernel's answers into the model of [`crate::tunnel::nftables`].
 
 use std::net::IpAddr;
 
