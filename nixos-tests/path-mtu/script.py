@@ -94,3 +94,8 @@ with subtest("a host that starts behind the small hop joins, and TCP crosses at 
     join(alice, bob)
     check_tcp(alice, bob, size=LONG_TRANSFER_BYTES)
     wait_for_mtu(1400)
+
+with subtest("every change was done at once, though IPv6 leaves a link whose MTU falls below 1280"):
+    for machine in (alice, bob):
+        refused = [line for line in unit_log(machine).splitlines() if "cannot be set up" in line]
+        assert not refused, f"{machine.name}: {refused}"

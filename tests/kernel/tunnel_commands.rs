@@ -158,7 +158,9 @@ fn everything(node: &Node) -> Vec<String> {
     );
     for line in shown.lines() {
         let Ok(Value::Array(objects)) = serde_json::from_str(line) else {
-            lines.push(line.to_owned());
+            // The kernel's order of a set's elements is its own.
+            let elements = line.trim().trim_start_matches("elements = {").split(',');
+            lines.extend(elements.map(|it| it.trim_matches([' ', '}']).to_owned()));
             continue;
         };
         for mut object in objects {

@@ -158,10 +158,12 @@ fn is_removal(op: &KernelOp) -> bool {
     )
 }
 
+/// Whether what should be removed is not there. `ENXIO` is IPv6's answer on a device that has none of it: a link whose MTU falls below
+/// 1280 loses all its IPv6 addresses with that (`addrconf_notify`, `inet6_addr_del`, net/ipv6/addrconf.c).
 fn is_gone(error: &KernelError) -> bool {
     matches!(
         error.errno(),
-        Some(libc::ENODEV | libc::ESRCH | libc::EADDRNOTAVAIL)
+        Some(libc::ENODEV | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENXIO)
     )
 }
 

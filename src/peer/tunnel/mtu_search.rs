@@ -176,7 +176,8 @@ impl MtuSearch {
         self.round.iter().any(|it| it.tx_ids.contains(&tx_id))
     }
 
-    /// A ping was answered. False when it was none of these.
+    /// A ping was answered. False when it was none of these. An answer that comes after its round, over a path that has become slower
+    /// than it was, counts as one in time: the search goes on from it with the next [`MtuSearch::advance`].
     pub(crate) fn answered(&mut self, now: Instant, tx_id: TxId) -> bool {
         let Some(size) = self
             .round
@@ -190,6 +191,9 @@ impl MtuSearch {
         self.good = self.good.max(size);
         self.limit = self.limit.max(size);
         self.round.retain(|probe| probe.size > size);
+        if self.phase == Phase::Rest {
+            self.phase = Phase::Raise;
+        }
         true
     }
 
@@ -275,8 +279,8 @@ impl MtuSearch {
     }
 
     fn rest(&mut self, now: Instant) {
+        // The pings of the round may still be answered.
         self.phase = Phase::Rest;
-        self.round.clear();
         self.confirm_at = now + MTU_CONFIRM_GAP;
     }
 }

@@ -176,3 +176,22 @@ fn the_device_bounds_the_search_and_a_change_of_it_starts_another() {
     play.run(Duration::from_secs(1), |_, _| true);
     assert_eq!(play.found(), Some(9000));
 }
+
+/// The path was quick when its round trip was measured and is slow now: answers come when their round is over.
+#[test]
+fn an_answer_that_comes_late_lets_the_tunnel_grow() {
+    let mut play = Play::new(ipv4(), 1500);
+    play.run(Duration::from_secs(5), |size, _| size <= 1280);
+    assert_eq!(play.found(), Some(1280));
+    // The next try of larger sizes: nothing comes in time.
+    while play.search.phase != Phase::Raise {
+        play.run(Duration::from_millis(1), |size, _| size <= 1280);
+    }
+    let late = play.search.round.iter().find(|it| it.size == 1500);
+    let tx_id = *late.unwrap().tx_ids.first().unwrap();
+    play.run(Duration::from_secs(1), |size, _| size <= 1280);
+    assert_eq!((play.found(), play.search.phase), (Some(1280), Phase::Rest));
+    assert!(play.search.answered(play.now, tx_id));
+    play.run(Duration::from_millis(100), |size, _| size <= 1500);
+    assert_eq!(play.found(), Some(1500));
+}
