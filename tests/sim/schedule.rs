@@ -20,7 +20,15 @@ use crate::world::{HostId, World};
 /// Number of seeds, from 0 on, unless `GRETUN_SIM_SCHEDULES` names another.
 const DEFAULT_RUNS: u64 = 250;
 /// Seeds that once found a fault: run always, and first. Add a seed here when it has failed.
-const REGRESSIONS: [u64; 5] = [2572, 135, 3491, 2489, 70_246_764_801_871];
+const REGRESSIONS: [u64; 7] = [
+    2572,
+    135,
+    3491,
+    2489,
+    70_246_764_801_871,
+    186_114_575_707_584,
+    126_758_036_434_486,
+];
 /// Time for which things break.
 const TROUBLE: Duration = Duration::from_secs(60);
 /// Time in which everything must recover: a path that failed several times is held down for a minute.
