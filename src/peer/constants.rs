@@ -108,6 +108,10 @@ pub(crate) const APPLY_TIMEOUT: Duration = ms(5_000);
 /// sent meanwhile, so nobody knows whether data crosses. A host that is only loaded takes a tenth of this.
 pub(crate) const UNCHECKED_TIMEOUT: Duration = ms(1_500);
 
+/// How long a peer is called direct after data last crossed, however many path switches follow each other: the gap between probes and one
+/// switch, plus [`TEST_ROUND_TRIPS`].
+pub(crate) const SWITCHES_TIMEOUT: Duration = ms(3_500);
+
 /// How long data may take to cross a new tunnel, plus [`TEST_ROUND_TRIPS`]: the other side's kernel may be slow to follow.
 pub(crate) const TEST_TIMEOUT: Duration = ms(2_000);
 

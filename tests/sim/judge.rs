@@ -11,9 +11,9 @@ use crate::world::{HostId, World};
 /// User data is said to flow while the last came within this: more than its gap and any latency.
 const USER_DATA_AGE: Duration = Duration::from_millis(800);
 
-/// While a peer is called direct, data must have crossed both ways within this: the probe's second, and four round
-/// trips of 1.5 s, for a path is lost after three, and the answer that was the proof took one.
-const PROOF_AGE: Duration = Duration::from_millis(7_000);
+/// While a peer is called direct, data must have crossed both ways within this: the probe's second, the loss timeout,
+/// and room for long round trips.
+const PROOF_AGE: Duration = Duration::from_millis(4_500);
 
 /// The fate of user data in one direction.
 #[derive(Clone, Copy, Debug)]

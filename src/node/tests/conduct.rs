@@ -508,3 +508,30 @@ fn a_tunnel_does_not_move_between_ports_of_the_same_addresses() {
     assert!(leaves_a_slow_path_for("192.0.2.3:7777"));
     assert!(!leaves_a_slow_path_for("192.0.2.2:7778"));
 }
+
+/// Each call has a probe sent at once, which must not put off the verdict on the probe before.
+#[test]
+fn a_peer_that_calls_again_and_again_is_not_called_direct_for_that() {
+    let mut bench = Bench::direct(Role::Controlled);
+    let endpoints = vec![addr(REMOTE)];
+    for _ in 0..60 {
+        bench.pass(MS * 50);
+        bench.receive_signal(&Message::CallMeMaybe {
+            endpoints: endpoints.clone(),
+        });
+    }
+    assert_eq!(bench.state(), State::Punching);
+}
+
+/// The controlling side goes from one path to the next, and the kernel sets none of them up in time.
+#[test]
+fn switches_that_follow_each_other_do_not_keep_a_peer_direct() {
+    let mut bench = Bench::direct(Role::Controlled);
+    for seq in 2..8 {
+        let path = format!("192.0.2.{}:7777", 100 + seq);
+        bench.ping_from(&path);
+        bench.nominate(seq, &path);
+        bench.pass(SECOND);
+    }
+    assert_eq!(bench.state(), State::Punching);
+}

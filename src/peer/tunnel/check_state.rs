@@ -125,6 +125,8 @@ pub(crate) struct Tunnel {
     /// Data pings answered.
     pub(crate) pongs: u32,
     pub(crate) mtu: TunnelMtu,
+    /// When data last crossed to the peer and back, over this path or the one before it.
+    pub(super) proven_at: Option<Instant>,
     /// Whether the peer has called since data last crossed: it looks for a path itself, so a loss is judged sooner.
     pub(super) is_called: bool,
 }
@@ -142,6 +144,7 @@ impl Tunnel {
             pings: 0,
             pongs: 0,
             mtu: TunnelMtu::default(),
+            proven_at: None,
             is_called: false,
         }
     }

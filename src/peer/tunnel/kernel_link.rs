@@ -25,6 +25,7 @@ impl Peer {
                 let mut tunnel = Tunnel::new(path);
                 if let Some(before) = &self.tunnel {
                     tunnel.mtu = before.mtu.over(before.path, path);
+                    tunnel.proven_at = before.proven_at;
                     if before.path != path {
                         info!(from = %before.path, to = %path, %reason, "path switched");
                         *cx.counters.path_switches.entry(reason).or_default() += 1;
@@ -37,7 +38,8 @@ impl Peer {
                     true => UNCHECKED_TIMEOUT,
                     false => APPLY_TIMEOUT,
                 };
-                self.timers.set(Timer::TunnelCheck, cx.now + patience);
+                let deadline = self.check_until(cx.now, patience);
+                self.timers.set(Timer::TunnelCheck, deadline);
                 self.ask_kernel(cx);
             }
         }

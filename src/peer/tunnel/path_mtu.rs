@@ -1,7 +1,5 @@
 //! Runs the search for the path MTU over the tunnel in use, and has the tunnel follow what it finds.
 
-use std::time::Instant;
-
 use tracing::debug;
 
 use crate::peer::packet_window::Budget;
@@ -22,8 +20,6 @@ pub(crate) struct TunnelMtu {
     search: Option<MtuSearch>,
     /// The path MTU that the kernel was asked for; `None` is the first guess.
     pub(crate) asked: Option<u16>,
-    /// When data last crossed the tunnel and back.
-    pub(crate) alive_at: Option<Instant>,
 }
 
 impl TunnelMtu {
@@ -78,7 +74,7 @@ impl Peer {
             // Goes on when data crosses again.
             return self.timers.clear(Timer::Mtu);
         }
-        let step = search.advance(cx.now, tunnel.mtu.alive_at);
+        let step = search.advance(cx.now, tunnel.proven_at);
         self.follow_mtu(cx);
         match step {
             Step::Send(sizes) => {
@@ -99,9 +95,6 @@ impl Peer {
 
     /// Goes on where the tunnel's silence had stopped the search.
     pub(crate) fn resume_mtu_search(&mut self, cx: &mut Context<'_>) {
-        if let Some(tunnel) = &mut self.tunnel {
-            tunnel.mtu.alive_at = Some(cx.now);
-        }
         if self.timers.get(Timer::Mtu).is_none() {
             self.mtu_due(cx);
         }

@@ -8,7 +8,8 @@ use tracing::debug;
 use crate::peer::constants::{
     APPLY_TIMEOUT, LATE_GAP, LATE_PROBES, LOSS_ROUND_TRIPS, LOSS_TIMEOUT_SILENT, MAX_PROBES,
     MOVE_TIMEOUT, PROBE_GAPS, PROBE_LATE_MAX, PROBE_LATE_MIN, PROBE_MIN_GAP, PROVEN_GAP,
-    REVALIDATION_TIMEOUT, STALL, TEST_ROUND_TRIPS, TEST_TIMEOUT, UNCHECKED_TIMEOUT, UNPROVEN_GAP,
+    REVALIDATION_TIMEOUT, STALL, SWITCHES_TIMEOUT, TEST_ROUND_TRIPS, TEST_TIMEOUT,
+    UNCHECKED_TIMEOUT, UNPROVEN_GAP,
 };
 use crate::peer::path::switch_reason::SwitchReason;
 use crate::peer::timers::Timer;
@@ -42,9 +43,22 @@ impl Peer {
             CheckReason::Nominated => TEST_TIMEOUT,
             CheckReason::Revalidation => REVALIDATION_TIMEOUT,
         };
-        let deadline = cx.now + timeout + round_trip * TEST_ROUND_TRIPS;
+        let deadline = self.check_until(cx.now, timeout + round_trip * TEST_ROUND_TRIPS);
         self.timers.set(Timer::TunnelCheck, deadline);
         self.send_data_probe(cx);
+    }
+
+    /// When a check that begins now and may take `patience` ends. While the peer is called direct, path switches that follow each other
+    /// do not renew the time: data must cross in between.
+    pub(super) fn check_until(&self, now: Instant, patience: Duration) -> Instant {
+        let until = now + patience;
+        let tunnel = self.tunnel.as_ref().filter(|_| self.state.is_proven());
+        let Some(proven_at) = tunnel.and_then(|it| it.proven_at) else {
+            return until;
+        };
+        let round_trip = self.round_trip().unwrap_or_default();
+        let latest = proven_at + SWITCHES_TIMEOUT + round_trip * TEST_ROUND_TRIPS;
+        until.min(latest.max(now))
     }
 
     /// A sign of life from a peer whose tunnel is there but was silent: the tunnel is tested before another path is
@@ -114,27 +128,29 @@ impl Peer {
             return;
         };
         let mut is_alarmed = false;
-        let gap = match &mut tunnel.check {
+        let next = match &mut tunnel.check {
             CheckState::Asked => return,
             CheckState::Testing { step, .. } => {
                 *step += 1;
-                PROBE_GAPS[(*step - 1).min(PROBE_GAPS.len() - 1)]
+                cx.now + PROBE_GAPS[(*step - 1).min(PROBE_GAPS.len() - 1)]
             }
             CheckState::Silent { step, .. } => {
                 *step += 1;
-                PROBE_GAPS.get(*step - 1).copied().unwrap_or(UNPROVEN_GAP)
+                cx.now + PROBE_GAPS.get(*step - 1).copied().unwrap_or(UNPROVEN_GAP)
             }
+            // The first probe is late after its own time: those that a calling peer causes meanwhile do not put that off.
             CheckState::Proven { unanswered } => {
-                unanswered.get_or_insert(cx.now);
-                (round_trip * 2).clamp(PROBE_LATE_MIN, PROBE_LATE_MAX)
+                let first = *unanswered.get_or_insert(cx.now);
+                let late_at = first + (round_trip * 2).clamp(PROBE_LATE_MIN, PROBE_LATE_MAX);
+                late_at.max(cx.now)
             }
             CheckState::Late { probes, .. } => {
                 *probes += 1;
                 is_alarmed = *probes == LATE_PROBES;
-                LATE_GAP
+                cx.now + LATE_GAP
             }
         };
-        self.timers.set(Timer::Probe, cx.now + gap);
+        self.timers.set(Timer::Probe, next);
         let tx_id = cx.tx_id();
         if tunnel.probes.len() == MAX_PROBES {
             tunnel.probes.pop_front();
@@ -197,6 +213,7 @@ impl Peer {
         };
         let path = tunnel.path;
         tunnel.check = CheckState::Proven { unanswered: None };
+        tunnel.proven_at = Some(cx.now);
         tunnel.is_called = false;
         self.discovery.port_search.succeeded();
         self.timers.set(Timer::Probe, cx.now + PROVEN_GAP);
