@@ -134,6 +134,14 @@ pub fn depends_on_luck(seen: Seen, one: Option<NatKind>, other: Option<NatKind>)
     !possible && is_searched && sides.iter().any(admits)
 }
 
+/// Two NATs that map by address have one port each for all ports of the other, and STUN servers at one address take both for easy: both
+/// sides guess, and each may find the other's port. That happens once in some thousand searches; data crosses then.
+pub fn may_meet_by_chance(one: Option<NatKind>, other: Option<NatKind>) -> bool {
+    [one, other]
+        .iter()
+        .all(|kind| Behaviour::of(*kind).mapping == Mapping::Address)
+}
+
 /// Returns whether two hosts, each behind its NATs (the innermost first), are connected by the first packets, without a port search.
 pub fn joined_without_search(one: &[NatKind], other: &[NatKind]) -> bool {
     let (one, other) = (Chain::of(one), Chain::of(other));

@@ -9,11 +9,11 @@ use gretun::node::State;
 
 use crate::dice::{self, between, chance, pick};
 use crate::host::Interface;
-use crate::nat::{Mapping, NatKind};
+use crate::nat::NatKind;
 use crate::network::{Bursts, INTERNET, Link, NetId, RouterId, WIRE};
 use crate::oracle::{
     Seen, depends_on_luck, direct_possible, joined_by_any_search, joined_through_all,
-    joined_without_search,
+    joined_without_search, may_meet_by_chance,
 };
 use crate::world::{HostId, World};
 
@@ -388,12 +388,7 @@ impl Run {
         // While STUN was silent, a host did not know its mapping and searched in both roles. A tunnel that was found then is kept.
         let while_unknown =
             joined_by_any_search(one, other) || depends_on_luck(Seen::FromOneServer, one, other);
-        // Two NATs that map by address have one port each for all ports of the other. Guesses of both sides may meet there, once in ten
-        // thousand schedules, and data crosses.
-        let maps_by_address =
-            |kind: Option<NatKind>| kind.is_some_and(|it| it.mapping == Mapping::Address);
-        let by_chance = maps_by_address(one) && maps_by_address(other);
-        if !direct_possible(one, other) && (while_unknown || by_chance) {
+        if !direct_possible(one, other) && (while_unknown || may_meet_by_chance(one, other)) {
             return None;
         }
         (!depends_on_luck(Seen::FromTwoPorts, one, other)).then(|| direct_possible(one, other))
