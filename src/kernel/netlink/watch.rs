@@ -12,7 +12,7 @@ use crate::kernel::Kernel;
 use crate::kernel::KernelError;
 
 /// Most messages taken between two looks at everything else.
-const BATCH: usize = 256;
+pub(in crate::kernel) const BATCH: usize = 256;
 
 /// `struct nlmsghdr`, bytes: of a message nothing else is read, and the rest is dropped.
 const HEADER: usize = 16;

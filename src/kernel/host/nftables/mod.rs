@@ -67,9 +67,11 @@ impl NfTables {
 
     /// Carries out the operations on the pairs that are there.
     fn change(&mut self, ops: &[KernelOp]) -> Result<(), KernelError> {
-        for attempt in 1.. {
-            let (observed, generation) = self.observe(&snat::table([]))?;
-            let mut pairs = observed.elements(&snat::table([]));
+        let model = snat::table([]);
+        let mut attempt = 1;
+        loop {
+            let (observed, generation) = self.observe(&model)?;
+            let mut pairs = observed.elements(&model);
             for op in ops {
                 match op {
                     KernelOp::AddSnat { link, network } => {
@@ -86,11 +88,12 @@ impl NfTables {
                 .map_err(|error| KernelError::netlink("change nftables", error))?;
             let generation = (attempt <= TRIES).then_some(generation);
             match self.carry_out(&changes, generation) {
-                Err(error) if error.errno() == Some(libc::ERESTART) && attempt <= TRIES => {}
+                Err(error) if error.errno() == Some(libc::ERESTART) && attempt <= TRIES => {
+                    attempt += 1;
+                }
                 done => return done,
             }
         }
-        Ok(())
     }
 
     fn carry_out(

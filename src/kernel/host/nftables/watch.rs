@@ -6,7 +6,7 @@ use futures_util::Stream;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-use crate::kernel::netlink::watch::stream;
+use crate::kernel::netlink::watch::{BATCH, stream};
 use crate::kernel::{Kernel, KernelError};
 use crate::tunnel::nftables::TABLE;
 
@@ -46,7 +46,7 @@ fn open() -> io::Result<Socket> {
 fn take(socket: &Socket) -> io::Result<()> {
     let mut is_ours = false;
     let mut notification = Vec::with_capacity(MAX_NOTIFICATION);
-    loop {
+    for _ in 0..BATCH {
         notification.clear();
         match socket.recv(&mut notification, libc::MSG_TRUNC) {
             Ok(length) => is_ours |= length > MAX_NOTIFICATION || names_table(&notification),
@@ -56,6 +56,8 @@ fn take(socket: &Socket) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
+    // The rest, which is read next, may be about the table.
+    Ok(())
 }
 
 /// Whether one of the messages is about gretun's table.
