@@ -167,23 +167,13 @@ impl Daemon {
     /// The same before one more ping goes over every path and through the tunnel.
     pub(super) fn ping(&mut self, peer: &str) -> Option<PathsView> {
         let before = self.paths(peer)?;
-        let key = self.find(peer)?.node_key;
+        let key = self.node.find(peer)?;
         self.node.ping_paths(Instant::now(), key);
         Some(before)
     }
 
     fn judge(&self, peer: &str) -> Option<(Evidence, Explanation)> {
-        let key = self.find(peer)?.node_key;
-        self.node.explain(Instant::now(), key)
-    }
-
-    fn find(&self, peer: &str) -> Option<PeerStatus> {
-        let mut peers = self.node.status(Instant::now()).into_iter();
-        peers.find(|it| {
-            it.name == peer
-                || it.node_key.to_string() == peer
-                || it.tunnel_ips.iter().any(|ip| ip.to_string() == peer)
-        })
+        self.node.explain(Instant::now(), self.node.find(peer)?)
     }
 }
 

@@ -376,6 +376,20 @@ impl Node {
         self.peers.iter().map(|(key, it)| (*key, it.state()))
     }
 
+    /// The peer of this name, node key or address inside the overlay.
+    pub fn find(&self, named: &str) -> Option<NodePublic> {
+        let ip = named.parse().ok();
+        let is_named = |key: NodePublic, peer: &Peer| {
+            peer.name() == named
+                || key.to_string() == named
+                || ip.is_some_and(|ip| self.network.is_tunnel_ip(key, ip))
+        };
+        let mut peers = self.peers.iter().map(|(key, peer)| (*key, peer));
+        peers
+            .find(|(key, peer)| is_named(*key, peer))
+            .map(|(key, _)| key)
+    }
+
     /// The networks that a peer offers, each with the reason if it is not routed into the peer's tunnel.
     pub fn offered_routes(&self, peer: NodePublic) -> &[OfferedRoute] {
         self.network.offers(peer)
