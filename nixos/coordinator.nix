@@ -22,7 +22,7 @@ let
   option = "services.gretun.coordinator";
   program = lib.getExe' gretun.package "gretun-coord";
 
-  # Those of "ADDRESS:PORT"; "none" has no port.
+  # The ports of "ADDRESS:PORT"; "none" has no port.
   portsOf =
     addresses:
     let

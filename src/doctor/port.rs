@@ -119,7 +119,7 @@ mod tests {
     fn a_program_is_named_as_it_was_started() {
         let cases = [
             ("dnsmasq", "/usr/sbin/dnsmasq\0-k\0", "dnsmasq"),
-            // What NixOS makes of a wrapped program; the second name is cut off.
+            // Wrapped programs of NixOS; the second name is cut off.
             (
                 ".gretun-wrapped",
                 "/nix/store/x-gretun/bin/gretun\0up\0",

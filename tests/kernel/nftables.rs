@@ -188,7 +188,7 @@ fn a_firewall_that_changes_all_the_time_does_not_hold_it_up() {
     });
 }
 
-/// What the daemon looks again for: somebody else's change of the table, and nobody's of another table.
+/// The daemon looks again after somebody else's change of the table, and after nobody's of another table.
 #[test]
 fn changes_of_the_table_are_watched() {
     if !is_able() {

@@ -330,7 +330,7 @@ fn before_everything_was_tried_there_is_no_verdict() {
     assert_eq!(cause(&world, a, b), Cause::Searching);
 }
 
-/// What the log said last about a peer.
+/// Returns the latest line of the log on a peer.
 fn logged(world: &World, at: HostId, of: HostId) -> (State, String) {
     let peer = world.hosts[of.0].node_key;
     let (_, state, reason) = world.hosts[at.0]

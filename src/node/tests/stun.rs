@@ -1,4 +1,4 @@
-//! What STUN has said of the NAT, and what it has not said yet.
+//! A node waits for STUN servers that may still answer before it searches for ports.
 
 use super::*;
 use crate::proto::stun::{self, StunMessage};
@@ -33,15 +33,21 @@ fn answer(bench: &mut Bench, server: &str) {
     bench.collect();
 }
 
-/// One answer does not tell how the NAT maps. As long as another may come, it decides whether a search is of use.
-#[test]
-fn no_port_search_begins_while_a_stun_server_may_still_answer() {
+/// A node with a peer that was answered by the first of two servers.
+fn with_half_an_answer() -> Bench {
     let mut bench = Bench::new(Role::Controlling);
     let servers = SERVERS.map(addr).to_vec();
     bench.node.handle_stun_servers(bench.now, servers);
     bench.collect();
     answer(&mut bench, SERVERS[0]);
     bench.tell(&[REMOTE], true);
+    bench
+}
+
+/// One answer does not tell how the NAT maps. As long as another may come, it decides whether a search is of use.
+#[test]
+fn no_port_search_begins_while_a_stun_server_may_still_answer() {
+    let mut bench = with_half_an_answer();
     bench.pass(3 * SECOND);
     assert!(!has_searched(&bench), "the second server is still asked");
     answer(&mut bench, SERVERS[1]);
@@ -52,12 +58,7 @@ fn no_port_search_begins_while_a_stun_server_may_still_answer() {
 
 #[test]
 fn a_stun_server_that_stays_silent_stops_no_port_search() {
-    let mut bench = Bench::new(Role::Controlling);
-    let servers = SERVERS.map(addr).to_vec();
-    bench.node.handle_stun_servers(bench.now, servers);
-    bench.collect();
-    answer(&mut bench, SERVERS[0]);
-    bench.tell(&[REMOTE], true);
+    let mut bench = with_half_an_answer();
     bench.pass(4 * SECOND);
     assert!(has_searched(&bench));
 }

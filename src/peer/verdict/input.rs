@@ -48,7 +48,7 @@ impl Peer {
     fn gather(&self, now: Instant, host: &Host) -> Evidence {
         let around = &host.snapshot;
         let lately = now.checked_sub(LATELY).unwrap_or(now);
-        // What was heard over a path before it was lost says nothing of now.
+        // Packets that came before the path was lost say nothing of now.
         let lost = self.since.checked_sub(SEARCH_TIMEOUT).unwrap_or(self.since);
         let since = lately.max(lost);
         let tried = self.discovery.candidates.iter().map(|it| Tried {

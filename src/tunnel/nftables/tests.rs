@@ -10,10 +10,10 @@ const FOREIGN: &str = "foreign";
 
 /// Carries a change out as strictly as the kernel does: what is created must not be there, and what is deleted or named must be.
 fn apply(observed: &mut Observed, change: &Change) {
-    let set = |observed: &mut Observed, name: &str| -> Set {
+    fn set<'a>(observed: &'a mut Observed, name: &str) -> &'a mut Set {
         let there = observed.sets.get_mut(name).expect("the set is there");
-        there.clone().expect("the set is of gretun's type")
-    };
+        there.as_mut().expect("the set is of gretun's type")
+    }
     match change {
         Change::AddTable => {
             assert!(!observed.exists);
@@ -42,24 +42,22 @@ fn apply(observed: &mut Observed, change: &Change) {
             set: name,
             elements,
         } => {
-            let mut there = set(observed, name);
+            let there = set(observed, name);
             assert!(!elements.is_empty());
             for element in elements {
                 assert!(Family::of_net(element.1) == there.family);
                 assert!(there.elements.insert(element.clone()));
             }
-            observed.sets.insert(name.clone(), Some(there));
         }
         Change::DeleteElements {
             set: name,
             elements,
         } => {
-            let mut there = set(observed, name);
+            let there = set(observed, name);
             assert!(!elements.is_empty());
             for element in elements {
                 assert!(there.elements.remove(element));
             }
-            observed.sets.insert(name.clone(), Some(there));
         }
         Change::AddChain { chain, base } => {
             assert!(observed.exists && base.rules.is_empty());

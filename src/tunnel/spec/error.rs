@@ -1,4 +1,4 @@
-//! What is wrong with an option of a tunnel, and the way out.
+//! The errors in the options of a tunnel, each with the way out.
 
 use std::net::IpAddr;
 
