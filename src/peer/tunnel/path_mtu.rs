@@ -33,9 +33,8 @@ impl TunnelMtu {
 
     /// Returns the knowledge of the next path: the same where only the peer's port differs, else nothing.
     pub(crate) fn over(&self, this: Path, next: Path) -> Self {
-        let same_hops = (this.local, this.remote.ip()) == (next.local, next.remote.ip());
         TunnelMtu {
-            asked: self.asked.filter(|_| same_hops),
+            asked: self.asked.filter(|_| this.has_addresses_of(next)),
             ..TunnelMtu::default()
         }
     }
