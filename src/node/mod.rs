@@ -507,6 +507,9 @@ impl Node {
         };
         let mut seen = self.stun.answers().map(|(_, seen)| seen);
         self.host.nat.seen = seen.find(SocketAddr::is_ipv4);
+        let (port, locals) = (self.host.port, &self.host.locals);
+        let is_own = |it: SocketAddr| it.port() == port && locals.contains(&it.ip());
+        self.host.nat.is_own = self.host.nat.seen.is_some_and(is_own);
         self.host.nat.is_asked = self.stun.is_asking(&self.host.locals);
     }
 

@@ -35,7 +35,7 @@ pub struct Link {
     pub is_overlay: bool,
 }
 
-/// Unsupported that comes in bursts, after Gilbert and Elliott: the link changes between a good state without loss and a bad one in
+/// Loss that comes in bursts, after Gilbert and Elliott: the link changes between a good state without loss and a bad one in
 /// which everything is lost, each for a random time of this mean.
 #[derive(Clone, Copy, Debug)]
 pub struct Bursts {
@@ -141,7 +141,7 @@ pub struct Router {
     pub inside: NetId,
     pub outside: NetId,
     pub link: Link,
-    /// Unsupported in bursts, of what goes through in either direction.
+    /// Loss in bursts, of what goes through in either direction.
     pub bursts: Option<Bursts>,
     /// How long each packet keeps the line busy, in either direction; those that come meanwhile queue.
     pub spacing: Duration,

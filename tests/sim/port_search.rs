@@ -120,6 +120,27 @@ fn no_search_where_the_ordinary_means_suffice() {
 }
 
 #[test]
+fn two_hosts_without_a_nat_are_not_searched_however_late_they_answer() {
+    let (mut world, a, b) = pair(1, None, None);
+    let ignore = |world: &mut World, ignores: bool| {
+        for (at, of) in [(a, b), (b, a)] {
+            let ip = world.hosts[of.0].interfaces[0].ip;
+            world.hosts[at.0].firewall.ignores = ignores.then_some(ip);
+        }
+    };
+    ignore(&mut world, true);
+    world.start(a);
+    world.start(b);
+    world.run(3 * SECOND);
+    ignore(&mut world, false);
+    let joined = world.run_until(15 * SECOND, |world| world.joined(a, b));
+    assert!(joined.is_some(), "{}", world.story());
+    for host in [a, b] {
+        assert_eq!(world.node(host).counters().port_search_pings_sent, 0);
+    }
+}
+
+#[test]
 fn either_side_can_decline() {
     for declining in [0, 1] {
         let (mut world, a, b) = pair(2, SYMMETRIC, RESTRICTED);

@@ -94,7 +94,7 @@ impl Peer {
             dependent: nat.dependent == Some(true),
             maybe_dependent: match nat.dependent {
                 Some(true) => false,
-                Some(false) => self.is_search_overdue(cx),
+                Some(false) => !nat.is_own && self.is_search_overdue(cx),
                 None => true,
             },
             step: fresh.map_or(0, |it| it.step),

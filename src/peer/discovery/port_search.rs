@@ -45,6 +45,8 @@ pub(crate) struct NatState {
     pub(crate) is_asked: bool,
     /// Where a server saw the data port.
     pub(crate) seen: Option<SocketAddr>,
+    /// Whether it saw it at the host's own address and port: then no NAT is in front of this host.
+    pub(crate) is_own: bool,
     /// The latest sample of how the NAT allocates ports to new flows.
     pub(crate) fresh: Option<PortAllocation>,
 }
