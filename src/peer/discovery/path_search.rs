@@ -301,7 +301,8 @@ impl Peer {
         if self.discovery.port_search.awaits(tx_id) {
             return self.handle_port_search_pong(cx, path);
         }
-        if self.handle_mtu_pong(cx, path, tx_id) {
+        if self.is_mtu_pong(path, tx_id) {
+            self.handle_mtu_pong(cx, tx_id);
             cx.counters.pongs_received += 1;
             return Ok(());
         }

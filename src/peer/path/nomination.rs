@@ -141,7 +141,7 @@ impl Peer {
         reason: SwitchReason,
     ) {
         self.choice.seq = self.choice.seq.saturating_add(1);
-        let awaits_kernel = is_move && self.overlap.other != Some(path);
+        let awaits_kernel = is_move && self.overlap.other() != Some(path);
         let nomination = Nomination {
             tx_id: cx.tx_id(),
             path,
@@ -164,7 +164,7 @@ impl Peer {
     }
 
     /// Sends the nomination that waits, if one does.
-    pub(crate) fn send_waiting_nomination(&mut self, cx: &mut Context<'_>) -> bool {
+    fn send_waiting_nomination(&mut self, cx: &mut Context<'_>) -> bool {
         let awaits_kernel = |it: &mut Nomination| it.progress == Progress::AwaitsKernel;
         let Some(nomination) = self.choice.nomination.take_if(awaits_kernel) else {
             return false;
@@ -264,7 +264,7 @@ impl Peer {
             self.set_tunnel(cx, path, reason);
         }
         if self.is_moving_to(path) {
-            self.answer_when_moved(path, tx_id);
+            self.overlap.answer_when_moved(path, tx_id);
         } else {
             self.answer_nomination(cx, path, tx_id);
         }
@@ -303,6 +303,40 @@ impl Peer {
             self.set_tunnel(cx, path, reason);
         }
         Ok(())
+    }
+
+    /// Has the kernel receive over `other` as well from the next request on, for some time.
+    fn begin_overlap(&mut self, now: Instant, other: Path) {
+        let until = self.overlap.begin(now, other);
+        self.timers.set(Timer::Overlap, until);
+    }
+
+    /// [`Timer::Overlap`].
+    pub(crate) fn end_overlap(&mut self, cx: &mut Context<'_>) {
+        if self.overlap.end() {
+            self.ask_kernel(cx);
+        }
+    }
+
+    /// Whether the kernel is about to move to `path`: the answer to its nomination has to wait, for it makes the other side send there.
+    fn is_moving_to(&self, path: Path) -> bool {
+        let tunnel = self.tunnel.as_ref().filter(|it| it.path == path);
+        self.overlap.other().is_some() && tunnel.is_some_and(|it| it.check == CheckState::Asked)
+    }
+
+    /// The kernel has done what it was asked for.
+    pub(crate) fn kernel_is_ready(&mut self, cx: &mut Context<'_>, path: Path) {
+        self.send_waiting_nomination(cx);
+        if let Some(tx_id) = self.overlap.take_unanswered(path) {
+            self.answer_nomination(cx, path, tx_id);
+        }
+    }
+
+    /// Says that the nomination in force is followed; its number is in the answer, so that a controlling side that started anew goes
+    /// on from there.
+    pub(crate) fn answer_nomination(&mut self, cx: &mut Context<'_>, path: Path, tx_id: TxId) {
+        let seq = self.choice.seq;
+        self.send_over(cx, path, &Message::Nominated { seq, tx_id });
     }
 
     fn tunnel_path(&self) -> Option<Path> {

@@ -1,14 +1,18 @@
-//! The requests for the kernel's link of a tunnel, and the reports on them.
+//! The requests for the kernel's link of a tunnel, the reports on them, and the pings that its MTU follows.
 
 use std::net::IpAddr;
 
 use tracing::{debug, info};
 
 use crate::peer::constants::{APPLY_TIMEOUT, UNCHECKED_TIMEOUT};
+use crate::peer::packet_window::Budget;
 use crate::peer::path::switch_reason::SwitchReason;
 use crate::peer::timers::Timer;
 use crate::peer::tunnel::check_state::{CheckReason, CheckState, KernelLink, Tunnel};
+use crate::peer::tunnel::path_mtu;
 use crate::peer::{Context, Outside, Path, Peer, TunnelReport};
+use crate::proto::TxId;
+use crate::proto::disco::Message;
 
 impl Peer {
     /// Points the kernel tunnel at `path`, unless it is there, and has it proven.
@@ -69,7 +73,7 @@ impl Peer {
             *cx.tunnel = Some(Outside {
                 number,
                 path,
-                overlap: self.overlap.other,
+                overlap: self.overlap.other(),
                 path_mtu: tunnel.mtu.asked,
                 gre_key: self.shared.gre_key(),
             });
@@ -116,7 +120,7 @@ impl Peer {
                 if let Some(reason) = untested.filter(|_| has_local) {
                     self.test(cx, reason);
                 }
-                self.search_mtu(cx, device_mtu);
+                self.device_mtu_known(cx, device_mtu);
                 if is_latest {
                     self.kernel_is_ready(cx, path);
                 }
@@ -164,6 +168,76 @@ impl Peer {
         let tunnel = self.tunnel.as_ref();
         if tunnel.is_some_and(|it| it.link == KernelLink::WithoutLocal) {
             self.ask_kernel(cx);
+        }
+    }
+
+    /// The tunnel is in place, and leaves through a device with this MTU.
+    fn device_mtu_known(&mut self, cx: &mut Context<'_>, device_mtu: u16) {
+        let tunnel = self.tunnel.as_mut();
+        if tunnel.is_some_and(|it| it.set_device_mtu(cx.now, device_mtu)) {
+            self.mtu_due(cx);
+        }
+    }
+
+    /// [`Timer::Mtu`], and whenever the search for the path MTU has something to go on with.
+    pub(crate) fn mtu_due(&mut self, cx: &mut Context<'_>) {
+        let round_trip = self.round_trip().unwrap_or_default();
+        let Some(tunnel) = self.tunnel.as_mut() else {
+            return;
+        };
+        let path = tunnel.path;
+        let Some(turn) = tunnel.search_mtu(cx.now, round_trip) else {
+            return;
+        };
+        if turn.asks_kernel {
+            self.ask_kernel(cx);
+        }
+        for size in turn.sizes {
+            self.send_mtu_ping(cx, path, size);
+        }
+        match turn.next {
+            Some(at) => self.timers.set(Timer::Mtu, at),
+            None => self.timers.clear(Timer::Mtu),
+        }
+        if turn.shows_life {
+            self.send_data_probe(cx);
+        }
+    }
+
+    /// Goes on where the tunnel's silence had stopped the search.
+    pub(super) fn resume_mtu_search(&mut self, cx: &mut Context<'_>) {
+        if self.timers.get(Timer::Mtu).is_none() {
+            self.mtu_due(cx);
+        }
+    }
+
+    /// Whether a pong with this id over this path answers a ping of the search for the path MTU.
+    pub(crate) fn is_mtu_pong(&self, path: Path, tx_id: TxId) -> bool {
+        let tunnel = self.tunnel.as_ref();
+        tunnel.is_some_and(|it| it.is_mtu_pong(path, tx_id))
+    }
+
+    /// Takes a pong that [`Peer::is_mtu_pong`] knows.
+    pub(crate) fn handle_mtu_pong(&mut self, cx: &mut Context<'_>, tx_id: TxId) {
+        let tunnel = self.tunnel.as_mut();
+        if tunnel.is_some_and(|it| it.handle_mtu_pong(cx.now, tx_id)) {
+            self.mtu_due(cx);
+        }
+    }
+
+    fn send_mtu_ping(&mut self, cx: &mut Context<'_>, path: Path, size: u16) {
+        let tx_id = cx.tx_id();
+        let source = (Some(path.local), path.port);
+        let ping = Message::Ping {
+            tx_id,
+            node_key: cx.host.node_key,
+            padding: path_mtu::padding(path, size),
+        };
+        if self.send(cx, Budget::Ping, source, path.remote, &ping) {
+            cx.counters.pings_sent += 1;
+            if let Some(tunnel) = &mut self.tunnel {
+                tunnel.mtu.sent(size, tx_id);
+            }
         }
     }
 }

@@ -5,59 +5,43 @@
 use std::time::Instant;
 
 use crate::peer::constants::OVERLAP_TIME;
-use crate::peer::timers::Timer;
-use crate::peer::tunnel::check_state::CheckState;
-use crate::peer::{Context, Path, Peer};
+use crate::peer::path::Path;
 use crate::proto::TxId;
-use crate::proto::disco::Message;
 
 /// The state of a path switch on this side.
 #[derive(Debug, Default)]
 pub(crate) struct Overlap {
     /// The path that data may come over besides the tunnel's own.
-    pub(crate) other: Option<Path>,
+    other: Option<Path>,
     /// A nomination that is answered when the kernel has moved.
     unanswered: Option<(Path, TxId)>,
 }
 
-impl Peer {
-    /// Has the kernel receive over `other` as well from the next request on.
-    pub(crate) fn begin_overlap(&mut self, now: Instant, other: Path) {
-        self.overlap.other = Some(other);
-        self.timers.set(Timer::Overlap, now + OVERLAP_TIME);
+impl Overlap {
+    /// The path that data may come over besides the tunnel's own.
+    pub(crate) fn other(&self) -> Option<Path> {
+        self.other
     }
 
-    /// [`Timer::Overlap`]: nothing is under way on the other path any more.
-    pub(crate) fn end_overlap(&mut self, cx: &mut Context<'_>) {
-        if self.overlap.other.take().is_some() {
-            self.ask_kernel(cx);
-        }
+    /// Has the kernel receive over `other` as well from the next request on. Returns until when.
+    pub(crate) fn begin(&mut self, now: Instant, other: Path) -> Instant {
+        self.other = Some(other);
+        now + OVERLAP_TIME
     }
 
-    /// Whether the kernel is about to move to `path`: the answer to its nomination has to wait, for it makes the other side send there.
-    pub(crate) fn is_moving_to(&self, path: Path) -> bool {
-        let tunnel = self.tunnel.as_ref().filter(|it| it.path == path);
-        self.overlap.other.is_some() && tunnel.is_some_and(|it| it.check == CheckState::Asked)
+    /// Nothing is under way on the other path any more. Returns whether the kernel has to be asked to receive over one path only.
+    pub(crate) fn end(&mut self) -> bool {
+        self.other.take().is_some()
     }
 
-    /// Answers a nomination over `path` as soon as the kernel has moved there.
+    /// Remembers a nomination over `path` until the kernel has moved there.
     pub(crate) fn answer_when_moved(&mut self, path: Path, tx_id: TxId) {
-        self.overlap.unanswered = Some((path, tx_id));
+        self.unanswered = Some((path, tx_id));
     }
 
-    /// The kernel has done what it was asked for.
-    pub(crate) fn kernel_is_ready(&mut self, cx: &mut Context<'_>, path: Path) {
-        self.send_waiting_nomination(cx);
-        let unanswered = self.overlap.unanswered.take_if(|it| it.0 == path);
-        if let Some((path, tx_id)) = unanswered {
-            self.answer_nomination(cx, path, tx_id);
-        }
-    }
-
-    /// Says that the nomination in force is followed; its number is in the answer, so that a controlling side that started anew goes
-    /// on from there.
-    pub(crate) fn answer_nomination(&mut self, cx: &mut Context<'_>, path: Path, tx_id: TxId) {
-        let seq = self.choice.seq;
-        self.send_over(cx, path, &Message::Nominated { seq, tx_id });
+    /// Takes the nomination that waited for the kernel to move to `path`.
+    pub(crate) fn take_unanswered(&mut self, path: Path) -> Option<TxId> {
+        let (_, tx_id) = self.unanswered.take_if(|it| it.0 == path)?;
+        Some(tx_id)
     }
 }

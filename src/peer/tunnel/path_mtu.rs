@@ -1,14 +1,15 @@
-//! Runs the search for the path MTU over the tunnel in use, and has the tunnel follow what it finds.
+//! The path MTU of the tunnel in use: the search for it, and the size that the kernel's link was asked to have. The peer sends the
+//! search's pings and asks the kernel (`kernel_link.rs`).
+
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use crate::peer::packet_window::Budget;
-use crate::peer::timers::Timer;
-use crate::peer::tunnel::check_state::CheckState;
+use crate::peer::path::Path;
+use crate::peer::tunnel::check_state::{CheckState, Tunnel};
 use crate::peer::tunnel::mtu_search::{MtuSearch, Step};
-use crate::peer::{Context, Path, Peer};
 use crate::proto::TxId;
-use crate::proto::disco::{Message, PING_LEN};
+use crate::proto::disco::PING_LEN;
 
 /// IP and UDP headers.
 const HEADERS_IPV4: usize = 28;
@@ -19,7 +20,7 @@ const HEADERS_IPV6: usize = 48;
 pub(crate) struct TunnelMtu {
     search: Option<MtuSearch>,
     /// The path MTU that the kernel was asked for; `None` is the first guess.
-    pub(crate) asked: Option<u16>,
+    pub(super) asked: Option<u16>,
 }
 
 impl TunnelMtu {
@@ -38,130 +39,99 @@ impl TunnelMtu {
             ..TunnelMtu::default()
         }
     }
+
+    /// Whether a ping of the search with this id waits for its answer.
+    fn awaits(&self, tx_id: TxId) -> bool {
+        self.search.as_ref().is_some_and(|it| it.awaits(tx_id))
+    }
+
+    /// A ping of this size was sent.
+    pub(super) fn sent(&mut self, size: u16, tx_id: TxId) {
+        if let Some(search) = &mut self.search {
+            search.sent(size, tx_id);
+        }
+    }
+
+    /// Has the link follow what was found. Returns whether the kernel has to be asked for it.
+    fn follow(&mut self, path: Path) -> bool {
+        let found = self.search.as_ref().and_then(MtuSearch::path_mtu);
+        let is_news = found.is_some() && found != self.asked;
+        if is_news {
+            debug!(%path, from = ?self.asked, to = ?found, "path MTU");
+            self.asked = found;
+        }
+        is_news
+    }
 }
 
-impl Peer {
-    /// The tunnel is in place, and leaves through a device with this MTU.
-    pub(crate) fn search_mtu(&mut self, cx: &mut Context<'_>, device_mtu: u16) {
-        let Some(tunnel) = &mut self.tunnel else {
-            return;
-        };
-        let begins = match &mut tunnel.mtu.search {
-            Some(search) => search.set_bound(cx.now, device_mtu),
+/// The next turn of the search, for the peer to carry out.
+pub(super) struct Turn {
+    /// Whether the kernel's link gets another MTU.
+    pub(super) asks_kernel: bool,
+    /// The sizes of the pings to send.
+    pub(super) sizes: Vec<u16>,
+    /// Whether a data ping must show that the path lives.
+    pub(super) shows_life: bool,
+    /// When the turn after it is due; `None` while the tunnel is silent.
+    pub(super) next: Option<Instant>,
+}
+
+impl Tunnel {
+    /// The link is in place, and leaves through a device with this MTU. Returns whether the search begins.
+    pub(super) fn set_device_mtu(&mut self, now: Instant, device_mtu: u16) -> bool {
+        match &mut self.mtu.search {
+            Some(search) => search.set_bound(now, device_mtu),
             none => {
-                let used = tunnel.mtu.asked;
-                *none = Some(MtuSearch::new(cx.now, tunnel.path, device_mtu, used));
+                *none = Some(MtuSearch::new(now, self.path, device_mtu, self.mtu.asked));
                 true
             }
-        };
-        if begins {
-            self.mtu_due(cx);
         }
     }
 
-    /// [`Timer::Mtu`], and whenever the search has something to go on with.
-    pub(crate) fn mtu_due(&mut self, cx: &mut Context<'_>) {
-        let patience = MtuSearch::patience(self.round_trip().unwrap_or_default());
-        let Some(tunnel) = self.tunnel.as_mut() else {
-            return;
+    /// Goes on with the search, if there is one.
+    pub(super) fn search_mtu(&mut self, now: Instant, round_trip: Duration) -> Option<Turn> {
+        let search = self.mtu.search.as_mut()?;
+        let mut turn = Turn {
+            asks_kernel: false,
+            sizes: Vec::new(),
+            shows_life: false,
+            next: None,
         };
-        let (path, check) = (tunnel.path, tunnel.check);
-        let Some(search) = &mut tunnel.mtu.search else {
-            return;
-        };
-        if check.is_silent() {
+        if self.check.is_silent() {
             // Goes on when data crosses again.
-            return self.timers.clear(Timer::Mtu);
+            return Some(turn);
         }
-        let step = search.advance(cx.now, tunnel.proven_at);
-        self.follow_mtu(cx);
+        let step = search.advance(now, self.proven_at);
+        turn.asks_kernel = self.mtu.follow(self.path);
+        turn.next = Some(now + MtuSearch::patience(round_trip));
         match step {
-            Step::Send(sizes) => {
-                for size in sizes {
-                    self.send_mtu_ping(cx, path, size);
-                }
-                self.timers.set(Timer::Mtu, cx.now + patience);
-            }
+            Step::Send(sizes) => turn.sizes = sizes,
             Step::ShowLife => {
-                self.timers.set(Timer::Mtu, cx.now + patience);
-                if check == (CheckState::Proven { unanswered: None }) {
-                    self.send_data_probe(cx);
-                }
+                turn.shows_life = self.check == (CheckState::Proven { unanswered: None });
             }
-            Step::Sleep(until) => self.timers.set(Timer::Mtu, until),
+            Step::Sleep(until) => turn.next = Some(until),
         }
-    }
-
-    /// Goes on where the tunnel's silence had stopped the search.
-    pub(crate) fn resume_mtu_search(&mut self, cx: &mut Context<'_>) {
-        if self.timers.get(Timer::Mtu).is_none() {
-            self.mtu_due(cx);
-        }
+        Some(turn)
     }
 
     /// Whether a pong with this id over this path answers a ping of the search.
-    pub(crate) fn is_mtu_pong(&self, path: Path, tx_id: TxId) -> bool {
-        let tunnel = self.tunnel.as_ref();
-        let tunnel = tunnel.filter(|it| it.path.remote.ip() == path.remote.ip());
-        tunnel
-            .and_then(|it| it.mtu.search.as_ref())
-            .is_some_and(|it| it.awaits(tx_id))
+    pub(super) fn is_mtu_pong(&self, path: Path, tx_id: TxId) -> bool {
+        self.path.remote.ip() == path.remote.ip() && self.mtu.awaits(tx_id)
     }
 
-    /// Whether this pong answers a ping of the search.
-    pub(crate) fn handle_mtu_pong(
-        &mut self,
-        cx: &mut Context<'_>,
-        path: Path,
-        tx_id: TxId,
-    ) -> bool {
-        let tunnel = self.tunnel.as_mut();
-        let tunnel = tunnel.filter(|it| it.path.remote.ip() == path.remote.ip());
-        let Some(search) = tunnel.and_then(|it| it.mtu.search.as_mut()) else {
-            return false;
-        };
-        if !search.answered(cx.now, tx_id) {
-            return false;
-        }
-        if search.is_answered() {
-            self.mtu_due(cx);
-        }
-        true
+    /// An awaited pong came. Returns whether the search has something to go on with.
+    pub(super) fn handle_mtu_pong(&mut self, now: Instant, tx_id: TxId) -> bool {
+        let search = self.mtu.search.as_mut();
+        search.is_some_and(|it| it.answered(now, tx_id) && it.is_answered())
     }
+}
 
-    fn send_mtu_ping(&mut self, cx: &mut Context<'_>, path: Path, size: u16) {
-        let headers = if path.remote.is_ipv4() {
-            HEADERS_IPV4
-        } else {
-            HEADERS_IPV6
-        };
-        let tx_id = cx.tx_id();
-        let source = (Some(path.local), path.port);
-        let ping = Message::Ping {
-            tx_id,
-            node_key: cx.host.node_key,
-            padding: usize::from(size).saturating_sub(headers + PING_LEN),
-        };
-        if self.send(cx, Budget::Ping, source, path.remote, &ping) {
-            cx.counters.pings_sent += 1;
-            let tunnel = self.tunnel.as_mut();
-            if let Some(search) = tunnel.and_then(|it| it.mtu.search.as_mut()) {
-                search.sent(size, tx_id);
-            }
-        }
-    }
-
-    /// Has the kernel's link follow what was found.
-    fn follow_mtu(&mut self, cx: &mut Context<'_>) {
-        let Some(tunnel) = &mut self.tunnel else {
-            return;
-        };
-        let found = tunnel.mtu.search.as_ref().and_then(MtuSearch::path_mtu);
-        if found.is_none() || found == tunnel.mtu.asked {
-            return;
-        }
-        debug!(path = %tunnel.path, from = ?tunnel.mtu.asked, to = ?found, "path MTU");
-        tunnel.mtu.asked = found;
-        self.ask_kernel(cx);
-    }
+/// Returns the padding of a ping whose IP packet to `path`'s remote has this size.
+pub(super) fn padding(path: Path, size: u16) -> usize {
+    let headers = if path.remote.is_ipv4() {
+        HEADERS_IPV4
+    } else {
+        HEADERS_IPV6
+    };
+    usize::from(size).saturating_sub(headers + PING_LEN)
 }
