@@ -3,7 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use crate::peer::constants::{GUESSES, PREDICTED_WINDOW, PRESERVED_GUESSES, SPREAD_PORTS};
+use rand_chacha::rand_core::Rng as _;
+use tracing::debug;
+
+use crate::peer::Context;
+use crate::peer::constants::{
+    ATTEMPT_BATCH, ATTEMPT_MIN_GAP, GUESSES, OFFER_LIFETIME, PREDICTED_WINDOW, PRESERVED_GUESSES,
+    SPREAD_PORTS,
+};
+use crate::peer::discovery::port_search::{Phase, PortSearch};
+use crate::peer::packet_window::Budget;
 use crate::proto::disco::PortOffer;
 
 /// An attempt of the search, under way.
@@ -103,6 +112,15 @@ pub(super) enum NextPacket {
 }
 
 impl Attempt {
+    /// Returns how many packets are due since the last tick, at the cap of searches.
+    pub(super) fn tick(&mut self, now: Instant) -> usize {
+        let elapsed = now - self.ticked;
+        let rate = Budget::Search.limit() as u128;
+        let due = 1 + (elapsed.as_micros() * rate / 1_000_000) as usize;
+        self.ticked = now;
+        due.min(ATTEMPT_BATCH)
+    }
+
     pub(super) fn next(&self, data_port: u16) -> NextPacket {
         if let Some((port, to)) = self.next_of_spread() {
             return NextPacket::From(port, to);
@@ -169,6 +187,75 @@ impl AttemptPlan {
             }
         }
     }
+}
+
+impl PortSearch {
+    /// Begins an attempt once both sides have told of their NATs. `public` holds the public addresses and ports of the peer's data port.
+    pub(super) fn begin(&mut self, cx: &mut Context<'_>, public: &[SocketAddr]) -> Beginning {
+        let recent = |it: &(Instant, PortOffer)| cx.now < it.0 + OFFER_LIFETIME;
+        let (Some((_, ours)), Some((_, theirs))) = (
+            self.our_offer.filter(recent),
+            self.peer_offer.filter(recent),
+        ) else {
+            return Beginning::OfferMissing;
+        };
+        let just_began = self.began.is_some_and(|at| cx.now < at + ATTEMPT_MIN_GAP);
+        let plan = AttemptPlan::of(&ours, &theirs);
+        let is_hopeless = plan == AttemptPlan::default();
+        if is_hopeless || just_began {
+            self.back_off(cx.now);
+            return Beginning::Refused {
+                tells_more: is_hopeless && ours.dependent,
+            };
+        }
+        let random = cx.rng.next_u64();
+        let attempt = Attempt {
+            began: cx.now,
+            ticked: cx.now,
+            spread: plan.spreads.then_some(Spread {
+                first_port: ours.first_port,
+                targets: spread_targets(&theirs, public),
+            }),
+            spread_sent: 0,
+            guesses: plan.guesses.then(|| Guesses::new(theirs, random)),
+            guesses_sent: 0,
+        };
+        debug!(?attempt, "port search begins");
+        self.phase = Phase::Attempting(attempt);
+        self.began = Some(cx.now);
+        self.tx_id = Some(cx.tx_id());
+        self.listen(cx.now);
+        Beginning::Began
+    }
+}
+
+/// The outcome of [`PortSearch::begin`].
+pub(super) enum Beginning {
+    /// Pings are due now.
+    Began,
+    /// A side has not told of its NAT lately: its offer may have been lost, or the peer may not be there yet.
+    OfferMissing,
+    /// No attempt for now.
+    Refused {
+        /// Whether the two NATs cannot be joined, and this host's is the difficult one: the verdict on the pair knows more now.
+        tells_more: bool,
+    },
+}
+
+/// Where to spread to: the port that the peer's NAT will allocate for the middle of the peer's own spread, if it allocates ports in
+/// order; and the public port of the peer's data port, unless the peer's mapping is known to depend on the destination.
+fn spread_targets(theirs: &PortOffer, public: &[SocketAddr]) -> Vec<SocketAddr> {
+    let ip = theirs.seen.ip();
+    if theirs.step == 0 {
+        return vec![theirs.seen];
+    }
+    let middle = (SPREAD_PORTS / 2) as i32;
+    let mut targets = vec![SocketAddr::new(ip, predicted(theirs, middle))];
+    if !theirs.dependent {
+        let data_port = public.iter().find(|it| it.ip() == ip);
+        targets.extend(data_port);
+    }
+    targets
 }
 
 #[cfg(test)]

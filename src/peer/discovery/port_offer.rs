@@ -1,164 +1,137 @@
-//! The offers of a port search: both sides tell each other of their NATs, through the coordinator.
+//! The offers of a port search: both sides tell each other of their NATs, through the coordinator. [`PortSearch`] decides, and
+//! returns the [`OfferStep`] that the peer carries out.
 
 use std::time::Instant;
 
+use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng as _;
 use tracing::debug;
 
 use crate::peer::constants::{
-    ATTEMPT_MIN_GAP, DOUBT_DELAY, OBSERVE_TIMEOUT, OFFER_DELAY, OFFER_LIFETIME, SPREAD_PORTS,
+    DOUBT_DELAY, OBSERVE_TIMEOUT, OFFER_DELAY, OFFER_LIFETIME, SPREAD_PORTS,
 };
-use crate::peer::discovery::port_search::{EXTRA_PORTS, Phase};
-use crate::peer::timers::Timer;
-use crate::peer::{Context, DropReason, Output, Peer, State};
-use crate::proto::disco::{Message, PortOffer};
+use crate::peer::discovery::port_search::{EXTRA_PORTS, NatState, Phase, PortSearch};
+use crate::proto::disco::PortOffer;
 
-impl Peer {
+/// The next step towards an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OfferStep {
+    /// A search is of no use, or not now.
+    Nothing,
+    /// Decide again then.
+    Wait(Instant),
+    /// Have the NAT sampled, and tell the peer of it then at the latest.
+    Sample(Instant),
+    /// Tell the peer of the NAT as it is known now.
+    Tell,
+    /// Both sides have told of their NATs.
+    Begin,
+}
+
+/// The knowledge that an offer rests on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OfferInput {
+    pub(super) now: Instant,
+    /// The NAT in front of this host.
+    pub(super) nat: NatState,
+    /// When the ordinary path search began.
+    pub(super) search_started: Instant,
+    /// Whether the ordinary path search is under way.
+    pub(super) is_punching: bool,
+}
+
+impl OfferInput {
+    /// Whether the ordinary path search had time enough, so that the mapping may be another than STUN told.
+    fn is_search_overdue(&self) -> bool {
+        !self.is_punching || self.now >= self.search_started + DOUBT_DELAY
+    }
+}
+
+impl PortSearch {
+    /// Whether no search is under way, and none has failed a short time ago.
+    pub(super) fn may_offer(&self, now: Instant) -> bool {
+        let too_early = |at: Instant| now < at;
+        !self.is_attempting() && !self.is_sampling() && !self.not_before.is_some_and(too_early)
+    }
+
     /// Offers a search, if one is of use: the side whose NAT is the difficult one begins.
-    pub(super) fn offer_port_search(&mut self, cx: &mut Context<'_>) {
-        let too_early = |at: Instant| cx.now < at;
-        let state = &self.discovery.port_search;
-        if !cx.host.aggressive
-            || !self.online
-            || self.state.is_proven()
-            || self.state == State::Unknown
-            || state.is_attempting()
-            || state.is_sampling()
-            || state.not_before.is_some_and(too_early)
-            || self
-                .discovery
-                .is_answered_since(self.discovery.search.started)
-        {
-            return;
-        }
-        let nat = cx.host.nat;
+    pub(super) fn offer(&mut self, input: &OfferInput) -> OfferStep {
+        let nat = &input.nat;
         if nat.dependent == Some(true) {
-            self.observe_and_tell(cx);
+            self.sample_or_tell(input)
         } else if nat.dependent.is_none() && (nat.seen.is_none() || nat.is_asked) {
             // No STUN server has answered yet, or too few: those that are left decide whether a search is of use at all.
-            if self.state == State::Punching {
-                self.timers.set(Timer::PortSearch, cx.now + OFFER_DELAY);
+            match input.is_punching {
+                true => OfferStep::Wait(input.now + OFFER_DELAY),
+                false => OfferStep::Nothing,
             }
-        } else if self.is_search_overdue(cx) {
+        } else if input.is_search_overdue() {
             // STUN cannot see every mapping that depends on the destination, and one server alone sees none.
-            self.observe_and_tell(cx);
+            self.sample_or_tell(input)
         } else {
-            let at = self.discovery.search.started + DOUBT_DELAY;
-            self.timers.set(Timer::PortSearch, at);
+            OfferStep::Wait(input.search_started + DOUBT_DELAY)
         }
     }
 
-    /// Whether the ordinary path search had time enough, so that the mapping may be another than STUN told.
-    fn is_search_overdue(&self, cx: &Context<'_>) -> bool {
-        self.state != State::Punching || cx.now >= self.discovery.search.started + DOUBT_DELAY
-    }
-
-    /// Tells the peer of the NAT as it is now; one that gives out ports in order is looked at first.
-    fn observe_and_tell(&mut self, cx: &mut Context<'_>) {
-        let fresh = cx.host.nat.fresh;
-        if cx.host.nat.dependent != Some(false)
-            && fresh.is_none_or(|it| cx.now >= it.at + OBSERVE_TIMEOUT)
-        {
-            self.discovery.port_search.phase = Phase::Sampling;
-            self.discovery.port_search.listen(cx.now);
-            *cx.observe_nat = true;
-            self.timers.set(Timer::PortSearch, cx.now + OBSERVE_TIMEOUT);
-        } else {
-            self.tell_nat(cx);
+    /// Has a NAT sampled that gives out ports in order, unless that has just been done.
+    fn sample_or_tell(&mut self, input: &OfferInput) -> OfferStep {
+        let (now, nat) = (input.now, &input.nat);
+        let is_old = nat.fresh.is_none_or(|it| now >= it.at + OBSERVE_TIMEOUT);
+        if nat.dependent == Some(false) || !is_old {
+            return OfferStep::Tell;
         }
+        self.phase = Phase::Sampling;
+        self.listen(now);
+        OfferStep::Sample(now + OBSERVE_TIMEOUT)
     }
 
-    /// STUN said what this host's NAT gives to new flows.
-    pub(crate) fn handle_observed(&mut self, cx: &mut Context<'_>) {
-        if self.discovery.port_search.end_sampling() {
-            self.tell_nat(cx);
-        }
-    }
-
-    pub(super) fn tell_nat(&mut self, cx: &mut Context<'_>) {
-        let nat = cx.host.nat;
+    /// Returns the offer of this host, if a STUN server has answered.
+    pub(super) fn draw_up_offer(
+        &mut self,
+        input: &OfferInput,
+        rng: &mut ChaCha20Rng,
+    ) -> Option<PortOffer> {
+        let (now, nat) = (input.now, &input.nat);
         // Of a NAT whose mapping is not known the data port's own mapping says more than that of a new flow, unless the NAT
         // allocates ports in order.
         let fresh = nat
             .fresh
-            .filter(|it| cx.now < it.at + OFFER_LIFETIME)
+            .filter(|it| now < it.at + OFFER_LIFETIME)
             .filter(|it| match nat.dependent {
                 Some(dependent) => dependent,
                 None => it.step != 0,
             });
-        let Some(seen) = fresh.map(|it| it.seen).or(nat.seen) else {
-            return;
-        };
+        let seen = fresh.map(|it| it.seen).or(nat.seen)?;
         let ports = u32::from(EXTRA_PORTS.end - EXTRA_PORTS.start) - SPREAD_PORTS as u32;
         let offer = PortOffer {
             dependent: nat.dependent == Some(true),
             maybe_dependent: match nat.dependent {
                 Some(true) => false,
-                Some(false) => !nat.is_own && self.is_search_overdue(cx),
+                Some(false) => !nat.is_own && input.is_search_overdue(),
                 None => true,
             },
             step: fresh.map_or(0, |it| it.step),
-            first_port: EXTRA_PORTS.start + (cx.rng.next_u32() % ports) as u16,
+            first_port: EXTRA_PORTS.start + (rng.next_u32() % ports) as u16,
             seen,
         };
         debug!(?offer, "port search offered");
-        self.discovery.port_search.our_offer = Some((cx.now, offer));
-        let message = Message::PortSearch(offer);
-        let (to, sealed) = (self.node_key, self.seal(cx, &message));
-        cx.out.push_back(Output::Signal { to, sealed });
-        self.begin_attempt(cx);
+        self.our_offer = Some((now, offer));
+        Some(offer)
     }
 
     /// The peer tells of its NAT, and asks for a search or agrees to one.
-    pub(crate) fn handle_port_search(
-        &mut self,
-        cx: &mut Context<'_>,
-        offer: PortOffer,
-    ) -> Result<(), DropReason> {
-        if !cx.host.aggressive || self.state.is_proven() {
-            return Ok(());
+    pub(super) fn take_offer(&mut self, input: &OfferInput, offer: PortOffer) -> OfferStep {
+        if self.is_attempting() {
+            return OfferStep::Nothing;
         }
-        let ip = offer.seen.ip();
-        // Only where the peer says to be anyway: nobody else gets our guesses.
-        if !ip.is_ipv4()
-            || !self
-                .discovery
-                .candidates
-                .iter()
-                .any(|it| it.remote.ip() == ip)
-        {
-            return Err(DropReason::WrongSource);
-        }
-        if self.discovery.port_search.is_attempting() {
-            return Ok(());
-        }
-        self.discovery.port_search.peer_offer = Some((cx.now, offer));
-        let our_offer = self.discovery.port_search.our_offer;
-        if our_offer.is_some_and(|(at, _)| cx.now < at + OFFER_LIFETIME) {
-            self.begin_attempt(cx);
-        } else if !self.discovery.port_search.is_sampling() {
-            self.observe_and_tell(cx);
-        }
-        Ok(())
-    }
-
-    /// The offer may have been lost, or the peer may not be there yet: it costs little to repeat.
-    pub(super) fn wait_for_offer(&mut self, cx: &mut Context<'_>) {
-        if self.state == State::Punching {
-            self.timers.set(Timer::PortSearch, cx.now + ATTEMPT_MIN_GAP);
-        }
-    }
-
-    /// The peer calls, so that an offer finds it now, or is tried again: what answers by itself needs no search.
-    pub(crate) fn offer_port_search_soon(&mut self, cx: &mut Context<'_>) {
-        let at = cx.now + OFFER_DELAY;
-        let sooner = self.timers.get(Timer::PortSearch).is_none_or(|it| at < it);
-        if cx.host.aggressive
-            && !self.discovery.port_search.is_attempting()
-            && !self.discovery.port_search.is_sampling()
-            && sooner
-        {
-            self.timers.set(Timer::PortSearch, at);
+        self.peer_offer = Some((input.now, offer));
+        let is_recent = |(at, _): (Instant, _)| input.now < at + OFFER_LIFETIME;
+        if self.our_offer.is_some_and(is_recent) {
+            OfferStep::Begin
+        } else if self.is_sampling() {
+            OfferStep::Nothing
+        } else {
+            self.sample_or_tell(input)
         }
     }
 }

@@ -14,16 +14,15 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use rand_chacha::rand_core::Rng as _;
 use tracing::debug;
 
 use crate::peer::constants::{
-    ATTEMPT_BATCH, ATTEMPT_GAP, ATTEMPT_LISTEN, ATTEMPT_MIN_GAP, ATTEMPT_PATIENCE, FOUND_PATIENCE,
-    OFFER_DELAY, OFFER_LIFETIME, PORT_SEARCH_GAPS, SPREAD_PORTS,
+    ATTEMPT_GAP, ATTEMPT_LISTEN, ATTEMPT_MIN_GAP, ATTEMPT_PATIENCE, FOUND_PATIENCE, OFFER_DELAY,
+    PORT_SEARCH_GAPS,
 };
-use crate::peer::discovery::port_attempt::{
-    Attempt, AttemptPlan, Guesses, NextPacket, Spread, predicted,
-};
+use crate::peer::discovery::candidates::Candidate;
+use crate::peer::discovery::port_attempt::{Attempt, Beginning, NextPacket};
+use crate::peer::discovery::port_offer::{OfferInput, OfferStep};
 use crate::peer::packet_window::Budget;
 use crate::peer::path::switch_reason::SwitchReason;
 use crate::peer::timers::Timer;
@@ -82,9 +81,9 @@ pub(crate) struct PortSearch {
     pub(super) our_offer: Option<(Instant, PortOffer)>,
     pub(super) phase: Phase,
     /// When the latest attempt began.
-    began: Option<Instant>,
+    pub(super) began: Option<Instant>,
     /// The transaction id of all pings of the latest attempt.
-    tx_id: Option<TxId>,
+    pub(super) tx_id: Option<TxId>,
     listen_until: Option<Instant>,
     /// Attempts in a row without success.
     failures: usize,
@@ -165,6 +164,21 @@ impl PortSearch {
         self.not_before = None;
         self.in_vain = None;
     }
+
+    /// A packet of the peer came in: the rest is up to nomination and proof.
+    fn found(&mut self, now: Instant) {
+        self.phase = Phase::Idle;
+        self.listen(now);
+        self.back_off(now);
+    }
+
+    /// The attempt found no open port.
+    fn failed(&mut self, now: Instant, attempt: &Attempt) {
+        let sent = attempt.spread_sent + attempt.guesses_sent;
+        debug!(sent, "port search without success");
+        self.in_vain = self.peer_offer.map(|(_, offer)| (sent, offer.seen));
+        self.back_off(now);
+    }
 }
 
 impl Peer {
@@ -200,64 +214,112 @@ impl Peer {
         }
     }
 
-    /// Begins once both sides have told of their NATs.
-    pub(super) fn begin_attempt(&mut self, cx: &mut Context<'_>) {
-        let recent = |it: &(Instant, PortOffer)| cx.now < it.0 + OFFER_LIFETIME;
-        let state = &mut self.discovery.port_search;
-        let (Some((_, ours)), Some((_, theirs))) = (
-            state.our_offer.filter(recent),
-            state.peer_offer.filter(recent),
-        ) else {
-            return self.wait_for_offer(cx);
-        };
-        let just_began = state.began.is_some_and(|at| cx.now < at + ATTEMPT_MIN_GAP);
-        let plan = AttemptPlan::of(&ours, &theirs);
-        let is_hopeless = plan == AttemptPlan::default();
-        if is_hopeless || just_began {
-            let knows_more = is_hopeless && ours.dependent;
-            self.discovery.port_search.back_off(cx.now);
-            if knows_more && self.state == State::Unreachable {
-                // The verdict knows more now.
-                self.conclude(cx);
-            }
+    /// Offers a search, if one is of use. What answers by itself needs none.
+    fn offer_port_search(&mut self, cx: &mut Context<'_>) {
+        let started = self.discovery.search.started;
+        if !cx.host.aggressive
+            || !self.online
+            || self.state.is_proven()
+            || self.state == State::Unknown
+            || !self.discovery.port_search.may_offer(cx.now)
+            || self.discovery.is_answered_since(started)
+        {
             return;
         }
-        let random = cx.rng.next_u64();
-        let targets = self.spread_targets(&theirs);
-        let attempt = Attempt {
-            began: cx.now,
-            ticked: cx.now,
-            spread: plan.spreads.then_some(Spread {
-                first_port: ours.first_port,
-                targets,
-            }),
-            spread_sent: 0,
-            guesses: plan.guesses.then(|| Guesses::new(theirs, random)),
-            guesses_sent: 0,
-        };
-        debug!(?attempt, "port search begins");
-        cx.counters.port_searches += 1;
-        self.discovery.port_search.phase = Phase::Attempting(attempt);
-        self.discovery.port_search.began = Some(cx.now);
-        self.discovery.port_search.tx_id = Some(cx.tx_id());
-        self.discovery.port_search.listen(cx.now);
-        self.timers.set(Timer::PortSearch, cx.now);
+        let input = self.offer_input(cx);
+        let step = self.discovery.port_search.offer(&input);
+        self.follow_offer(cx, step);
     }
 
-    /// Where to spread to: the port that the peer's NAT will allocate for the middle of the peer's own spread, if it allocates ports in
-    /// order; and the public port of the peer's data port, unless the peer's mapping is known to depend on the destination.
-    fn spread_targets(&self, theirs: &PortOffer) -> Vec<SocketAddr> {
-        let ip = theirs.seen.ip();
-        if theirs.step == 0 {
-            return vec![theirs.seen];
+    fn offer_input(&self, cx: &Context<'_>) -> OfferInput {
+        OfferInput {
+            now: cx.now,
+            nat: cx.host.nat,
+            search_started: self.discovery.search.started,
+            is_punching: self.state == State::Punching,
         }
-        let middle = (SPREAD_PORTS / 2) as i32;
-        let mut targets = vec![SocketAddr::new(ip, predicted(theirs, middle))];
-        if !theirs.dependent {
-            let data_port = self.nat.public.iter().find(|it| it.ip() == ip);
-            targets.extend(data_port);
+    }
+
+    fn follow_offer(&mut self, cx: &mut Context<'_>, step: OfferStep) {
+        match step {
+            OfferStep::Nothing => {}
+            OfferStep::Wait(at) => self.timers.set(Timer::PortSearch, at),
+            OfferStep::Sample(until) => {
+                *cx.observe_nat = true;
+                self.timers.set(Timer::PortSearch, until);
+            }
+            OfferStep::Tell => self.tell_nat(cx),
+            OfferStep::Begin => self.begin_attempt(cx),
         }
-        targets
+    }
+
+    /// STUN said what this host's NAT gives to new flows.
+    pub(crate) fn handle_observed(&mut self, cx: &mut Context<'_>) {
+        if self.discovery.port_search.end_sampling() {
+            self.tell_nat(cx);
+        }
+    }
+
+    fn tell_nat(&mut self, cx: &mut Context<'_>) {
+        let input = self.offer_input(cx);
+        let offer = self.discovery.port_search.draw_up_offer(&input, cx.rng);
+        if let Some(offer) = offer {
+            let message = Message::PortSearch(offer);
+            let (to, sealed) = (self.node_key, self.seal(cx, &message));
+            cx.out.push_back(Output::Signal { to, sealed });
+            self.begin_attempt(cx);
+        }
+    }
+
+    /// The peer tells of its NAT, and asks for a search or agrees to one.
+    pub(crate) fn handle_port_search(
+        &mut self,
+        cx: &mut Context<'_>,
+        offer: PortOffer,
+    ) -> Result<(), DropReason> {
+        if !cx.host.aggressive || self.state.is_proven() {
+            return Ok(());
+        }
+        let ip = offer.seen.ip();
+        let is_candidate = |it: &Candidate| it.remote.ip() == ip;
+        // Only where the peer says to be anyway: nobody else gets our guesses.
+        if !ip.is_ipv4() || !self.discovery.candidates.iter().any(is_candidate) {
+            return Err(DropReason::WrongSource);
+        }
+        let input = self.offer_input(cx);
+        let step = self.discovery.port_search.take_offer(&input, offer);
+        self.follow_offer(cx, step);
+        Ok(())
+    }
+
+    /// The peer calls, so that an offer finds it now, or is tried again: what answers by itself needs no search.
+    pub(crate) fn offer_port_search_soon(&mut self, cx: &mut Context<'_>) {
+        let at = cx.now + OFFER_DELAY;
+        let sooner = self.timers.get(Timer::PortSearch).is_none_or(|it| at < it);
+        if cx.host.aggressive
+            && !self.discovery.port_search.is_attempting()
+            && !self.discovery.port_search.is_sampling()
+            && sooner
+        {
+            self.timers.set(Timer::PortSearch, at);
+        }
+    }
+
+    fn begin_attempt(&mut self, cx: &mut Context<'_>) {
+        match self.discovery.port_search.begin(cx, &self.nat.public) {
+            Beginning::Began => {
+                cx.counters.port_searches += 1;
+                self.timers.set(Timer::PortSearch, cx.now);
+            }
+            // It costs little to repeat the offer.
+            Beginning::OfferMissing if self.state == State::Punching => {
+                self.timers.set(Timer::PortSearch, cx.now + ATTEMPT_MIN_GAP);
+            }
+            Beginning::Refused { tells_more: true } if self.state == State::Unreachable => {
+                self.conclude(cx);
+            }
+            Beginning::OfferMissing | Beginning::Refused { .. } => {}
+        }
     }
 
     /// Sends what is due of the search, within the node's cap.
@@ -270,12 +332,8 @@ impl Peer {
             return self.found(cx);
         }
         self.discovery.port_search.listen(cx.now);
-        let elapsed = cx.now - attempt.ticked;
-        let rate = Budget::Search.limit() as u128;
-        let due = 1 + (elapsed.as_micros() * rate / 1_000_000) as usize;
-        attempt.ticked = cx.now;
         let mut next = cx.now + ATTEMPT_GAP;
-        for _ in 0..due.min(ATTEMPT_BATCH) {
+        for _ in 0..attempt.tick(cx.now) {
             match attempt.next(cx.host.port) {
                 NextPacket::From(port, to) => {
                     if !cx.search_limiter.take(cx.now, Budget::Search) {
@@ -361,25 +419,15 @@ impl Peer {
 
     /// The search met something: the rest is up to nomination and proof.
     fn found(&mut self, cx: &mut Context<'_>) {
-        self.discovery.port_search.phase = Phase::Idle;
+        self.discovery.port_search.found(cx.now);
         self.timers.clear(Timer::PortSearch);
         if self.state == State::Punching && self.timers.get(Timer::Search).is_none() {
             self.timers.set(Timer::Search, cx.now + FOUND_PATIENCE);
         }
-        self.discovery.port_search.listen(cx.now);
-        self.discovery.port_search.back_off(cx.now);
     }
 
     fn attempt_failed(&mut self, cx: &mut Context<'_>, attempt: &Attempt) {
-        let theirs = self
-            .discovery
-            .port_search
-            .peer_offer
-            .map(|(_, offer)| offer.seen);
-        let sent = attempt.spread_sent + attempt.guesses_sent;
-        debug!(sent, "port search without success");
-        self.discovery.port_search.in_vain = theirs.map(|seen| (sent, seen));
-        self.discovery.port_search.back_off(cx.now);
+        self.discovery.port_search.failed(cx.now, attempt);
         if self.state == State::Unreachable {
             self.conclude(cx);
         } else {
