@@ -1,7 +1,7 @@
 //! The search for a path: pings to every candidate, calls to the peer, and what follows when nothing comes of it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::peer::constants::{
     CALL_GAPS, CALL_MIN_GAP, IDLE_JITTER, OFFER_DELAY, OFFLINE_STEP, RETRY_GAPS, RETRY_STEP,
@@ -33,6 +33,11 @@ impl Search {
             burst_at: None,
             retries: 0,
         }
+    }
+
+    /// Returns the time until an unreachable peer is tried again.
+    fn retry_gap(&self) -> Duration {
+        RETRY_GAPS[self.retries.min(RETRY_GAPS.len() - 1)]
     }
 }
 
@@ -95,11 +100,10 @@ impl Peer {
 
     /// [`Timer::Retry`].
     pub(crate) fn retry(&mut self, cx: &mut Context<'_>) {
-        let longest = RETRY_GAPS.len() - 1;
         let gap = if self.online {
-            RETRY_GAPS[self.discovery.search.retries.min(longest)]
+            self.discovery.search.retry_gap()
         } else {
-            RETRY_GAPS[longest]
+            RETRY_GAPS[RETRY_GAPS.len() - 1]
         };
         self.discovery.search.retries += 1;
         self.timers.set(Timer::Retry, cx.now + gap);
@@ -144,7 +148,7 @@ impl Peer {
         };
         self.enter_unconnected(cx, state);
         if self.timers.get(Timer::Retry).is_none() {
-            let gap = RETRY_GAPS[self.discovery.search.retries.min(RETRY_GAPS.len() - 1)];
+            let gap = self.discovery.search.retry_gap();
             self.timers.set(Timer::Retry, cx.now + gap);
         }
     }
