@@ -110,6 +110,8 @@ pub(super) enum KernelLink {
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(crate) path: Path,
+    /// When the kernel was first asked for this path, or the tunnel was found.
+    pub(super) asked_at: Instant,
     /// The first request to the kernel for this path; reports on earlier requests are about another tunnel. 0 for a tunnel
     /// that was found at start, `None` until the kernel is asked.
     pub(super) request: Option<u64>,
@@ -132,9 +134,10 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(super) fn new(path: Path) -> Self {
+    pub(super) fn new(now: Instant, path: Path) -> Self {
         Tunnel {
             path,
+            asked_at: now,
             request: None,
             latest_request: 0,
             link: KernelLink::Asked,
@@ -150,7 +153,7 @@ impl Tunnel {
     }
 
     /// A tunnel that was found in the kernel: it gets quick probes at first.
-    pub(super) fn adopted(path: Path, path_mtu: u16) -> Self {
+    pub(super) fn adopted(now: Instant, path: Path, path_mtu: u16) -> Self {
         Tunnel {
             mtu: TunnelMtu::found(path_mtu),
             request: Some(0),
@@ -160,7 +163,7 @@ impl Tunnel {
                 step: 0,
                 awaits_peer: true,
             },
-            ..Tunnel::new(path)
+            ..Tunnel::new(now, path)
         }
     }
 

@@ -26,7 +26,7 @@ impl Peer {
             }
             _ => {
                 debug!(%path, %reason, "tunnel");
-                let mut tunnel = Tunnel::new(path);
+                let mut tunnel = Tunnel::new(cx.now, path);
                 if let Some(before) = &self.tunnel {
                     tunnel.mtu = before.mtu.over(before.path, path);
                     tunnel.proven_at = before.proven_at;
