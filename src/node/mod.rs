@@ -8,6 +8,7 @@ mod disco_keys;
 mod early_signals;
 mod endpoints;
 mod explain;
+mod host;
 mod interface_names;
 mod network;
 mod port_allocation;
@@ -20,9 +21,9 @@ use std::time::Instant;
 use ipnet::IpNet;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
-use tracing::{info, info_span, trace};
+use tracing::{info_span, trace};
 
-use crate::peer::{Channel, Context, Host, HostSnapshot, NatState, PacketWindow, Peer, is_usable};
+use crate::peer::{Channel, Context, Host, HostSnapshot, NatState, PacketWindow, Peer};
 use crate::proto::api::{Endpoint, EndpointsRequest, PeerRecord};
 use crate::proto::disco::Envelope;
 use crate::proto::{DiscoSecret, NodePublic};
@@ -212,60 +213,6 @@ impl Node {
         self.network.update(&mut self.out);
     }
 
-    /// The host's usable source addresses: all of them, at start and whenever they change. Addresses on tunnel links are
-    /// not usable: a tunnel's own path would lead through it.
-    pub fn handle_local_addresses(
-        &mut self,
-        now: Instant,
-        addresses: Vec<impl Into<LocalAddress>>,
-    ) {
-        let mut addresses: Vec<LocalAddress> = addresses.into_iter().map(Into::into).collect();
-        addresses.retain(|it| is_usable(SocketAddr::new(it.ip, self.host.port)));
-        addresses.sort_unstable();
-        addresses.dedup_by_key(|it| it.ip);
-        if addresses == self.host.addresses {
-            return;
-        }
-        let mut locals: Vec<IpAddr> = addresses.iter().map(|it| it.ip).collect();
-        locals.sort_unstable();
-        locals.dedup();
-        self.host.addresses = addresses;
-        if locals == self.host.locals {
-            // They only changed their links: paths and NATs are as before.
-            return self.endpoints_changed(now, false);
-        }
-        info!(?locals, "local addresses");
-        self.host.locals = locals;
-        self.stun.restart(now);
-        self.endpoints_changed(now, true);
-        self.send_stun(now);
-    }
-
-    /// Something could not be sent for want of a route, and routes have changed: what was tried in vain is tried again.
-    pub fn handle_route_change(&mut self, now: Instant) {
-        self.stun.restart(now);
-        self.send_stun(now);
-        let peers: Vec<NodePublic> = self.peers.keys().copied().collect();
-        for peer in peers {
-            self.with_peer(now, peer, Peer::handle_route_change);
-        }
-    }
-
-    /// The STUN servers to ask, resolved.
-    pub fn handle_stun_servers(&mut self, now: Instant, servers: Vec<SocketAddr>) {
-        self.stun.set_servers(now, servers);
-        self.send_stun(now);
-        self.endpoints_changed(now, false);
-    }
-
-    /// What the router grants for the data port, whenever that changes.
-    pub fn handle_router_port(&mut self, now: Instant, port: RouterPort) {
-        if self.host.router_port != port {
-            self.host.router_port = port;
-            self.endpoints_changed(now, false);
-        }
-    }
-
     /// The list of peers kept from last time, at start. Without a list nothing is known of the peers, least of all that they
     /// are gone, so an empty one changes nothing: the tunnels stay until the coordinator answers.
     pub fn handle_kept_peers(&mut self, now: Instant, records: &[PeerRecord]) {
@@ -426,11 +373,6 @@ impl Node {
         self.stun.servers()
     }
 
-    /// What STUN told of the NAT in front of this node.
-    pub fn nat_mapping(&self) -> NatMapping {
-        self.stun.nat(&self.host.locals)
-    }
-
     fn handle_from(&mut self, now: Instant, from: NodePublic, channel: Channel, data: &[u8]) {
         let Ok(envelope) = Envelope::parse(data) else {
             return self.drop_input(DropReason::Malformed);
@@ -471,48 +413,6 @@ impl Node {
         }
     }
 
-    /// STUN answered at an extra port.
-    fn handle_observation(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
-        match self.allocation_sampler.handle_datagram(now, from, data) {
-            Ok(false) => self.counters.stun_answers_received += 1,
-            Ok(true) => {
-                self.counters.stun_answers_received += 1;
-                self.host.nat.fresh = self.allocation_sampler.latest;
-                let peers: Vec<NodePublic> = self.peers.keys().copied().collect();
-                for peer in peers {
-                    self.with_peer(now, peer, |peer, cx| peer.handle_observed(cx));
-                }
-            }
-            Err(reason) => self.drop_input(reason),
-        }
-    }
-
-    fn observe_nat(&mut self) {
-        let server = self.stun.answers().find(|(it, _)| it.is_ipv4());
-        if let Some((server, _)) = server {
-            let (rng, out) = (&mut self.rng, &mut self.out);
-            self.allocation_sampler
-                .ask(server, rng, out, &mut self.counters);
-        }
-    }
-
-    fn update_nat(&mut self) {
-        self.update_snapshot();
-        self.host.nat.dependent = match self.stun.nat(&self.host.locals) {
-            NatMapping::Unknown => None,
-            NatMapping::None | NatMapping::EndpointIndependent | NatMapping::PortIndependent => {
-                Some(false)
-            }
-            NatMapping::AddressDependent | NatMapping::AddressAndPortDependent => Some(true),
-        };
-        let mut seen = self.stun.answers().map(|(_, seen)| seen);
-        self.host.nat.seen = seen.find(SocketAddr::is_ipv4);
-        let (port, locals) = (self.host.port, &self.host.locals);
-        let is_own = |it: SocketAddr| it.port() == port && locals.contains(&it.ip());
-        self.host.nat.is_own = self.host.nat.seen.is_some_and(is_own);
-        self.host.nat.is_asked = self.stun.is_asking(&self.host.locals);
-    }
-
     /// Extra ports are listened to as long as some peer needs them.
     fn update_listening(&mut self) {
         let data_port = self.host.port;
@@ -522,42 +422,6 @@ impl Node {
             self.listens = needed;
             self.out.push_back(Output::ListenOnExtraPorts(needed));
         }
-    }
-
-    fn endpoints_changed(&mut self, now: Instant, locals_changed: bool) {
-        self.update_nat();
-        let endpoints = endpoints::gather(&self.host, &self.stun);
-        let nat_mapping = self.nat_mapping();
-        let changed = endpoints != self.published.endpoints;
-        if changed || nat_mapping != self.published.nat_mapping {
-            info!(?endpoints, %nat_mapping, "endpoints");
-            self.host.endpoints = endpoints.iter().map(|it| it.addr).collect();
-            self.published = EndpointsRequest {
-                endpoints,
-                nat_mapping,
-            };
-            self.out
-                .push_back(Output::PublishEndpoints(self.published.clone()));
-        }
-        if changed || locals_changed {
-            let peers: Vec<NodePublic> = self.peers.keys().copied().collect();
-            for peer in peers {
-                self.with_peer(now, peer, |peer, cx| {
-                    peer.handle_host_change(cx, locals_changed);
-                });
-            }
-        }
-    }
-
-    fn send_stun(&mut self, now: Instant) {
-        self.stun.handle_timeout(
-            now,
-            (&self.host.locals, self.host.port),
-            &mut self.rng,
-            &mut self.out,
-            &mut self.counters,
-        );
-        self.update_snapshot();
     }
 
     fn with_peer(
