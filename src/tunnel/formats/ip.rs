@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::tunnel_builder::{TunnelBuilder, Wrap};
+use super::words::Words;
 use super::{Exported, FormatError, Imported, OutFile, Setting, Source, Unsupported};
 use crate::tunnel::commands;
 use crate::tunnel::file::DEFAULT_SET;
@@ -58,33 +59,6 @@ pub(super) fn read(sources: &[Source]) -> Result<Imported, FormatError> {
         }
     }
     reading.finish()
-}
-
-/// The words of a command, taken one by one.
-struct Words<'a> {
-    at: Setting<'a>,
-    words: std::slice::Iter<'a, &'a str>,
-}
-
-impl<'a> Words<'a> {
-    fn next(&mut self) -> Option<&'a str> {
-        self.words.next().copied()
-    }
-
-    /// The value of the word before.
-    fn value(&mut self, key: &'a str) -> Result<Setting<'a>, FormatError> {
-        let value = self.next();
-        let entry = Setting {
-            key,
-            value: value.unwrap_or_default(),
-            ..self.at
-        };
-        value.map(|_| entry).ok_or_else(|| entry.bad("a value"))
-    }
-
-    fn entry(&self, key: &'a str) -> Setting<'a> {
-        Setting { key, ..self.at }
-    }
 }
 
 impl Reading {

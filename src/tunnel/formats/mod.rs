@@ -12,6 +12,7 @@ pub mod nix;
 mod setting;
 pub mod toml;
 mod tunnel_builder;
+mod words;
 
 use std::fmt;
 use std::path::Path;
