@@ -1,9 +1,8 @@
 //! The host's firewall: nftables rules that drop the data port. Disco is seen before them, data is not.
 
-use std::process::Command;
-
 use serde_json::Value;
 
+use super::command;
 use super::{Finding, Level};
 
 const CHECK: &str = "host-firewall";
@@ -11,7 +10,7 @@ const CHECK: &str = "host-firewall";
 /// Finds rules that drop the data port, in the output of `nft -j list ruleset`. It has the rules of iptables too, if iptables
 /// is the nft variant.
 pub(super) fn check(port: u16) -> Vec<Finding> {
-    let listed = Command::new("nft").args(["-j", "list", "ruleset"]).output();
+    let listed = command::output("nft", &["-j", "list", "ruleset"]);
     let unknown = |evidence: String| {
         vec![Finding::new(
             CHECK,

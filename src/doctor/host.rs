@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::process::Command;
 
+use super::command;
 use super::{Finding, Level};
 use crate::error::UserError as _;
 use crate::kernel::host::preflight::{self, Need};
@@ -124,9 +124,9 @@ fn rp_filter(interfaces: &[Interface], read: impl Fn(&str) -> Option<u8>) -> Fin
 /// ports spoils it: ping works, TCP hangs. It happens where the device is virtual and its host does the NAT.
 fn offload(name: &str) -> Option<Finding> {
     const CHECK: &str = "checksum-offload";
-    let output = Command::new("ethtool").args(["-k", name]).output().ok()?;
+    let output = command::output("ethtool", &["-k", name]).ok()?;
     let is_on = tx_checksumming(&String::from_utf8_lossy(&output.stdout))?;
-    let driver = Command::new("ethtool").args(["-i", name]).output().ok()?;
+    let driver = command::output("ethtool", &["-i", name]).ok()?;
     let driver = String::from_utf8_lossy(&driver.stdout);
     let driver = driver.lines().find_map(|it| it.strip_prefix("driver: "))?;
     let is_virtual = ["virtio_net", "veth"].contains(&driver);

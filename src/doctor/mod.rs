@@ -2,6 +2,7 @@
 //!
 //! Nothing is changed. Each check is a function that returns findings: a thin part reads the host, a pure part judges.
 
+mod command;
 mod coordinator;
 mod firewall;
 mod host;
