@@ -1,9 +1,9 @@
 //! The desired state of tunnels, and the link that each asks for.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::node::{DesiredTunnel, Path};
 use crate::proto::keys::NodePublic;
@@ -12,6 +12,12 @@ use crate::tunnel::header_fields::InheritOrFixed;
 use crate::tunnel::mode::{Family, Mode};
 use crate::tunnel::mtu;
 use crate::tunnel::state::{LinkConfig, TunnelAddress, TunnelRoute, TunnelState};
+
+/// Link-local addresses of IPv6 (RFC 4291 section 2.5.6).
+const LINK_LOCAL: IpNet = IpNet::V6(Ipv6Net::new_assert(
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
+    10,
+));
 
 /// The desired state of all tunnels.
 pub type DesiredTunnels = BTreeMap<NodePublic, DesiredTunnel>;
@@ -60,6 +66,16 @@ impl DesiredTunnel {
         }
     }
 
+    /// The sources that the tunnel lets in: the peer's addresses, the networks that are routed to it, and link-local addresses, which
+    /// mean nothing on other links.
+    pub(super) fn sources(&self) -> BTreeSet<IpNet> {
+        let addresses = self.inside.peer_ips.iter().map(|&it| IpNet::from(it));
+        let networks = addresses.chain(self.inside.routes.iter().copied());
+        let networks: Vec<IpNet> = networks.chain([LINK_LOCAL]).collect();
+        // Within a set of the kernel those of one link must not overlap.
+        IpNet::aggregate(&networks).into_iter().collect()
+    }
+
     /// A link of the pair's key that takes packets from `remote`, to whichever local address and UDP port. It sends nothing.
     pub(super) fn receiving_link(&self, alias: String, remote: IpAddr) -> LinkConfig {
         let mode = match Family::of(remote) {
@@ -81,6 +97,7 @@ impl DesiredTunnel {
             encap: Encap::None,
             mtu: mtu::MIN_IPV6,
             up: true,
+            checks_sources: true,
         }
     }
 }
@@ -117,6 +134,7 @@ pub(super) mod tests {
     use crate::node::{Inside, Outside};
     use crate::tunnel::op::KernelOp;
     use crate::tunnel::plan;
+    use crate::tunnel::sources::Sources;
 
     pub fn desired() -> DesiredTunnel {
         let outside = Outside {
@@ -169,7 +187,7 @@ pub(super) mod tests {
         let ops = plan::overlay(Some(&before), Some(&after), &[]).unwrap();
         assert!(matches!(ops[..], [KernelOp::ChangeLink { .. }]), "{ops:?}");
         // FOU ports are the applier's own business.
-        let ops = plan::overlay_removal(&[&before]);
+        let ops = plan::overlay_removal(&[&before], &Sources::new());
         assert!(matches!(ops[..], [KernelOp::DeleteLink(_)]), "{ops:?}");
     }
 }

@@ -26,6 +26,7 @@ use crate::node::{DesiredTunnel, Path};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::encap::FouPort;
 use crate::tunnel::mode::Family;
+use crate::tunnel::sources::Sources;
 
 pub use plan::Plan;
 use plan::{Job, TunnelJob};
@@ -153,6 +154,8 @@ pub struct Machine {
     /// The tunnels that the pass which goes on is about, as desired when it began.
     due: DesiredTunnels,
     plans: VecDeque<Plan>,
+    /// The sources that links let in when the plans so far have been carried out.
+    sources: Sources,
     reports: VecDeque<Applied>,
 }
 
@@ -179,6 +182,7 @@ impl Machine {
             has_routes: true,
             due: DesiredTunnels::new(),
             plans: VecDeque::new(),
+            sources: Sources::new(),
             reports: VecDeque::new(),
         }
     }
@@ -261,6 +265,7 @@ impl Machine {
         self.plans = self
             .ports
             .missing(data_ports, &observation.fou_ports, Job::DataPort);
+        self.sources.clone_from(&observation.links.sources);
         let mut own = self.own_links(&observation.links);
         self.plan_removals(now, &mut own, observation);
         let used = due.values().map(DesiredTunnel::listen_port);
@@ -335,14 +340,14 @@ impl Machine {
                 }
             }
             Job::ClosePorts(_) => self.ports.warn_once(&error),
-            Job::Remove(peers) if peers.len() > 1 => {
+            Job::Remove(peers, sources) if peers.len() > 1 => {
                 debug!(error, "the links cannot be removed together");
                 for (peer, states) in peers {
-                    let plan = removal(BTreeMap::from([(peer, states)]));
+                    let plan = removal(BTreeMap::from([(peer, states)]), sources.clone());
                     self.plans.push_front(plan);
                 }
             }
-            Job::Remove(peers) => {
+            Job::Remove(peers, _) => {
                 for peer in peers.into_keys() {
                     self.failed(now, peer, None, error.clone());
                 }
@@ -379,7 +384,7 @@ impl Machine {
                     self.ports.forget(port);
                 }
             }
-            Job::Remove(peers) => peers.into_keys().for_each(|peer| self.removed(peer)),
+            Job::Remove(peers, _) => peers.into_keys().for_each(|peer| self.removed(peer)),
             Job::Receive(_) => {}
             Job::Tunnel(job) => {
                 let TunnelJob {

@@ -255,13 +255,14 @@ impl Applier {
     }
 
     fn look(&self, look: &Look) -> Result<Observation, KernelError> {
-        let links = if look.routes {
+        let mut links = if look.routes {
             let mut links = self.kernel.links()?;
             self.kernel.add_snat(&mut links);
             links
         } else {
             self.kernel.links_without_routes()?
         };
+        links.sources = self.kernel.sources()?;
         let paths = look.paths.iter();
         let mtus = paths.map(|&(peer, local, remote)| {
             let route = self.kernel.route_to(local, remote);

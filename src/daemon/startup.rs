@@ -177,9 +177,7 @@ async fn open(
     };
     let wanted = thread::start(applier_config, noted, note_ports, applied_tx)?;
     let link_changes = wanted.link_changes();
-    if config.snat_routes {
-        watch_masquerading(wanted.link_changes());
-    }
+    watch_nftables(wanted.link_changes());
     let changes = Kernel::watch()?.inspect(move |change| {
         if change.links {
             link_changes.notify();
@@ -225,8 +223,8 @@ async fn open(
     Ok(daemon)
 }
 
-/// Has the applier look whenever somebody changes the table with the masquerading, such as by `nft flush ruleset`.
-fn watch_masquerading(changes: LinkChanges) {
+/// Has the applier look whenever somebody changes gretun's table, such as by `nft flush ruleset`.
+fn watch_nftables(changes: LinkChanges) {
     match Kernel::watch_nftables() {
         Ok(watch) => {
             tokio::spawn(watch.for_each(move |()| {
@@ -235,7 +233,7 @@ fn watch_masquerading(changes: LinkChanges) {
             }));
         }
         Err(error) => {
-            warn!(error = %chain(&error), "masquerading that somebody removes comes back only with the next change of a link");
+            warn!(error = %chain(&error), "rules that somebody removes come back only with the next change of a link");
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::kernel::tunnel::transaction::StepError;
 use crate::kernel::{Kernel, KernelError};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::plan;
+use crate::tunnel::sources;
 
 /// Removes every tunnel that the node of this state directory made, then the FOU port unless others use it, and
 /// gives the router its port back; blocks.
@@ -57,6 +58,7 @@ pub fn remove_all(
     ours.extend(extra.load().into_iter().map(|(port, _)| port));
     let mut links = kernel.links_without_routes()?;
     kernel.add_snat(&mut links);
+    links.sources = kernel.sources().unwrap_or_default();
     let mut removed = Vec::new();
     for tunnel in &links.tunnels {
         let link = &tunnel.state.link;
@@ -69,7 +71,13 @@ pub fn remove_all(
             others.extend(listener);
         }
     }
-    kernel.execute(&plan::overlay_removal(&removed))?;
+    let mut ops = plan::overlay_removal(&removed, &links.sources);
+    // A daemon that was killed may have left sources of links that are gone.
+    let left = links.sources.keys();
+    for name in left.filter(|name| !links.indices.contains_key(*name)) {
+        ops.extend(sources::change(name, &links.sources, &BTreeSet::new()));
+    }
+    kernel.execute(&ops)?;
     for port in ours {
         if others.contains(&port) {
             info!(port, "the FOU port stays: other tunnels use it");

@@ -8,7 +8,7 @@ use super::mode::{Family, Mode};
 use super::mtu;
 use super::op::KernelOp;
 use super::state::{LinkConfig, TunnelRoute};
-use super::{nftables, snat};
+use super::{nftables, snat, sources};
 
 pub(super) fn of(op: &KernelOp) -> Vec<String> {
     let one = |command| vec![command];
@@ -54,6 +54,14 @@ pub(super) fn of(op: &KernelOp) -> Vec<String> {
                 nft(&snat::element("delete", link, *network)),
                 format!("{list} | grep -q elements || {delete}"),
             ]
+        }
+        KernelOp::AddSource { link, network } => {
+            let mut lines: Vec<String> = sources::SCRIPT.lines().map(nft).collect();
+            lines.push(nft(&sources::element("add", link, *network)));
+            lines
+        }
+        KernelOp::DeleteSource { link, network } => {
+            one(nft(&sources::element("delete", link, *network)))
         }
     }
 }
@@ -120,7 +128,15 @@ fn ip_route(verb: &str, link: &str, route: &TunnelRoute) -> String {
 
 fn settings(link: &LinkConfig, more: &str) -> String {
     let alias = link.alias.as_deref().unwrap_or_default();
-    format!("ip link set dev {} alias {}{more}", link.name, quote(alias))
+    let group = match link.checks_sources {
+        true => format!(" group {}", sources::GROUP),
+        false => String::new(),
+    };
+    format!(
+        "ip link set dev {} alias {}{group}{more}",
+        link.name,
+        quote(alias)
+    )
 }
 
 /// Everything after `type`, which is the same for making and changing.

@@ -14,6 +14,7 @@ pub mod op;
 pub mod owner;
 pub mod plan;
 pub mod snat;
+pub mod sources;
 pub mod spec;
 pub mod state;
 pub mod tunnel_flags;

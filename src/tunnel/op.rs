@@ -82,6 +82,20 @@ pub enum KernelOp {
         /// The network.
         network: IpNet,
     },
+    /// Let in what comes out of the tunnel from a network.
+    AddSource {
+        /// The device.
+        link: String,
+        /// The network.
+        network: IpNet,
+    },
+    /// No longer let it in.
+    DeleteSource {
+        /// The device.
+        link: String,
+        /// The network.
+        network: IpNet,
+    },
 }
 
 /// A stage of a plan: operations of one kind that do not depend on each other and go to the kernel together.
@@ -99,6 +113,8 @@ pub enum Stage {
     Route,
     /// Address translation.
     Snat,
+    /// The sources that are let in.
+    Source,
 }
 
 impl KernelOp {
@@ -129,6 +145,8 @@ impl KernelOp {
             KernelOp::DeleteRoute { link, route } => one(KernelOp::AddRoute { link, route }),
             KernelOp::AddSnat { link, network } => one(KernelOp::DeleteSnat { link, network }),
             KernelOp::DeleteSnat { link, network } => one(KernelOp::AddSnat { link, network }),
+            KernelOp::AddSource { link, network } => one(KernelOp::DeleteSource { link, network }),
+            KernelOp::DeleteSource { link, network } => one(KernelOp::AddSource { link, network }),
         }
     }
 
@@ -153,6 +171,7 @@ impl KernelOp {
             | KernelOp::DeleteAddress { .. } => Stage::Address,
             KernelOp::AddRoute { .. } | KernelOp::DeleteRoute { .. } => Stage::Route,
             KernelOp::AddSnat { .. } | KernelOp::DeleteSnat { .. } => Stage::Snat,
+            KernelOp::AddSource { .. } | KernelOp::DeleteSource { .. } => Stage::Source,
         }
     }
 
@@ -220,6 +239,10 @@ impl fmt::Display for KernelOp {
             }
             KernelOp::DeleteSnat { link, network } => {
                 write!(f, "no longer masquerade {link} towards {network}")
+            }
+            KernelOp::AddSource { link, network } => write!(f, "let in {network} from {link}"),
+            KernelOp::DeleteSource { link, network } => {
+                write!(f, "no longer let in {network} from {link}")
             }
         }
     }

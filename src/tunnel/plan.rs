@@ -9,6 +9,7 @@ use super::encap::FouPort;
 use super::mode::Family;
 use super::op::{self, KernelOp};
 use super::owner::Owner;
+use super::sources::{self, Sources};
 use super::state::{Observed, TunnelState};
 use crate::error::{Kind, UserError};
 
@@ -105,12 +106,16 @@ pub fn overlay(
     Ok(ops)
 }
 
-/// Removes tunnels of the overlay daemon, which looks after the FOU ports itself.
-pub fn overlay_removal(tunnels: &[&TunnelState]) -> Vec<KernelOp> {
+/// Removes tunnels of the overlay daemon, which looks after the FOU ports itself, and of `sources` those that they let in.
+pub fn overlay_removal(tunnels: &[&TunnelState], sources: &Sources) -> Vec<KernelOp> {
     let mut steps = Steps::default();
     for tunnel in tunnels {
+        let name = &tunnel.link.name;
         steps.remove.push(KernelOp::DeleteLink((*tunnel).clone()));
-        steps.snat(&tunnel.link.name, &tunnel.snat, &[]);
+        steps.snat(name, &tunnel.snat, &[]);
+        steps
+            .shut
+            .extend(sources::change(name, sources, &BTreeSet::new()));
     }
     steps.in_order()
 }
@@ -146,6 +151,7 @@ struct Steps {
     address: Vec<KernelOp>,
     route: Vec<KernelOp>,
     masquerade: Vec<KernelOp>,
+    shut: Vec<KernelOp>,
 }
 
 impl Steps {
@@ -160,6 +166,7 @@ impl Steps {
             self.address,
             self.route,
             self.masquerade,
+            self.shut,
         ]
         .concat()
     }

@@ -71,6 +71,9 @@ fn carry_out(observed: &mut Observed, ops: &[KernelOp]) {
             KernelOp::AddRoute { link, route } => at(observed, link).routes.push(*route),
             KernelOp::DeleteRoute { link, route } => take(&mut at(observed, link).routes, route),
             KernelOp::AddSnat { link, network } => at(observed, link).snat.push(*network),
+            KernelOp::AddSource { .. } | KernelOp::DeleteSource { .. } => {
+                panic!("static tunnels let everything in")
+            }
             // The pairs of a link outlive it: they are looked up by name.
             KernelOp::DeleteSnat { link, network } => take(&mut at(observed, link).snat, network),
         }

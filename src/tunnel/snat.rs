@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use super::mode::Family;
-use super::nftables::{Chain, Element, Hook, Interface, Rule, Set, TABLE, Table};
+use super::nftables::{Action, Chain, Element, Hook, Interface, Rule, Set, TABLE, Table};
 
 /// The name of a tunnel, and a network towards which its traffic is masqueraded.
 pub type SnatPair = Element;
@@ -56,9 +56,9 @@ pub fn table(pairs: impl IntoIterator<Item = SnatPair>) -> Table {
     }
     let rules = families.into_iter().flat_map(|family| {
         [Interface::Output, Interface::Input].map(|interface| Rule {
-            interface,
             family,
             set: set_of(family).to_owned(),
+            action: Action::Masquerade(interface),
         })
     });
     let chain = Chain {

@@ -165,6 +165,7 @@ impl TunnelSpec {
                 encap: self.encap,
                 mtu,
                 up: true,
+                checks_sources: false,
             },
             alt_names: self.alt_name.iter().cloned().collect(),
             addresses: self.addresses.clone(),

@@ -58,6 +58,8 @@ pub struct LinkConfig {
     pub mtu: u32,
     /// Whether it is up, which gretun wants of every device.
     pub up: bool,
+    /// Whether it is in the device group whose packets are let in only from known sources ([`super::sources`]).
+    pub checks_sources: bool,
 }
 
 impl LinkConfig {

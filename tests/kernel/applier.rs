@@ -17,14 +17,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::lab::{Host, kernel_is_able, run};
 
 const PORT: u16 = 7777;
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
-fn peer() -> NodePublic {
+pub fn peer() -> NodePublic {
     NodePublic::from_bytes([2; 32])
 }
 
 /// A tunnel from the first host of a pair to the second.
-fn tunnel(number: u64) -> DesiredTunnel {
+pub fn tunnel(number: u64) -> DesiredTunnel {
     let outside = Outside {
         number,
         path: Path {
@@ -47,7 +47,7 @@ fn tunnel(number: u64) -> DesiredTunnel {
     DesiredTunnel { outside, inside }
 }
 
-fn start() -> (Handle, UnboundedReceiver<Applied>) {
+pub fn start() -> (Handle, UnboundedReceiver<Applied>) {
     let kernel = Kernel::open().unwrap();
     kernel.add_fou(PORT, Family::V4).unwrap();
     let config = Config {
@@ -73,7 +73,7 @@ async fn next(reports: &mut UnboundedReceiver<Applied>) -> Applied {
 }
 
 /// Waits for the number of a tunnel that is as desired.
-async fn done(reports: &mut UnboundedReceiver<Applied>) -> u64 {
+pub async fn done(reports: &mut UnboundedReceiver<Applied>) -> u64 {
     match next(reports).await {
         Applied::Done { number, .. } => number,
         other => panic!("{other:?}"),
@@ -201,7 +201,15 @@ fn the_kernel_says_itself_what_it_can() {
     let (host, _far) = Host::pair();
     host.block_on(|| async {
         let ask = || {
-            for name in ["fou", "ip_gre", "ip6_gre", "ipip", "sit", "ip6_tunnel"] {
+            for name in [
+                "fou",
+                "ip_gre",
+                "ip6_gre",
+                "ipip",
+                "sit",
+                "ip6_tunnel",
+                "nf_tables",
+            ] {
                 assert_eq!(preflight::kernel_has(name), Some(true), "{name}");
             }
             assert_eq!(preflight::kernel_has("fou6"), None);

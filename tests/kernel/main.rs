@@ -15,6 +15,7 @@ mod lab;
 mod networkd;
 mod nftables;
 mod probe;
+mod sources;
 mod traffic;
 mod tunnel_apply;
 mod tunnel_change;

@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use gretun::kernel::Kernel;
 use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::snat::{self, SnatPair};
+use gretun::tunnel::sources;
 
 use crate::lab::Host;
 use crate::tunnel_cli::gretun;
@@ -90,6 +91,37 @@ fn the_table_is_as_nft_makes_it() {
     for host in [&a, &b] {
         execute(host, &gone[..4]);
         assert_eq!(pairs(host), BTreeSet::from([some()[4].clone()]));
+        execute(host, &gone);
+        assert_eq!(ruleset(host), "");
+    }
+}
+
+/// The same of the filter of sources.
+#[test]
+fn the_filter_of_sources_is_as_nft_makes_it() {
+    if !is_able() {
+        return;
+    }
+    let (a, b) = Host::pair();
+    let op = |(link, network): SnatPair| KernelOp::AddSource { link, network };
+    let ops: Vec<KernelOp> = some().into_iter().map(op).collect();
+    execute(&a, &ops);
+    for line in sources::SCRIPT.lines() {
+        b.run(&format!("nft \"{line}\""));
+    }
+    for (link, network) in some() {
+        let element = sources::element("add", &link, network).replace('"', "\\\"");
+        b.run(&format!("nft \"{element}\""));
+    }
+    assert_eq!(ruleset(&a), ruleset(&b));
+    let gone: Vec<KernelOp> = ops.iter().flat_map(KernelOp::undo).collect();
+    for host in [&a, &b] {
+        let found = host.block_on(|| async { Kernel::open().unwrap().sources().unwrap() });
+        let found: BTreeSet<SnatPair> = found
+            .into_iter()
+            .flat_map(|(link, networks)| networks.into_iter().map(move |it| (link.clone(), it)))
+            .collect();
+        assert_eq!(found, some().into_iter().collect());
         execute(host, &gone);
         assert_eq!(ruleset(host), "");
     }

@@ -15,6 +15,7 @@ use gretun::tunnel::mode::{Family, Mode};
 use gretun::tunnel::mtu;
 use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::state::{LinkConfig, TunnelState};
+use ipnet::IpNet;
 
 use crate::clock::Event;
 use crate::host::{Host, KernelTunnel};
@@ -98,6 +99,20 @@ impl Kernel {
             }
             KernelOp::DeleteRoute { link, route } => {
                 self.state(link)?.routes.retain(|it| it != route);
+            }
+            KernelOp::AddSource { link, network } => {
+                let networks = self.links.sources.entry(link.clone()).or_default();
+                let overlaps = |it: &IpNet| it.contains(network) || network.contains(it);
+                if networks.iter().any(overlaps) {
+                    return Err("File exists".to_owned());
+                }
+                networks.insert(*network);
+            }
+            KernelOp::DeleteSource { link, network } => {
+                let networks = self.links.sources.entry(link.clone()).or_default();
+                if !networks.remove(network) {
+                    return Err("No such file or directory".to_owned());
+                }
             }
             KernelOp::DeleteSnat { link, network } => {
                 if let Ok(state) = self.state(link) {

@@ -7,6 +7,7 @@ use crate::applier::desired::ListenPort;
 use crate::node::DesiredTunnel;
 use crate::proto::keys::NodePublic;
 use crate::tunnel::op::KernelOp;
+use crate::tunnel::sources::Sources;
 use crate::tunnel::state::TunnelState;
 
 /// Operations that happen together or not at all.
@@ -31,8 +32,8 @@ pub(super) enum Job {
     OpenPort(ListenPort),
     /// Ports that no tunnel uses any more are closed.
     ClosePorts(Vec<ListenPort>),
-    /// Tunnels of peers that left are gone.
-    Remove(BTreeMap<NodePublic, Vec<TunnelState>>),
+    /// Tunnels of peers that left are gone, and of the sources those that they let in.
+    Remove(BTreeMap<NodePublic, Vec<TunnelState>>, Sources),
     /// Links that receive for a tunnel are there, or are gone.
     Receive(NodePublic),
     /// The tunnel itself.
@@ -53,7 +54,7 @@ impl Job {
         match self {
             Job::Receive(peer) => Some(*peer),
             Job::Tunnel(job) => Some(job.peer),
-            Job::DataPort | Job::OpenPort(_) | Job::ClosePorts(_) | Job::Remove(_) => None,
+            Job::DataPort | Job::OpenPort(_) | Job::ClosePorts(_) | Job::Remove(..) => None,
         }
     }
 }

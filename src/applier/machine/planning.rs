@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use ipnet::IpNet;
 use tracing::{debug, info};
 
 use super::{Job, Link, Machine, Observation, Plan, TunnelJob};
@@ -13,6 +14,7 @@ use crate::node::{DesiredTunnel, FIRST_PATH_MTU};
 use crate::proto::keys::NodePublic;
 use crate::tunnel::op::KernelOp;
 use crate::tunnel::plan;
+use crate::tunnel::sources::{self, Sources};
 use crate::tunnel::state::{LinkConfig, TunnelState};
 
 impl Machine {
@@ -46,6 +48,13 @@ impl Machine {
         let is_gone = |it: &NodePublic| !self.desired.contains_key(it) && !own.contains_key(it);
         let gone: Vec<_> = known.filter(is_gone).collect();
         for peer in gone {
+            // Somebody else removed the link; what it let in is still there.
+            let link = self.tunnels.get(&peer).and_then(|it| it.satisfied.as_ref());
+            let name = link.map(|it| it.inside.name.clone()).unwrap_or_default();
+            if !observation.links.indices.contains_key(&name) {
+                let ops = self.let_in(&name, &BTreeSet::new());
+                self.plan_unless_done(Job::Receive(peer), ops);
+            }
             self.removed(peer);
         }
         let held_back = |peer: &NodePublic| {
@@ -64,7 +73,10 @@ impl Machine {
             for state in leavers.values().flatten() {
                 info!(interface = state.link.name, "removing tunnel");
             }
-            self.plans.push_back(removal(leavers));
+            let links = leavers.values().flatten().map(|it| &it.link.name);
+            let sources = links.filter_map(|name| self.sources.remove_entry(name));
+            let sources = sources.collect();
+            self.plans.push_back(removal(leavers, sources));
         }
         debug!(
             links = observation.links.tunnels.len(),
@@ -107,6 +119,7 @@ impl Machine {
             Ok(ops) => ops,
             Err(error) => return self.failed(now, peer, Some(&desired), error.to_string()),
         };
+        let sources = desired.sources();
         let makes_link = ops.iter().any(|op| matches!(op, KernelOp::AddLink(_)));
         // What stands in the way is closed first: no link of ours may have the ends that the tunnel is about to have.
         let wanted = remotes(&desired);
@@ -116,9 +129,13 @@ impl Machine {
             own.receiving.iter().partition(|it| is_wanted(it));
         let unwanted = unwanted.into_iter().chain(own.surplus.iter().copied());
         let unwanted: Vec<&TunnelState> = unwanted.map(|it| &it.state).collect();
-        if !unwanted.is_empty() {
-            let ops = plan::overlay_removal(&unwanted);
-            self.plans.push_back(Plan::new(Job::Receive(peer), ops));
+        let removed = plan::overlay_removal(&unwanted, &self.sources);
+        let is_unwanted = |name: &str| unwanted.iter().any(|it| it.link.name == name);
+        self.sources.retain(|name, _| !is_unwanted(name));
+        self.plan_unless_done(Job::Receive(peer), removed);
+        for tunnel in &kept {
+            let ops = self.let_in(&tunnel.state.link.name, &sources);
+            self.plan_unless_done(Job::Receive(peer), ops);
         }
         let mut names: BTreeSet<String> = links.indices.keys().cloned().collect();
         let mut receiving: Vec<String> = kept.iter().map(|it| it.state.link.name.clone()).collect();
@@ -137,7 +154,10 @@ impl Machine {
             let ends = |it: &LinkConfig| (it.local, it.remote, it.ikey);
             // The tunnel's own link has these ends until it is changed, or is still to be made.
             let is_first = before.is_some_and(|it| ends(&it.link) != ends(&link));
-            let mut plan = Plan::new(Job::Receive(peer), vec![KernelOp::AddLink(link)]);
+            // A link lets nothing in before its sources are there, so they come first.
+            let mut ops = self.let_in(&name, &sources);
+            ops.push(KernelOp::AddLink(link));
+            let mut plan = Plan::new(Job::Receive(peer), ops);
             plan.half_made = half_made(&plan.ops, links);
             plan.redirects = vec![(name, state.link.name.clone())];
             if is_first {
@@ -152,6 +172,8 @@ impl Machine {
             mtu: state.link.mtu,
             device_mtu,
         };
+        let let_in = self.let_in(&state.link.name, &sources);
+        let ops: Vec<KernelOp> = let_in.into_iter().chain(ops).collect();
         let progress = self.tunnels.entry(peer).or_default();
         let steps: BTreeSet<String> = ops.iter().map(ToString::to_string).collect();
         progress.left_out.retain(|it| steps.contains(it));
@@ -175,6 +197,19 @@ impl Machine {
         self.plans.push_back(plan);
         self.plans.extend(after);
     }
+
+    fn plan_unless_done(&mut self, job: Job, ops: Vec<KernelOp>) {
+        if !ops.is_empty() {
+            self.plans.push_back(Plan::new(job, ops));
+        }
+    }
+
+    /// The operations after which the link lets in these sources alone.
+    fn let_in(&mut self, link: &str, desired: &BTreeSet<IpNet>) -> Vec<KernelOp> {
+        let ops = sources::change(link, &self.sources, desired);
+        self.sources.insert(link.to_owned(), desired.clone());
+        ops
+    }
 }
 
 /// The kernel's links of one peer.
@@ -196,10 +231,11 @@ impl OwnLinks<'_> {
     }
 }
 
-pub(super) fn removal(peers: BTreeMap<NodePublic, Vec<TunnelState>>) -> Plan {
+/// The plan that removes the links of peers, with the sources that they let in.
+pub(super) fn removal(peers: BTreeMap<NodePublic, Vec<TunnelState>>, sources: Sources) -> Plan {
     let states: Vec<&TunnelState> = peers.values().flatten().collect();
-    let ops = plan::overlay_removal(&states);
-    Plan::new(Job::Remove(peers), ops)
+    let ops = plan::overlay_removal(&states, &sources);
+    Plan::new(Job::Remove(peers, sources), ops)
 }
 
 /// Unfinished links under the names that the operations need.

@@ -1,5 +1,6 @@
 //! The machine over a small kernel: what it has, what it refuses, and what was done to it.
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
@@ -44,6 +45,7 @@ impl Kernel {
                 let step = Some(step);
                 return Err(Failure { step, error });
             }
+            self.check_sources();
         }
         self.done.extend(plan.ops.iter().map(ToString::to_string));
         Ok(plan.makes().map(|name| self.links.indices[name]))
@@ -97,8 +99,41 @@ impl Kernel {
                 self.tunnel(link)?.state.routes.retain(|it| it != route);
             }
             KernelOp::AddSnat { .. } | KernelOp::DeleteSnat { .. } => {}
+            KernelOp::AddSource { link, network } => {
+                let networks = self.links.sources.entry(link.clone()).or_default();
+                let overlaps = |it: &IpNet| it.contains(network) || network.contains(it);
+                if networks.iter().any(overlaps) {
+                    return Err("File exists".to_owned());
+                }
+                networks.insert(*network);
+            }
+            KernelOp::DeleteSource { link, network } => {
+                let networks = self.links.sources.entry(link.clone()).or_default();
+                if !networks.remove(network) {
+                    return Err("No such file or directory".to_owned());
+                }
+            }
         }
         Ok(())
+    }
+
+    /// At no moment does a link of ours let in what another peer may send.
+    fn check_sources(&self) {
+        for tunnel in &self.links.tunnels {
+            let Some(alias) = OwnerAlias::of(tunnel) else {
+                continue;
+            };
+            let link = &tunnel.state.link;
+            assert!(link.checks_sources, "{} is open", link.name);
+            let [byte, ..] = *alias.peer.as_bytes();
+            let others = (1..=9).filter(|it| *it != byte);
+            let others = others.map(|it| IpNet::from(IpAddr::from([100, 64, 0, it])));
+            let let_in = self.links.sources.get(&link.name);
+            for other in others {
+                let lets_in = let_in.is_some_and(|it| it.iter().any(|it| it.contains(&other)));
+                assert!(!lets_in, "{} lets in {other}", link.name);
+            }
+        }
     }
 
     /// The kernel has one tunnel for each pair of ends and key (`ip_tunnel_find`, net/ipv4/ip_tunnel.c).
@@ -214,7 +249,12 @@ fn tunnel(byte: u8, number: u64) -> DesiredTunnel {
     tunnel.inside.name = format!("gretun{byte}");
     tunnel.inside.alt_name = format!("peer{byte}");
     tunnel.outside.gre_key = u32::from(byte);
+    tunnel.inside.peer_ips = vec![IpAddr::from([100, 64, 0, byte])];
     tunnel
+}
+
+fn networks(all: &[&str]) -> BTreeSet<IpNet> {
+    all.iter().map(|it| it.parse().unwrap()).collect()
 }
 
 fn done(reports: &[Applied]) -> Vec<u64> {
@@ -324,7 +364,10 @@ fn many_tunnels_are_removed_with_one_plan() {
     };
     bench.machine.handle_observation(bench.now, &observation);
     let plan = bench.machine.next_plan().unwrap();
-    assert_eq!(plan.ops.len(), 20);
+    // One request removes them all, and one transaction what they let in.
+    let stages: Vec<_> = plan.ops.chunk_by(|a, b| a.stage() == b.stage()).collect();
+    let sizes: Vec<usize> = stages.into_iter().map(<[KernelOp]>::len).collect();
+    assert_eq!(sizes, [20, 40]);
     assert!(bench.machine.next_plan().is_none());
 }
 
@@ -364,6 +407,90 @@ fn a_receiving_link_does_not_keep_a_tunnel_from_losing_its_address() {
         moving.outside.path = path;
         assert_eq!(done(&bench.want([(1, moving)])), [4]);
     }
+}
+
+#[test]
+fn a_link_lets_in_its_peer_alone_and_that_before_it_is_there() {
+    let mut bench = Bench::new();
+    let mut routing = tunnel(1, 1);
+    routing.inside.routes = vec!["10.0.0.0/8".parse().unwrap()];
+    bench.want([(1, routing.clone())]);
+    let first = bench
+        .kernel
+        .done
+        .iter()
+        .position(|it| it.starts_with("create"));
+    let let_in = bench
+        .kernel
+        .done
+        .iter()
+        .rposition(|it| it.starts_with("let in"));
+    assert!(let_in < first, "{:?}", bench.kernel.done);
+    let expected = networks(&["100.64.0.1/32", "10.0.0.0/8", "fe80::/10"]);
+    assert_eq!(bench.kernel.links.sources["gretun1"], expected);
+    // Another peer has the network now: two elements change, and the link stays.
+    bench.kernel.done.clear();
+    routing.inside.routes = vec!["10.0.0.0/9".parse().unwrap()];
+    routing.outside.number = 2;
+    bench.want([(1, routing.clone())]);
+    let expected = networks(&["100.64.0.1/32", "10.0.0.0/9", "fe80::/10"]);
+    assert_eq!(bench.kernel.links.sources["gretun1"], expected);
+    let steps = [
+        "no longer let in 10.0.0.0/8 from gretun1",
+        "let in 10.0.0.0/9 from gretun1",
+        "remove route 10.0.0.0/8 through gretun1",
+        "add route 10.0.0.0/9 through gretun1",
+    ];
+    assert_eq!(bench.kernel.done, steps);
+    bench.want([]);
+    assert!(bench.kernel.links.sources.values().all(BTreeSet::is_empty));
+}
+
+#[test]
+fn links_that_receive_for_a_move_let_in_the_same() {
+    let mut bench = Bench::new();
+    bench.want([(1, variant(1, 2, 1))]);
+    assert_eq!(bench.kernel.names(), ["gretun1", "gretun1~1", "gretun1~2"]);
+    let expected = networks(&["100.64.0.1/32", "fe80::/10"]);
+    for name in ["gretun1", "gretun1~1", "gretun1~2"] {
+        assert_eq!(bench.kernel.links.sources[name], expected, "{name}");
+    }
+    let mut routing = variant(1, 2, 2);
+    routing.inside.routes = vec!["10.0.0.0/8".parse().unwrap()];
+    bench.want([(1, routing)]);
+    for name in ["gretun1", "gretun1~1", "gretun1~2"] {
+        assert_eq!(bench.kernel.links.sources[name].len(), 3, "{name}");
+    }
+    bench.want([(1, tunnel(1, 3))]);
+    assert!(bench.kernel.links.sources["gretun1~1"].is_empty());
+}
+
+#[test]
+fn a_ruleset_that_was_flushed_is_put_back() {
+    let mut bench = Bench::new();
+    bench.want([(1, tunnel(1, 1)), (2, tunnel(2, 2))]);
+    let before = std::mem::take(&mut bench.kernel.links.sources);
+    bench.links_changed();
+    assert_eq!(bench.kernel.links.sources, before);
+}
+
+#[test]
+fn an_element_that_was_left_behind_gives_the_next_peer_nothing() {
+    let mut bench = Bench::new();
+    let left = networks(&["100.64.0.7/32", "10.0.0.0/8"]);
+    bench
+        .kernel
+        .links
+        .sources
+        .insert("gretun1".to_owned(), left);
+    bench.want([(1, tunnel(1, 1))]);
+    let expected = networks(&["100.64.0.1/32", "fe80::/10"]);
+    assert_eq!(bench.kernel.links.sources["gretun1"], expected);
+    // Somebody removes the link, and the peer leaves: what it let in goes too.
+    bench.kernel.remove("gretun1");
+    bench.want([]);
+    bench.links_changed();
+    assert!(bench.kernel.links.sources["gretun1"].is_empty());
 }
 
 #[test]
@@ -564,6 +691,8 @@ proptest! {
             let alias = OwnerAlias::new(own(), peer(*byte)).to_string();
             let state = wanted.state(alias, 1500);
             prop_assert!(there.iter().any(|it| it.state.link == state.link), "{:?}", wanted);
+            let let_in = bench.kernel.links.sources.get(&wanted.inside.name);
+            prop_assert_eq!(let_in, Some(&wanted.sources()));
         }
         // A receiving link that was refused is made at the next look at all; then nothing is left to do.
         bench.links_changed();

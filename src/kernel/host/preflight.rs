@@ -9,6 +9,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 
+use crate::kernel::host::nftables;
 use crate::kernel::netlink::request::Changer;
 use crate::kernel::netlink::socket::KernelSocket;
 use crate::kernel::tunnel::fou::family_id;
@@ -30,12 +31,13 @@ pub enum Need {
     Module(&'static str),
 }
 
-/// Needs of GRE over FOU over IPv4.
-pub const OVERLAY: [Need; 4] = [
+/// Needs of GRE over FOU over IPv4, whose packets are let in only from known sources.
+pub const OVERLAY: [Need; 5] = [
     Need::NetAdmin,
     Need::NetRaw,
     Need::Module("fou"),
     Need::Module("ip_gre"),
+    Need::Module("nf_tables"),
 ];
 
 /// Additional needs of GRE over FOU over IPv6.
@@ -112,6 +114,12 @@ pub fn kernel_has(name: &str) -> Option<bool> {
             return match family_id(&mut socket, "find family fou", "fou") {
                 Ok(_) => Some(true),
                 Err(error) => (error.errno() == Some(libc::ENOENT)).then_some(false),
+            };
+        }
+        "nf_tables" => {
+            return match nftables::is_there() {
+                Ok(()) => Some(true),
+                Err(error) => error.errno().map(|_| false),
             };
         }
         "ip_gre" => InfoKind::GreTun,

@@ -20,6 +20,7 @@ use crate::tunnel::mode::Family;
 use crate::tunnel::name::is_reserved;
 use crate::tunnel::owner::Owner;
 use crate::tunnel::snat::SnatPair;
+use crate::tunnel::sources::{self, Sources};
 use crate::tunnel::state::{LinkConfig, Observed, TunnelAddress, TunnelRoute, TunnelState};
 
 /// A tunnel device, whoever made it.
@@ -71,6 +72,8 @@ pub struct Links {
     pub indices: HashMap<String, u32>,
     /// Indices of links that gretun was killed while making.
     pub half_made: Vec<(u32, String)>,
+    /// The sources that links let in, where that was asked for; nothing where the rules that look at them are missing.
+    pub sources: Sources,
 }
 
 impl Links {
@@ -320,6 +323,9 @@ fn read_link(
         match attribute {
             LinkAttribute::IfAlias(alias) => tunnel.state.link.alias = Some(alias.clone()),
             LinkAttribute::Mtu(mtu) => tunnel.state.link.mtu = *mtu,
+            LinkAttribute::Group(group) => {
+                tunnel.state.link.checks_sources = *group == sources::GROUP;
+            }
             LinkAttribute::PropList(properties) => {
                 let names = properties.iter().filter_map(|property| match property {
                     Prop::AltIfName(name) => Some(name.clone()),

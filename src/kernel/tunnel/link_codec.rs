@@ -430,6 +430,7 @@ impl Raw {
             encap,
             mtu: 0,
             up: false,
+            checks_sources: false,
         };
         Decoded {
             link,

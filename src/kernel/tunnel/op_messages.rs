@@ -16,6 +16,7 @@ use crate::kernel::tunnel::link_codec;
 use crate::kernel::{Kernel, KernelError};
 use crate::tunnel::mtu;
 use crate::tunnel::op::{KernelOp, Stage};
+use crate::tunnel::sources;
 use crate::tunnel::state::{LinkConfig, TunnelAddress, TunnelRoute};
 
 /// The device group of a device that is not finished. The kernel takes a group, but no alias, in the message that makes
@@ -36,7 +37,7 @@ impl Kernel {
     pub(in crate::kernel) fn apply_stage(&self, ops: &[KernelOp], kept: &Indices) -> Vec<Outcome> {
         match ops.first().map(KernelOp::stage) {
             Some(Stage::Fou) => self.apply_fou(ops),
-            Some(Stage::Snat) => self.apply_snat(ops),
+            Some(Stage::Snat | Stage::Source) => self.apply_nftables(ops),
             Some(Stage::Removal) => self.apply_removals(ops),
             Some(_) => self.apply_each(ops, kept),
             None => Vec::new(),
@@ -189,7 +190,10 @@ fn devices(op: &KernelOp) -> Vec<&str> {
         | KernelOp::DeleteRoute { link, .. }
         | KernelOp::AddSnat { link, .. }
         | KernelOp::DeleteSnat { link, .. } => vec![link],
-        KernelOp::AddFou(_) | KernelOp::DeleteFou(_) => Vec::new(),
+        KernelOp::AddFou(_)
+        | KernelOp::DeleteFou(_)
+        | KernelOp::AddSource { .. }
+        | KernelOp::DeleteSource { .. } => Vec::new(),
     }
 }
 
@@ -222,6 +226,9 @@ fn request(op: &KernelOp, indices: &Indices, kept: &Indices) -> Result<Request, 
                 LinkAttribute::Mtu(change_detour(from, to).unwrap_or(to.mtu)),
                 LinkAttribute::IfAlias(to.alias.clone().unwrap_or_default()),
             ];
+            if from.checks_sources != to.checks_sources {
+                message.attributes.push(LinkAttribute::Group(group(to)));
+            }
             if is_other_tunnel(from, to) {
                 let info = link_codec::encode(to, parent(to)?);
                 message.attributes.push(LinkAttribute::LinkInfo(info));
@@ -267,6 +274,7 @@ fn is_other_tunnel(from: &LinkConfig, to: &LinkConfig) -> bool {
         mtu: to.mtu,
         alias: to.alias.clone(),
         up: to.up,
+        checks_sources: to.checks_sources,
         ..from.clone()
     };
     same_tunnel != *to
@@ -282,7 +290,7 @@ fn finish(op: &KernelOp) -> Option<Request> {
     match op {
         KernelOp::AddLink(link) => {
             let mut message = by_name(&link.name);
-            message.attributes.push(LinkAttribute::Group(DEFAULT_GROUP));
+            message.attributes.push(LinkAttribute::Group(group(link)));
             if let Some(alias) = &link.alias {
                 let alias = LinkAttribute::IfAlias(alias.clone());
                 message.attributes.push(alias);
@@ -295,6 +303,15 @@ fn finish(op: &KernelOp) -> Option<Request> {
             (RouteNetlinkMessage::SetLink(message), CHANGE)
         }),
         _ => None,
+    }
+}
+
+/// The device group of a finished device.
+fn group(link: &LinkConfig) -> u32 {
+    if link.checks_sources {
+        sources::GROUP
+    } else {
+        DEFAULT_GROUP
     }
 }
 

@@ -57,18 +57,32 @@ pub struct Chain {
 pub enum Hook {
     /// `type nat hook postrouting`.
     NatPostrouting,
+    /// `type filter hook prerouting`.
+    FilterPrerouting,
 }
 
-/// `iifname . ip daddr @SET masquerade`, and its variants. A filter on the sources of a tunnel's packets needs two fields more here:
-/// which address is looked up, and the verdict.
+/// A rule for packets of one version of IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The interface whose name is looked up.
-    pub interface: Interface,
     /// The version of IP of the packets.
     pub family: Family,
-    /// The set that the interface and the destination address are looked up in.
+    /// The set that an interface and an address of the packet are looked up in.
     pub set: String,
+    /// What is looked up, and what follows.
+    pub action: Action,
+}
+
+/// The action of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `iifname . ip daddr @SET masquerade`, or the same of the interface that the packet leaves by.
+    Masquerade(Interface),
+    /// `iifgroup GROUP iifname . ip saddr != @SET drop`: of what comes in by the links of a device group, only the sources in the set
+    /// are let in.
+    DropOtherSources {
+        /// The device group.
+        group: u32,
+    },
 }
 
 /// An interface of a packet.

@@ -12,7 +12,8 @@ use netlink_packet_netfilter::nftables::{
 
 use super::messages::{ACCEPT, INTERFACE, expressions, kind_of_set};
 use crate::tunnel::mode::Family;
-use crate::tunnel::nftables::{Chain, Element, Hook, Interface, Rule, TABLE};
+use crate::tunnel::nftables::{Action, Chain, Element, Hook, Interface, Rule, TABLE};
+use crate::tunnel::sources;
 
 /// `struct nfgenmsg`, which stands before the attributes.
 const HEADER: usize = 4;
@@ -85,15 +86,21 @@ pub(super) fn read_chain(payload: &[u8]) -> Result<Option<(String, Option<Chain>
     let Some(name) = name.filter(|_| table.as_deref() == Some(TABLE)) else {
         return Ok(None);
     };
-    let postrouting = u32::from(InetHookNumber::PostRouting);
-    let chain = match (kind.as_deref(), hook, priority, policy) {
-        (Some("nat"), Some(hook), Some(priority), Some(ACCEPT)) if hook == postrouting => {
-            Some(Chain {
-                hook: Hook::NatPostrouting,
-                priority,
-                rules: Vec::new(),
-            })
+    let hook = match (kind.as_deref(), hook) {
+        (Some("nat"), Some(it)) if it == u32::from(InetHookNumber::PostRouting) => {
+            Some(Hook::NatPostrouting)
         }
+        (Some("filter"), Some(it)) if it == u32::from(InetHookNumber::PreRouting) => {
+            Some(Hook::FilterPrerouting)
+        }
+        _ => None,
+    };
+    let chain = match (hook, priority, policy) {
+        (Some(hook), Some(priority), Some(ACCEPT)) => Some(Chain {
+            hook,
+            priority,
+            rules: Vec::new(),
+        }),
         _ => None,
     };
     Ok(Some((name, chain)))
@@ -128,12 +135,19 @@ pub(super) fn read_rule(payload: &[u8]) -> Result<Option<Option<Rule>>, DecodeEr
     let Some(set) = set else {
         return Ok(Some(None));
     };
+    let actions = [
+        Action::Masquerade(Interface::Input),
+        Action::Masquerade(Interface::Output),
+        Action::DropOtherSources {
+            group: sources::GROUP,
+        },
+    ];
     let forms = [Family::V4, Family::V6].into_iter().flat_map(|family| {
         let set = &set;
-        [Interface::Input, Interface::Output].map(|interface| Rule {
-            interface,
+        actions.map(|action| Rule {
             family,
             set: set.clone(),
+            action,
         })
     });
     let form = forms.into_iter().find(|rule| {

@@ -7,10 +7,10 @@ use netlink_packet_core::{
 };
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Cmp, DataAttribute, Expressions, GenMessage,
-    Hook as HookAttribute, InetHookNumber, ListAttribute, Lookup, Meta, MetaKey, NfTablesMessage,
-    Operator, Payload, Register, RuleAttribute, RuleMessage, SetAttribute, SetDescription,
-    SetElementAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute,
-    TableMessage,
+    Hook as HookAttribute, Immediate, InetHookNumber, ListAttribute, Lookup, Meta, MetaKey,
+    NfTablesMessage, Operator, Payload, Register, RuleAttribute, RuleMessage, SetAttribute,
+    SetDescription, SetElementAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage,
+    TableAttribute, TableMessage, Verdict, VerdictAttribute,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{
@@ -18,7 +18,7 @@ use netlink_packet_netfilter::{
 };
 
 use crate::tunnel::mode::Family;
-use crate::tunnel::nftables::{Chain, Change, Element, Hook, Interface, Rule, TABLE};
+use crate::tunnel::nftables::{Action, Chain, Change, Element, Hook, Interface, Rule, TABLE};
 
 /// A message of this family.
 type Message = NetlinkMessage<NetfilterMessage>;
@@ -44,8 +44,13 @@ const TYPE_INTERFACE: u32 = 41;
 /// `NFTA_SET_FIELD_LEN`.
 const FIELD_LENGTH: u16 = 1;
 
+/// `NF_DROP`.
+const DROP: u32 = 0;
 /// `NF_ACCEPT`.
 pub(super) const ACCEPT: u32 = 1;
+
+/// `NFT_LOOKUP_F_INV`.
+const NOT_FOUND: u32 = 1;
 
 /// `NFT_PAYLOAD_NETWORK_HEADER`.
 const NETWORK_HEADER: u32 = 1;
@@ -268,6 +273,7 @@ fn name_of_chain(chain: &str) -> Vec<ChainAttribute> {
 fn new_chain(chain: &str, base: &Chain) -> NfTablesMessage {
     let (kind, hook) = match base.hook {
         Hook::NatPostrouting => ("nat", InetHookNumber::PostRouting),
+        Hook::FilterPrerouting => ("filter", InetHookNumber::PreRouting),
     };
     let mut attributes = name_of_chain(chain);
     attributes.extend([
@@ -288,27 +294,55 @@ fn rules_of(chain: &str) -> Vec<RuleAttribute> {
     ]
 }
 
-/// A rule as the kernel runs it: is the packet of this version of IP? Then its interface and its destination, one behind the other in
-/// the registers, are looked up; then it is masqueraded.
+/// A rule as the kernel runs it: is the packet of this version of IP, and of this group? Then its interface and an address of it, one
+/// behind the other in the registers, are looked up; then follows the verdict.
 pub(super) fn expressions(rule: &Rule) -> Vec<Expressions> {
-    let (family, offset, length) = match rule.family {
-        Family::V4 => (libc::NFPROTO_IPV4, 16, 4),
-        Family::V6 => (libc::NFPROTO_IPV6, 24, 16),
+    let (family, [source, destination], length) = match rule.family {
+        Family::V4 => (libc::NFPROTO_IPV4, [12, 16], 4),
+        Family::V6 => (libc::NFPROTO_IPV6, [8, 24], 16),
     };
-    let name = match rule.interface {
-        Interface::Input => MetaKey::Iifname,
-        Interface::Output => MetaKey::Oifname,
+    let mut expressions = Vec::new();
+    let mut equals = |key, value: Vec<u8>| {
+        expressions.extend([
+            Expressions::Meta(vec![
+                Meta::Key(key),
+                Meta::DestinationRegister(Register::Reg1),
+            ]),
+            Expressions::Cmp(vec![
+                Cmp::SourceRegister(Register::Reg1),
+                Cmp::Op(Operator::Equal),
+                Cmp::Data(DataAttribute::Value(value)),
+            ]),
+        ]);
     };
-    vec![
-        Expressions::Meta(vec![
-            Meta::Key(MetaKey::Nfproto),
-            Meta::DestinationRegister(Register::Reg1),
-        ]),
-        Expressions::Cmp(vec![
-            Cmp::SourceRegister(Register::Reg1),
-            Cmp::Op(Operator::Equal),
-            Cmp::Data(DataAttribute::Value(vec![family.to_ne_bytes()[0]])),
-        ]),
+    if let Action::DropOtherSources { group } = rule.action {
+        equals(MetaKey::Iifgroup, group.to_ne_bytes().to_vec());
+    }
+    equals(MetaKey::Nfproto, vec![family.to_ne_bytes()[0]]);
+    let (name, address) = match rule.action {
+        Action::Masquerade(Interface::Input) => (MetaKey::Iifname, destination),
+        Action::Masquerade(Interface::Output) => (MetaKey::Oifname, destination),
+        Action::DropOtherSources { .. } => (MetaKey::Iifname, source),
+    };
+    let mut lookup = vec![
+        Lookup::SourceRegister(Register::Reg1),
+        Lookup::Set(rule.set.clone()),
+    ];
+    let verdict = match rule.action {
+        Action::Masquerade(_) => Expressions::Other {
+            expression_type: MASQUERADE.to_owned(),
+            attributes: Vec::new(),
+        },
+        Action::DropOtherSources { .. } => {
+            lookup.push(Lookup::Flags(NOT_FOUND));
+            let drop = VerdictAttribute::Code(Verdict::Other(DROP));
+            Expressions::Immediate(vec![
+                Immediate::DestinationRegister(Register::Verdict),
+                Immediate::Data(DataAttribute::Verdict(vec![drop])),
+            ])
+        }
+    };
+    expressions.extend([
         Expressions::Meta(vec![
             Meta::Key(name),
             Meta::DestinationRegister(Register::Reg1),
@@ -316,18 +350,13 @@ pub(super) fn expressions(rule: &Rule) -> Vec<Expressions> {
         Expressions::Payload(vec![
             Payload::DestinationRegister(Register::Reg2),
             Payload::Base(NETWORK_HEADER),
-            Payload::Offset(offset),
+            Payload::Offset(address),
             Payload::Len(length),
         ]),
-        Expressions::Lookup(vec![
-            Lookup::SourceRegister(Register::Reg1),
-            Lookup::Set(rule.set.clone()),
-        ]),
-        Expressions::Other {
-            expression_type: MASQUERADE.to_owned(),
-            attributes: Vec::new(),
-        },
-    ]
+        Expressions::Lookup(lookup),
+        verdict,
+    ]);
+    expressions
 }
 
 /// An attribute with its header.

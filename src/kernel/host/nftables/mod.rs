@@ -5,6 +5,7 @@ mod answers;
 mod messages;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd as _;
 
@@ -15,9 +16,10 @@ use rustix::net::sockopt::set_socket_send_buffer_size_force;
 
 use crate::kernel::netlink::socket::{KernelSocket, read_error};
 use crate::kernel::{Kernel, KernelError};
-use crate::tunnel::nftables::{Change, Observed, Set, Table, difference};
-use crate::tunnel::op::KernelOp;
+use crate::tunnel::nftables::{Change, Element, Observed, Set, Table, difference};
+use crate::tunnel::op::{KernelOp, Stage};
 use crate::tunnel::snat::{self, SnatPair};
+use crate::tunnel::sources::{self, Sources};
 
 /// A transaction is refused where somebody changed nftables after the dump that it rests on. It is tried again so often, and then
 /// without that condition: on a host whose rules change all the time it would never succeed.
@@ -42,9 +44,32 @@ impl Kernel {
         }
     }
 
-    /// Adds and deletes pairs, all in one transaction.
-    pub(in crate::kernel) fn apply_snat(&self, ops: &[KernelOp]) -> Vec<Result<(), KernelError>> {
-        let done = NfTables::open().and_then(|mut kernel| kernel.change(ops));
+    /// The sources that links let in; none where the rules are missing.
+    ///
+    /// # Errors
+    /// When nftables cannot be asked.
+    pub fn sources(&self) -> Result<Sources, KernelError> {
+        let model = sources::table([]);
+        let (observed, _) = NfTables::open()?.observe(&model)?;
+        let mut found = Sources::new();
+        if observed.has_rules_of(&model) {
+            for (link, network) in observed.elements(&model) {
+                found.entry(link).or_default().insert(network);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds and deletes elements of the sets of one model, all in one transaction.
+    pub(in crate::kernel) fn apply_nftables(
+        &self,
+        ops: &[KernelOp],
+    ) -> Vec<Result<(), KernelError>> {
+        let model: fn(BTreeSet<Element>) -> Table = match ops.first().map(KernelOp::stage) {
+            Some(Stage::Source) => |elements| sources::table(elements),
+            _ => |elements| snat::table(elements),
+        };
+        let done = NfTables::open().and_then(|mut kernel| kernel.change(ops, model));
         let Err(error) = done else {
             return ops.iter().map(|_| Ok(())).collect();
         };
@@ -52,6 +77,16 @@ impl Kernel {
         let failed = |op: &KernelOp| KernelError::nftables(op.to_string(), errno, &reason);
         ops.iter().map(|op| Err(failed(op))).collect()
     }
+}
+
+/// Asks the kernel for its nftables, which it loads for that.
+///
+/// # Errors
+/// When there is none, or it may not be asked.
+pub(in crate::kernel) fn is_there() -> Result<(), KernelError> {
+    let generation = messages::get_generation();
+    NfTables::open()?.ask(NLM_F_ACK, generation, answers::read_generation)?;
+    Ok(())
 }
 
 /// The kernel's nftables in the current network namespace.
@@ -65,25 +100,30 @@ impl NfTables {
         ))
     }
 
-    /// Carries out the operations on the pairs that are there.
-    fn change(&mut self, ops: &[KernelOp]) -> Result<(), KernelError> {
-        let model = snat::table([]);
+    /// Carries out the operations on the elements that are there.
+    fn change(
+        &mut self,
+        ops: &[KernelOp],
+        table: fn(BTreeSet<Element>) -> Table,
+    ) -> Result<(), KernelError> {
+        let model = table(BTreeSet::new());
         let mut attempt = 1;
         loop {
             let (observed, generation) = self.observe(&model)?;
-            let mut pairs = observed.elements(&model);
+            let mut elements = observed.elements(&model);
             for op in ops {
                 match op {
-                    KernelOp::AddSnat { link, network } => {
-                        pairs.insert((link.clone(), network.trunc()));
+                    KernelOp::AddSnat { link, network } | KernelOp::AddSource { link, network } => {
+                        elements.insert((link.clone(), network.trunc()));
                     }
-                    KernelOp::DeleteSnat { link, network } => {
-                        pairs.remove(&(link.clone(), network.trunc()));
+                    KernelOp::DeleteSnat { link, network }
+                    | KernelOp::DeleteSource { link, network } => {
+                        elements.remove(&(link.clone(), network.trunc()));
                     }
                     _ => {}
                 }
             }
-            let desired = snat::table(pairs);
+            let desired = table(elements);
             let changes = difference(&observed, &desired)
                 .map_err(|error| KernelError::netlink("change nftables", error))?;
             let generation = (attempt <= TRIES).then_some(generation);
