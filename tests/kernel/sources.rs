@@ -23,7 +23,7 @@ const MEMBER: &str = "
 fn taken() -> [u64; 2] {
     let count = |command: &str| run(command).trim().parse().unwrap();
     [
-        count("awk '/^Icmp: [0-9]/ { print $9 }' /proc/net/snmp"),
+        count("awk '/^Icmp: [0-9]/ { print $10 }' /proc/net/snmp"),
         count("awk '$1 == \"Icmp6InEchos\" { print $2 }' /proc/net/snmp6"),
     ]
 }
@@ -38,7 +38,7 @@ fn of_these(far: &Host, sources: &[&str]) -> u64 {
             "100.64.0.1"
         };
         far.run(&format!(
-            "ping -q -c 1 -W 1 -I {source} {to} >/dev/null || true"
+            "ping -q -c 1 -W 0.3 -I {source} {to} >/dev/null || true"
         ));
     }
     let after = taken();
