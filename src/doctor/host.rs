@@ -46,7 +46,7 @@ pub(super) fn modules() -> Vec<Finding> {
             .collect()
     };
     let mut findings = of(
-        &["fou", "ip_gre"],
+        &["fou", "ip_gre", "nf_tables"],
         Level::Problem,
         "without it there are no tunnels",
     );

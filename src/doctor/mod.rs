@@ -8,6 +8,7 @@ mod firewall;
 mod host;
 mod port;
 mod router;
+mod sources;
 
 use std::path::PathBuf;
 
@@ -100,6 +101,7 @@ pub async fn run(patient: &Patient) -> Vec<Finding> {
         Ok(kernel) => {
             findings.push(port::check(&kernel, patient).await);
             findings.extend(host::interfaces(&kernel).await);
+            findings.extend(sources::check(&kernel));
         }
         Err(error) => findings.push(Finding::new(
             "kernel",
