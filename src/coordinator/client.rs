@@ -32,6 +32,10 @@ const POLL_FLOOR: Duration = Duration::from_millis(200);
 /// Polls in a row that were not held, after which the log says so.
 const POLLS_NOT_HELD: u32 = 25;
 
+/// Polls in a row that brought news at once, after which they have the same floor: while many peers join, news come one after the
+/// other; without end only from a coordinator that wants to keep its nodes busy.
+const POLLS_WITH_NEWS: u32 = 50;
+
 /// A signal that could not be sent for this long is out of date: the peer machine sends a new one.
 const SIGNAL_MAX_AGE: Duration = Duration::from_secs(10);
 
@@ -369,14 +373,24 @@ impl Coordinator {
 struct PollPace {
     /// Polls in a row that brought no news and were not held.
     not_held: u32,
+    /// Polls in a row that brought news at once.
+    with_news: u32,
 }
 
 impl PollPace {
     /// Waits until the next poll may begin, after one that began at `begun`.
     async fn wait(&mut self, begun: Instant, is_news: bool) {
         let took = begun.elapsed();
-        if is_news || took >= POLL_FLOOR {
+        if took >= POLL_FLOOR {
+            *self = PollPace::default();
+            return;
+        }
+        if is_news {
             self.not_held = 0;
+            self.with_news += 1;
+            if self.with_news > POLLS_WITH_NEWS {
+                tokio::time::sleep(POLL_FLOOR - took).await;
+            }
             return;
         }
         self.not_held += 1;

@@ -1,6 +1,7 @@
 //! A client against a coordinator that does what it should not.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -112,6 +113,27 @@ async fn polls_that_are_answered_at_once_have_a_floor() {
         let count = fake.count(path);
         assert!((2..=7).contains(&count), "{count} of {path} in a second");
     }
+}
+
+/// News without end.
+#[tokio::test]
+async fn polls_that_bring_news_without_end_have_a_floor() {
+    static GENERATION: AtomicU64 = AtomicU64::new(2);
+    let fake = Fake::start(|path| match path {
+        api::PATH_PEERS => {
+            let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+            let body = format!(r#"{{"generation": {generation}, "peers": []}}"#);
+            ("200 OK", body)
+        }
+        _ => hasty(path),
+    })
+    .await;
+    let (_handle, mut events) = fake.client(None);
+    let reading = tokio::spawn(async move { while events.recv().await.is_some() {} });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let count = fake.count(api::PATH_PEERS);
+    assert!((10..=65).contains(&count), "{count} polls in 2 s");
+    reading.abort();
 }
 
 #[tokio::test]

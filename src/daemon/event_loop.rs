@@ -37,6 +37,9 @@ use crate::proto::keys::NodePublic;
 /// Address and link changes come in bursts; they are looked at together this long after the first.
 const CHANGE_SETTLE: Duration = Duration::from_millis(20);
 
+/// The same after changes of routes alone, while no packet lacks one: a routing daemon changes thousands a second.
+const ROUTES_SETTLE: Duration = Duration::from_millis(500);
+
 /// After this time the host's addresses are read again that could not be read.
 const ADDRESSES_RETRY: Duration = Duration::from_secs(1);
 
@@ -120,9 +123,7 @@ impl Daemon {
                     self.node.handle_stun_servers(Instant::now(), servers);
                 }
                 status = port_mapping_status::changed(&mut self.port_mapping) => self.handle_router_port(&status),
-                Some(_) = self.changes.next() => {
-                    self.look_at_network.get_or_insert_with(|| Instant::now() + CHANGE_SETTLE);
-                }
+                Some(change) = self.changes.next() => self.look_at_network_after(change),
                 () = sleep_until(self.look_at_network.filter(|_| !self.host_network.is_asking())) => self.read_host_network(),
                 Some((addresses, router)) = self.host_network.answer() => self.handle_host_network(addresses, router),
                 Some(query) = self.queries.recv() => {
@@ -138,6 +139,18 @@ impl Daemon {
         info!("stopping; the tunnels stay up (`gretun down` removes them)");
         notify(NotifyState::Stopping);
         Ok(Ended::Stopped)
+    }
+
+    fn look_at_network_after(&mut self, change: NetChange) {
+        let is_urgent = change.links || change.addresses || self.lacked_route;
+        let settle = if is_urgent {
+            CHANGE_SETTLE
+        } else {
+            ROUTES_SETTLE
+        };
+        let at = Instant::now() + settle;
+        let earlier = self.look_at_network.filter(|before| *before < at);
+        self.look_at_network = Some(earlier.unwrap_or(at));
     }
 
     fn take_waiting_packets(&mut self) -> Result<(), DaemonError> {

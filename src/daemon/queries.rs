@@ -18,8 +18,8 @@ use crate::node::{Evidence, Explanation, PeerStatus};
 const ANSWER_GRACE: Duration = Duration::from_millis(50);
 
 impl Daemon {
-    /// Answers one query; true when it was `down` and everything is gone. What fails is the client's answer, and the daemon goes
-    /// on.
+    /// Answers one query; true when it was `down`. What fails is the client's answer. After `down` the daemon ends also then, for it
+    /// has no applier any more; a second `down` removes what is left.
     pub(super) async fn answer(&mut self, query: Query) -> bool {
         let is_down = query.request == Request::Down;
         let answer = match self.answer_to(query.request).await {
@@ -30,7 +30,6 @@ impl Daemon {
             }
             Err(error) => Err(error),
         };
-        let is_down = is_down && answer.is_ok();
         reply(query.answer, answer);
         if is_down {
             // The answer is written by another task of this runtime.
@@ -69,8 +68,9 @@ impl Daemon {
                 let port = self.config.port;
                 // The applier would make again what is removed here.
                 self.wanted.stop().await;
-                teardown::remove_all(&self.kernel, self.own, port, &extra)
-                    .map_err(|error| chain(&error))?;
+                teardown::remove_all(&self.kernel, self.own, port, &extra).map_err(|error| {
+                    format!("{}; `gretun down` removes the rest", chain(&error))
+                })?;
                 if let Some(port_mapping) = &self.port_mapping {
                     port_mapping.give_back().await;
                     self.writer.write(Content::RouterPort(None));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use thiserror::Error;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::DaemonError;
 use super::port_mapping;
@@ -44,7 +44,8 @@ pub fn run(state_dir: &Path, port: u16) -> Result<(), DaemonError> {
 }
 
 /// Removes every tunnel that `own` made, then the FOU port, those that port searches found and those that are noted, unless another
-/// link sends from them. All links go with one plan, because the kernel takes milliseconds for each request that removes one.
+/// link sends from them. All links go with one plan, because the kernel takes milliseconds for each request that removes one; where
+/// that fails, each by itself.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -77,7 +78,17 @@ pub fn remove_all(
     for name in left.filter(|name| !links.indices.contains_key(*name)) {
         ops.extend(sources::change(name, &links.sources, &BTreeSet::new()));
     }
-    kernel.execute(&ops)?;
+    if let Err(error) = kernel.execute(&ops) {
+        // A link that the kernel does not give up keeps no other one.
+        debug!(%error, "the links cannot be removed together");
+        let mut failed = None;
+        for tunnel in removed {
+            let ops = plan::overlay_removal(&[tunnel], &links.sources);
+            failed = kernel.execute(&ops).err().or(failed);
+        }
+        // What is left over then is only what a killed daemon forgot.
+        failed.map_or(Ok(()), Err)?;
+    }
     for port in ours {
         if others.contains(&port) {
             info!(port, "the FOU port stays: other tunnels use it");

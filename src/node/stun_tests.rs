@@ -209,6 +209,8 @@ fn an_address_that_nobody_can_send_to_is_no_answer() {
         "224.0.0.1:7777",
         "255.255.255.255:1",
         "127.0.0.1:1",
+        "[::ffff:224.0.0.1]:1",
+        "[::ffff:203.0.113.1]:1",
     ] {
         let mut bench = Bench::new(&["198.51.100.1:3478"]);
         let (_, _, tx_id) = bench.pass(Duration::ZERO)[0];

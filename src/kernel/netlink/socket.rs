@@ -145,6 +145,8 @@ mod tests {
     use netlink_packet_route::link::LinkMessage;
     use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
+    use rustix::net::sockopt::socket_timeout;
+
     use super::*;
 
     fn list_links(flags: u16) -> NetlinkMessage<RouteNetlinkMessage> {
@@ -167,6 +169,8 @@ mod tests {
     #[test]
     fn a_request_that_is_never_answered_ends_with_what_was_asked() {
         let mut socket = KernelSocket::open(NETLINK_ROUTE).unwrap();
+        let deadline = socket_timeout(socket.socket.as_fd(), Timeout::Recv).unwrap();
+        assert_eq!(deadline, Some(ANSWER_TIMEOUT));
         let short = Duration::from_millis(20);
         set_socket_timeout(socket.socket.as_fd(), Timeout::Recv, Some(short)).unwrap();
         let asked = socket.ask("list links", &mut list_links(0), |_| Ok(Some(())));

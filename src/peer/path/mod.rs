@@ -96,6 +96,8 @@ pub(crate) fn is_usable(remote: SocketAddr) -> bool {
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     // A link-local IPv6 address needs a scope, which no candidate carries.
     let scoped = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    remote.port() != 0
-        && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast || scoped)
+    // An IPv4 address inside an IPv6 one (RFC 4291 section 2.5.5) is on no wire.
+    let embedded = matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let nowhere = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast;
+    remote.port() != 0 && !(nowhere || scoped || embedded)
 }
