@@ -8,6 +8,7 @@
     reason = "clippy knows functions marked as tests, not their helpers"
 )]
 
+mod addresses;
 mod applier;
 mod discovery_socket;
 mod fou;
