@@ -5,7 +5,7 @@ import json
 import re
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 
 class Host(typing.Protocol):
@@ -24,6 +24,7 @@ class Host(typing.Protocol):
 Record = dict[str, typing.Any]
 
 PORT = 7777  # default --fou-port
+EXTRA_PORTS = range(20480, 32768)  # source ports of a port search
 COORDINATOR = "203.0.113.1"
 COORDINATOR_FLOWS = {("tcp", COORDINATOR, 8443), ("udp", COORDINATOR, 3478), ("udp", COORDINATOR, 3479)}
 # An IPv4 header and an ICMP header, and the same of IPv6.
@@ -162,6 +163,37 @@ def check_link(machine: Host, other: str, remote: str, dport: int = PORT, sport:
     return key
 
 
+class ExpectedPath(typing.NamedTuple):
+    """The path that a measurement is about, seen from one end."""
+
+    remote: str
+    dports: Collection[int] = (PORT,)
+    sports: Collection[int] = (PORT,)
+    via: str = "direct"
+
+
+def compare_path(where: str, record: Record, shown: Record, path: ExpectedPath) -> None:
+    """The daemon calls the peer of `record` direct over `path`, and the tunnel link, which `ip -d` has `shown`, sends there."""
+    assert (record["state"], record["via"]) == ("direct", path.via), f"{where}: {record}"
+    data = shown["linkinfo"]["info_data"]
+    encap = data["encap"]
+    ip, _, port = record["endpoint"].rpartition(":")
+    assert ip.strip("[]") == data["remote"] == path.remote, f"{where} should send to {path.remote}: {record['endpoint']}, {data}"
+    assert int(port) == encap["dport"] and encap["dport"] in path.dports, f"{where} sends to the wrong port: {record['endpoint']}, {encap}"
+    assert encap["sport"] in path.sports, f"{where} sends from the wrong port: {encap}"
+
+
+def check_path(machine: Host, other: str, path: ExpectedPath) -> None:
+    """A peer is direct over exactly this path."""
+    compare_path(f"{machine.name} to {other}", peer(machine, other), link(machine, other), path)
+
+
+def device_bytes(machine: Host, device: str) -> tuple[int, int]:
+    """The bytes that a device has received and sent."""
+    received, sent = machine.succeed(f"cd /sys/class/net/{device}/statistics && cat rx_bytes tx_bytes").split()
+    return int(received), int(sent)
+
+
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +208,17 @@ def check_ping(machine: Host, name: str) -> None:
     ip = tunnel_ip(machine, name)
     full = link(machine, name)["mtu"] - PING_OVERHEAD
     machine.succeed(f"ping -c 3 -i 0.2 -W 5 {ip} && ping -c 3 -i 0.2 -W 5 -M do -s {full} {ip}")
+
+
+def check_ping_over(machine: Host, name: str, path: ExpectedPath) -> None:
+    """`check_ping`, and its packets went over this path: the peer's link sends there, and carried them."""
+    check_path(machine, name, path)
+    record = link(machine, name)
+    before = device_bytes(machine, record["ifname"])
+    check_ping(machine, name)
+    moved = [after - early for after, early in zip(device_bytes(machine, record["ifname"]), before, strict=True)]
+    assert min(moved) >= 3 * (84 + record["mtu"]), f"{machine.name}: the link to {name} received and sent only {moved} bytes"
+    check_path(machine, name, path)
 
 
 def check_ping6(machine: Host, name: str) -> None:
@@ -235,12 +278,23 @@ def check_tcp(client: Host, server: Host, ip: str | None = None, size: int = TRA
     return float(there), float(back)
 
 
-def tcp_rate(client: Host, server: Host, ip: str, seconds: int) -> float:
-    """What TCP reaches in so many seconds, in Mbit/s: for measurements."""
+# Data probes, keepalives and MTU searches of the few seconds that a transfer takes.
+IDLE_BYTES = 100_000
+
+
+def tcp_rate(client: Host, server: Host, ip: str, seconds: int, device: str, idle: Collection[str]) -> float:
+    """What TCP reaches in so many seconds, in Mbit/s: for measurements. The client's `device` carries the data, the `idle` ones do not."""
+    route = client.succeed(f"ip -o route get {ip}")
+    assert f"dev {device} " in route, f"{client.name} does not send through {device}: {route}"
     server.succeed("iperf3 --server --daemon --one-off >/dev/null 2>&1")
     server.wait_until_succeeds(f"ss -Hltn sport = :{TCP_PORT} | grep -q .")
+    before = {it: sum(device_bytes(client, it)) for it in (device, *idle)}
     report = json.loads(client.succeed(f"iperf3 --client {ip} --time {seconds} --json", timeout=120))
-    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+    moved = {it: sum(device_bytes(client, it)) - count for it, count in before.items()}
+    received = report["end"]["sum_received"]
+    assert moved[device] >= received["bytes"] > 0, f"{client.name} did not send {received['bytes']} bytes through {device}: {moved}"
+    assert all(moved[it] < IDLE_BYTES for it in idle), f"{client.name} sent through other devices than {device}: {moved}"
+    return float(received["bits_per_second"]) / 1e6
 
 
 def check_pair(a: Host, b: Host, size: int = TRANSFER_BYTES) -> None:
@@ -438,9 +492,13 @@ def memory(machine: Host) -> dict[str, int]:
     return {key: int(value.split()[0]) for key, value in pairs}
 
 
+FIRST_PING_SIZE = 1028  # of the ten pings that count: no probe looks like them
+
+
 # Starts the daemon and pings the other side's tunnel address every 10 ms until an answer comes; prints the seconds between. One process,
-# already running: starting ping(8) again and again would cost more than what is measured. With the peer's name as the last argument it also
-# waits until the daemon calls that peer direct, pings ten times more, and prints how many of these were answered.
+# already running: starting ping(8) again and again would cost more than what is measured. It then waits until the daemon calls the peer
+# direct, sends ten larger pings, and prints how many of these were answered, the bytes that the tunnel link received and sent meanwhile,
+# the daemon's record of the peer, and the link.
 FIRST_PING = r"""
 import json, os, select, socket, struct, subprocess, sys, time
 
@@ -449,31 +507,36 @@ def checksum(data):
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 
-def answered(wait):
+def answered(wait, payload=b""):
     global sequence
     sequence = (sequence + 1) & 0xFFFF
     head = struct.pack("!BBHHH", 8, 0, 0, ident, sequence)
     try:
-        icmp.sendto(struct.pack("!BBHHH", 8, 0, checksum(head), ident, sequence), (target, 0))
+        icmp.sendto(struct.pack("!BBHHH", 8, 0, checksum(head + payload), ident, sequence) + payload, (target, 0))
     except OSError:
         pass
     due = time.monotonic() + wait
     while (left := due - time.monotonic()) > 0:
         if select.select([icmp], [], [], left)[0]:
             answer, source = icmp.recvfrom(2000)
-            kind, _, _, whose, _ = struct.unpack_from("!BBHHH", answer, (answer[0] & 15) * 4)
-            if kind == 0 and whose == ident and source[0] == target:
+            start = (answer[0] & 15) * 4
+            kind, _, _, whose, _ = struct.unpack_from("!BBHHH", answer, start)
+            # The first ping may be answered while later ones are under way.
+            if kind == 0 and whose == ident and source[0] == target and len(answer) == start + 8 + len(payload):
                 return True
     return False
 
-def is_direct():
+def direct_record():
     with socket.socket(socket.AF_UNIX) as daemon:
         daemon.connect("/run/gretun/gretun.sock")
         daemon.sendall(b'"peers"\n')
         peers = json.loads(daemon.makefile().readline())["Ok"]
-    return any(it["name"] in names and it["state"] == "direct" for it in peers)
+    return next((it for it in peers if it["name"] == name and it["state"] == "direct" and it["interface"]), None)
 
-config, log, target, *names = sys.argv[1:]
+def carried():
+    return [int(open(f"/sys/class/net/{record['interface']}/statistics/{way}_bytes").read()) for way in ("rx", "tx")]
+
+config, log, target, name = sys.argv[1:]
 icmp = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
 ident, sequence = os.getpid() & 0xFFFF, 0
 output = open(log, "ab")
@@ -482,12 +545,21 @@ subprocess.Popen(["gretun", "up", "--config", config], stdin=subprocess.DEVNULL,
 while not answered(0.01):
     if time.monotonic() > start + 30:
         sys.exit("no answer within 30 s")
-print(time.monotonic() - start)
-if names:
-    while not is_direct():
-        time.sleep(0.05)
-    print(sum(answered(2) for _ in range(10)))
-"""
+seconds = time.monotonic() - start
+while (record := direct_record()) is None:
+    time.sleep(0.05)
+before = carried()
+answers = sum(answered(2, bytes(@SIZE@ - 28)) for _ in range(10))
+moved = [after - early for after, early in zip(carried(), before)]
+for _ in range(20):
+    record = direct_record() or record
+    shown = json.loads(subprocess.check_output(["ip", "-d", "-j", "link", "show", "dev", record["interface"]]))[0]
+    # A look while the tunnel moves to a better path is repeated.
+    if record["endpoint"].endswith(f":{shown['linkinfo']['info_data']['encap']['dport']}"):
+        break
+    time.sleep(0.1)
+print(json.dumps({"seconds": seconds, "answers": answers, "moved": moved, "record": record, "link": shown}))
+""".replace("@SIZE@", str(FIRST_PING_SIZE))
 
 
 def prepare_first_ping(machine: Host) -> str:
@@ -497,9 +569,19 @@ def prepare_first_ping(machine: Host) -> str:
     return f"python3 -IS /tmp/first_ping.py {config} /tmp/first-ping-daemon.log"
 
 
-def first_ping(machine: Host, ip: str) -> float:
-    """Starts the machine's daemon, outside of its unit; the seconds until the peer's tunnel address answers a ping."""
-    return float(machine.succeed(f"{prepare_first_ping(machine)} {ip}"))
+def first_ping(machine: Host, command: str, ip: str, name: str, path: ExpectedPath) -> tuple[float, int]:
+    """Starts the machine's daemon, outside of its unit, with the command of `prepare_first_ping`.
+
+    Returns the seconds until the peer's tunnel address answers a ping, and how many of ten pings are answered once the daemon calls the
+    peer direct. The link carried these ten, and sends over `path`; without an answer, nothing is said about them.
+    """
+    told = json.loads(machine.succeed(f"{command} {ip} {name}"))
+    seconds, answers = float(told["seconds"]), int(told["answers"])
+    if answers > 0:
+        compare_path(f"{machine.name} to {name}", told["record"], told["link"], path)
+        received, sent = told["moved"]
+        assert received >= answers * FIRST_PING_SIZE and sent >= 10 * FIRST_PING_SIZE, f"{machine.name}: another way to {name}: {told}"
+    return seconds, answers
 
 
 STOP_MEASURED = "if pkill -TERM -x gretun; then while pgrep -x gretun >/dev/null; do sleep 0.1; done; fi; gretun down"
@@ -516,10 +598,11 @@ class FreshJoins:
     Neither host's daemon runs before or after. Commands are few, for each costs a second of an emulated machine.
     """
 
-    def __init__(self, one: Host, other: Host, routers: list[Host]) -> None:
-        """`routers` are all that are in front of the two."""
+    def __init__(self, one: Host, other: Host, routers: list[Host], paths: dict[str, ExpectedPath]) -> None:
+        """`routers` are all that are in front of the two; `paths` has the path from each of the two to the other, by the host's name."""
         self._commands = {host.name: prepare_first_ping(host) for host in (one, other)}
         self._routers = routers
+        self._paths = paths
         self.seconds: list[float] = []
         self.false_direct = 0
 
@@ -528,10 +611,9 @@ class FreshJoins:
         for router in self._routers:
             router.succeed("conntrack --flush 2>/dev/null")
         start_alone(waiting)
-        output = starting.succeed(f"{self._commands[starting.name]} {ip} {waiting.name}")
-        seconds, answers = output.split()
-        self.seconds.append(float(seconds))
-        if int(answers) == 0:
+        seconds, answers = first_ping(starting, self._commands[starting.name], ip, waiting.name, self._paths[starting.name])
+        self.seconds.append(seconds)
+        if answers == 0:
             self.false_direct += 1
             starting.log(f"called {waiting.name} direct, and no ping was answered")
         waiting.succeed(STOP_UNIT)
@@ -543,12 +625,16 @@ class FreshJoins:
         start_alone(waiting)
         starting.succeed("systemctl start gretun-peer.service")
         join(waiting, starting)
+        for machine, other in ((waiting, starting), (starting, waiting)):
+            check_path(machine, other.name, self._paths[machine.name])
         counted: dict[str, float] = {f"{way} until direct": peer_packets(router, way) for way in ("out", "in")}
         time.sleep(10)  # what the join has set going
         for way in ("out", "in"):
             before, began = peer_packets(router, way), time.monotonic()
             time.sleep(30)
             counted[f"{way} a second, idle"] = round((peer_packets(router, way) - before) / (time.monotonic() - began), 2)
+        for machine, other in ((waiting, starting), (starting, waiting)):
+            check_path(machine, other.name, self._paths[machine.name])
         for machine in (waiting, starting):
             machine.succeed(STOP_UNIT)
         return counted

@@ -1,5 +1,3 @@
-EXTRA_PORTS = range(20480, 32768)  # where a port search sends from
-
 start_all()
 
 

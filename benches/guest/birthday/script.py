@@ -13,7 +13,12 @@ addresses = {"alice": tunnel_ip(bob, "alice"), "bob": tunnel_ip(alice, "bob")}
 for machine in (alice, bob):
     machine.succeed(STOP_UNIT)
 
-joins = FreshJoins(alice, bob, [gwa, gwb])
+# Alice sends from a port of the search to bob's data port; bob to whatever that port became at alice's NAT.
+PATHS = {
+    "alice": ExpectedPath("203.0.113.20", sports=EXTRA_PORTS),
+    "bob": ExpectedPath("203.0.113.10", dports=range(1024, 65536)),
+}
+joins = FreshJoins(alice, bob, [gwa, gwb], PATHS)
 for run in range(RUNS):
     waiting, starting = (alice, bob) if run % 2 == 0 else (bob, alice)
     joins.once(waiting, starting, addresses[waiting.name])

@@ -25,6 +25,29 @@ def packets(way: str) -> int:
     return int(alice.succeed(f"cat /sys/class/net/eth1/statistics/{way}_packets"))
 
 
+def links() -> dict[str, Record]:
+    """All tunnel links with their counters, by the peers' names: one command for two hundred."""
+    return {name: it for it in json.loads(alice.succeed("ip -s -d -j link")) for name in it.get("altnames", [])}
+
+
+def bytes_of(shown: Record) -> tuple[int, int]:
+    """What a link has received and sent."""
+    return shown["stats64"]["rx"]["bytes"], shown["stats64"]["tx"]["bytes"]
+
+
+def check_paths(shown: dict[str, Record]) -> None:
+    """Every peer is direct at the address that its name has, and its link sends there."""
+    told = peers(alice)
+    assert len(told) == PEERS, len(told)
+    for name, record in told.items():
+        compare_path(name, record, shown[name], ExpectedPath(remote(name)))
+
+
+def remote(name: str) -> str:
+    """The address of a far end."""
+    return name.removeprefix("swarm-").replace("-", ".")
+
+
 start_all()
 # Registered: the far ends look for it once, when they register themselves.
 alice.wait_until_succeeds("gretun stun")
@@ -39,10 +62,12 @@ with subtest(f"{PEERS} peers become direct"):
     measured("join_all_s", until_all_are_direct(began))
     measured("join_cpu_s", (ticks(alice) - idle) / 100)
     for name in (f"swarm-203-0-113-{last}" for last in (20, 99, 219)):
-        check_ping(alice, name)
+        check_ping_over(alice, name, ExpectedPath(remote(name)))
 
 with subtest("at rest"):
     time.sleep(10)  # what the joins have set going
+    before = links()
+    check_paths(before)
     began, cpu, received, sent = time.monotonic(), ticks(alice), packets("rx"), packets("tx")
     time.sleep(IDLE_S)
     # In hundredths of a second, so that it is a percentage.
@@ -50,7 +75,12 @@ with subtest("at rest"):
     measured("idle_cpu_percent", round(cpu / took_s, 2))
     measured("idle_packets_received_per_second_and_peer", round(received / took_s / PEERS, 2))
     measured("idle_packets_sent_per_second_and_peer", round(sent / took_s / PEERS, 2))
-    assert direct() == PEERS, direct()
+    shown = links()
+    check_paths(shown)
+    # Data probes, each through the link of its own peer.
+    for name, early in before.items():
+        moved = [after - at_first for after, at_first in zip(bytes_of(shown[name]), bytes_of(early), strict=True)]
+        assert min(moved) > 0, f"the link to {name} received and sent {moved} bytes in {IDLE_S} s"
     for key, kib in memory(alice).items():
         measured(f"daemon_{key.lower()}_kib", kib)
 
@@ -58,4 +88,5 @@ with subtest("a restart loses nothing, and all are direct again"):
     pings = BackgroundPing(alice, tunnel_ip(alice, "swarm-203-0-113-20"), 50)
     alice.succeed("systemctl restart gretun-peer.service")
     measured("restart_until_all_direct_s", until_all_are_direct(time.monotonic()))
+    check_paths(links())
     assert pings.lost() == 0, pings.output()

@@ -9,6 +9,17 @@ SIDES = (
     {"none": (carol, []), "carrier": (erin, [gwe, cge])} | {kind: (alice, [gwa]) for kind in KINDS[1:5]},
     {"none": (dave, []), "carrier": (frank, [gwf, cgf])} | {kind: (bob, [gwb]) for kind in KINDS[1:5]},
 )
+# Where a host's packets come from, for all others.
+OUTSIDE = {
+    "alice": "203.0.113.10",
+    "bob": "203.0.113.20",
+    "carol": "203.0.113.30",
+    "dave": "203.0.113.40",
+    "erin": "203.0.113.50",
+    "frank": "203.0.113.60",
+}
+# What a symmetric NAT is joined with by a port search: another port of it is let in by all others.
+SEARCHED = ("port-restricted", "carrier")
 HOSTS = (alice, bob, carol, dave, erin, frank)
 
 
@@ -16,6 +27,15 @@ def set_nat(router: Host, kind: str) -> None:
     """Puts other rules into a router."""
     rules = "\n".join((NAT_DIRECTORY / name).read_text() for name in (f"{kind}.nft", "watch.nft"))
     router.succeed(f"nft flush ruleset; nft -f - <<'END'\ndefine WAN = \"eth1\"\n{rules}\nEND")
+
+
+def expected(kind: str, other: Host, other_kind: str) -> ExpectedPath:
+    """The path from a host behind a NAT of one kind to another host: all NATs but symmetric ones keep the data port."""
+    return ExpectedPath(
+        OUTSIDE[other.name],
+        dports=range(1024, 65536) if other_kind == "symmetric" else (PORT,),
+        sports=EXTRA_PORTS if kind == "symmetric" and other_kind in SEARCHED else (PORT,),
+    )
 
 
 def refused(waiting: Host, starting: Host) -> bool:
@@ -56,7 +76,8 @@ for row, first in enumerate(KINDS):
             assert refused(one, other), f"{first} with {second} was called direct"
             cell, runs = "no", 1
         else:
-            joins = FreshJoins(one, other, [*routers, *more])
+            paths = {one.name: expected(first, other, second), other.name: expected(second, one, first)}
+            joins = FreshJoins(one, other, [*routers, *more], paths)
             for run in range(RUNS):
                 waiting, starting = (one, other) if run % 2 == 0 else (other, one)
                 try:
