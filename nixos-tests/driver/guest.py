@@ -228,6 +228,12 @@ def main() -> int:
     args = parser.parse_args()
     os.umask(0o022)
     _prepare()
+    queue = None if args.queue is None else Queue(args.queue)
+    if queue is not None:
+        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+        print(f"guest {args.guest} has booted: {uptime_s:.1f} s on its clock", flush=True)
+        queue.wait()
+    # Not before there is something to measure: while the programs are being built, their compiler needs the processors.
     meter = StallMeter(WORK / "stalls")
 
     def scenario(path: Path, use: Callable[[Scenario], object]) -> None:
@@ -237,15 +243,10 @@ def main() -> int:
         finally:
             it.close()
 
-    if args.shell is not None:
-        programs = _copy_programs(args.programs)
+    programs = _copy_programs(args.programs)
+    if queue is None:
         scenario(args.shell, _shell)
         return 0
-    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
-    print(f"guest {args.guest} has booted: {uptime_s:.1f} s on its clock", flush=True)
-    queue = Queue(args.queue)
-    queue.wait()
-    programs = _copy_programs(args.programs)
     for job in queue.take(args.guest):
         if job.tests:
             rust_tests.run(job, WORK / job.name, args.results, programs, args.built, meter)

@@ -15,8 +15,10 @@ from pathlib import Path
 SLOW_MS = 300
 # Shorter ones are not noted.
 NOTED_MS = 50
+# How often the meter looks. Each look costs an emulated processor about a millisecond.
+PERIOD_MS = 25
 
-# One process for each processor, which sleeps 10 ms again and again: each processor of the guest is a thread of the host, and stalls alone.
+# One process for each processor, which sleeps again and again: each processor of the guest is a thread of the host, and stalls alone.
 METER = f"""
 import os, sys, time
 processors = sorted(os.sched_getaffinity(0))
@@ -29,9 +31,9 @@ os.sched_setaffinity(0, [processor])
 with open(sys.argv[1], "a", buffering=1) as noted:
     before = time.monotonic()
     while os.getppid() != 1:
-        time.sleep(0.01)
+        time.sleep({PERIOD_MS} / 1000)
         now = time.monotonic()
-        late_ms = (now - before) * 1000 - 10
+        late_ms = (now - before) * 1000 - {PERIOD_MS}
         if late_ms >= {NOTED_MS}:
             noted.write(f"{{now}} {{late_ms:.0f}}\\n")
         before = now
@@ -47,7 +49,7 @@ class Stall:
 
 
 class StallMeter:
-    """Runs for as long as the guest does."""
+    """Runs for as long as it is not closed."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
