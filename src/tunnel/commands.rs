@@ -42,7 +42,7 @@ pub(super) fn of(op: &KernelOp) -> Vec<String> {
         KernelOp::DeleteRoute { link, route } => one(ip_route("del", link, route)),
         KernelOp::AddSnat { link, network } => {
             let mut lines: Vec<String> = snat::SCRIPT.lines().map(nft).collect();
-            lines.push(nft(&snat::element("add", link, *network)));
+            lines.push(nft(&snat::SETS.command("add", link, *network)));
             lines
         }
         KernelOp::DeleteSnat { link, network } => {
@@ -51,17 +51,17 @@ pub(super) fn of(op: &KernelOp) -> Vec<String> {
                 format!("nft delete table inet {}", nftables::TABLE),
             );
             vec![
-                nft(&snat::element("delete", link, *network)),
+                nft(&snat::SETS.command("delete", link, *network)),
                 format!("{list} | grep -q elements || {delete}"),
             ]
         }
         KernelOp::AddSource { link, network } => {
             let mut lines: Vec<String> = sources::SCRIPT.lines().map(nft).collect();
-            lines.push(nft(&sources::element("add", link, *network)));
+            lines.push(nft(&sources::SETS.command("add", link, *network)));
             lines
         }
         KernelOp::DeleteSource { link, network } => {
-            one(nft(&sources::element("delete", link, *network)))
+            one(nft(&sources::SETS.command("delete", link, *network)))
         }
     }
 }

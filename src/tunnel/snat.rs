@@ -3,12 +3,10 @@
 //! A pair (interface, network) masquerades packets that leave through the tunnel towards the network, and packets that come out of
 //! the tunnel and go on to the network. So the option works at either end, wherever hosts have no route back through the tunnel.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use ipnet::IpNet;
+use std::collections::BTreeMap;
 
 use super::mode::Family;
-use super::nftables::{Action, Chain, Element, Hook, Interface, Rule, Set, TABLE, Table};
+use super::nftables::{Action, Chain, Element, Hook, Interface, Rule, SetPair, Table};
 
 /// The name of a tunnel, and a network towards which its traffic is masqueraded.
 pub type SnatPair = Element;
@@ -17,7 +15,10 @@ pub type SnatPair = Element;
 const CHAIN: &str = "tunnels_postrouting";
 
 /// The sets, for IPv4 and IPv6.
-pub const SETS: [&str; 2] = ["tunnels_snat4", "tunnels_snat6"];
+pub const SETS: SetPair = SetPair {
+    v4: "tunnels_snat4",
+    v6: "tunnels_snat6",
+};
 
 /// The priority `srcnat` of nft(8).
 const SRCNAT: i32 = 100;
@@ -34,30 +35,12 @@ add rule inet gretun tunnels_postrouting iifname . ip daddr @tunnels_snat4 masqu
 add rule inet gretun tunnels_postrouting oifname . ip6 daddr @tunnels_snat6 masquerade
 add rule inet gretun tunnels_postrouting iifname . ip6 daddr @tunnels_snat6 masquerade";
 
-/// The command that adds or deletes a pair.
-pub fn element(verb: &str, link: &str, network: IpNet) -> String {
-    let set = set_of(Family::of_net(network));
-    format!("{verb} element inet {TABLE} {set} {{ \"{link}\" . {network} }}")
-}
-
 /// The table that masquerades these pairs.
 pub fn table(pairs: impl IntoIterator<Item = SnatPair>) -> Table {
-    let families = [Family::V4, Family::V6];
-    let empty = families.map(|family| {
-        let elements = BTreeSet::new();
-        (set_of(family).to_owned(), Set { family, elements })
-    });
-    let mut sets = BTreeMap::from(empty);
-    for (link, network) in pairs {
-        if let Some(set) = sets.get_mut(set_of(Family::of_net(network))) {
-            // nftables, which reads a network by its first and last address, knows no host bits.
-            set.elements.insert((link, network.trunc()));
-        }
-    }
-    let rules = families.into_iter().flat_map(|family| {
+    let rules = [Family::V4, Family::V6].into_iter().flat_map(|family| {
         [Interface::Output, Interface::Input].map(|interface| Rule {
             family,
-            set: set_of(family).to_owned(),
+            set: SETS.of(family).to_owned(),
             action: Action::Masquerade(interface),
         })
     });
@@ -67,14 +50,7 @@ pub fn table(pairs: impl IntoIterator<Item = SnatPair>) -> Table {
         rules: rules.collect(),
     };
     Table {
-        sets,
+        sets: SETS.holding(pairs),
         chains: BTreeMap::from([(CHAIN.to_owned(), chain)]),
-    }
-}
-
-fn set_of(family: Family) -> &'static str {
-    match family {
-        Family::V4 => SETS[0],
-        Family::V6 => SETS[1],
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use super::mode::Family;
-use super::nftables::{Action, Chain, Element, Hook, Rule, Set, TABLE, Table};
+use super::nftables::{Action, Chain, Element, Hook, Rule, SetPair, Table};
 use super::op::KernelOp;
 
 /// The device group of links whose packets' sources are checked: "grov" in ASCII.
@@ -22,7 +22,10 @@ pub type Sources = BTreeMap<String, BTreeSet<IpNet>>;
 const CHAIN: &str = "tunnels_prerouting";
 
 /// The sets, for IPv4 and IPv6.
-const SETS: [&str; 2] = ["tunnels_sources4", "tunnels_sources6"];
+pub const SETS: SetPair = SetPair {
+    v4: "tunnels_sources4",
+    v6: "tunnels_sources6",
+};
 
 /// Before connection tracking (-200) and before the rules of others that are put in front of it (`raw`, -300).
 const BEFORE_RAW: i32 = -350;
@@ -37,28 +40,11 @@ flush chain inet gretun tunnels_prerouting
 add rule inet gretun tunnels_prerouting iifgroup 1735552886 iifname . ip saddr != @tunnels_sources4 drop
 add rule inet gretun tunnels_prerouting iifgroup 1735552886 iifname . ip6 saddr != @tunnels_sources6 drop";
 
-/// The command that adds or deletes an element.
-pub fn element(verb: &str, link: &str, network: IpNet) -> String {
-    let set = set_of(Family::of_net(network));
-    format!("{verb} element inet {TABLE} {set} {{ \"{link}\" . {network} }}")
-}
-
 /// The table that lets in these sources.
 pub fn table(elements: impl IntoIterator<Item = Element>) -> Table {
-    let families = [Family::V4, Family::V6];
-    let empty = families.map(|family| {
-        let elements = BTreeSet::new();
-        (set_of(family).to_owned(), Set { family, elements })
-    });
-    let mut sets = BTreeMap::from(empty);
-    for (link, network) in elements {
-        if let Some(set) = sets.get_mut(set_of(Family::of_net(network))) {
-            set.elements.insert((link, network.trunc()));
-        }
-    }
-    let rules = families.map(|family| Rule {
+    let rules = [Family::V4, Family::V6].map(|family| Rule {
         family,
-        set: set_of(family).to_owned(),
+        set: SETS.of(family).to_owned(),
         action: Action::DropOtherSources { group: GROUP },
     });
     let chain = Chain {
@@ -67,7 +53,7 @@ pub fn table(elements: impl IntoIterator<Item = Element>) -> Table {
         rules: rules.to_vec(),
     };
     Table {
-        sets,
+        sets: SETS.holding(elements),
         chains: BTreeMap::from([(CHAIN.to_owned(), chain)]),
     }
 }
@@ -87,13 +73,6 @@ pub fn change(link: &str, observed: &Sources, desired: &BTreeSet<IpNet>) -> Vec<
         KernelOp::AddSource { link, network }
     });
     gone.chain(added).collect()
-}
-
-fn set_of(family: Family) -> &'static str {
-    match family {
-        Family::V4 => SETS[0],
-        Family::V6 => SETS[1],
-    }
 }
 
 #[cfg(test)]

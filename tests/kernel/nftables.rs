@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use gretun::kernel::Kernel;
+use gretun::tunnel::nftables::SetPair;
 use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::snat::{self, SnatPair};
 use gretun::tunnel::sources;
@@ -67,6 +68,17 @@ fn some() -> Vec<SnatPair> {
     ]
 }
 
+/// Makes a table with [`some`] elements by the commands that a person would type.
+fn make_with_nft(host: &Host, script: &str, sets: SetPair) {
+    for line in script.lines() {
+        host.run(&format!("nft \"{line}\""));
+    }
+    for (link, network) in some() {
+        let element = sets.command("add", &link, network).replace('"', "\\\"");
+        host.run(&format!("nft \"{element}\""));
+    }
+}
+
 /// The table over netlink is the one that the commands of `--dry-run` and of `export` make with nft.
 #[test]
 fn the_table_is_as_nft_makes_it() {
@@ -77,13 +89,7 @@ fn the_table_is_as_nft_makes_it() {
     let pairs_there: BTreeSet<SnatPair> = some().into_iter().collect();
     let ops: Vec<KernelOp> = some().iter().map(add).collect();
     execute(&a, &ops);
-    for line in snat::SCRIPT.lines() {
-        b.run(&format!("nft \"{line}\""));
-    }
-    for (link, network) in some() {
-        let element = snat::element("add", &link, network).replace('"', "\\\"");
-        b.run(&format!("nft \"{element}\""));
-    }
+    make_with_nft(&b, snat::SCRIPT, snat::SETS);
     assert_eq!(ruleset(&a), ruleset(&b));
     assert_eq!((pairs(&a), pairs(&b)), (pairs_there.clone(), pairs_there));
     // The one takes up what the other made.
@@ -106,13 +112,7 @@ fn the_filter_of_sources_is_as_nft_makes_it() {
     let op = |(link, network): SnatPair| KernelOp::AddSource { link, network };
     let ops: Vec<KernelOp> = some().into_iter().map(op).collect();
     execute(&a, &ops);
-    for line in sources::SCRIPT.lines() {
-        b.run(&format!("nft \"{line}\""));
-    }
-    for (link, network) in some() {
-        let element = sources::element("add", &link, network).replace('"', "\\\"");
-        b.run(&format!("nft \"{element}\""));
-    }
+    make_with_nft(&b, sources::SCRIPT, sources::SETS);
     assert_eq!(ruleset(&a), ruleset(&b));
     let gone: Vec<KernelOp> = ops.iter().flat_map(KernelOp::undo).collect();
     for host in [&a, &b] {

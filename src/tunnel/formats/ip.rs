@@ -398,7 +398,7 @@ impl Reading {
         if snat::SCRIPT.lines().any(|line| line == command) {
             return Ok(());
         }
-        let element = snat::SETS.iter().find_map(|set| {
+        let element = [snat::SETS.v4, snat::SETS.v6].iter().find_map(|set| {
             let rest =
                 command.strip_prefix(&format!("add element inet {} {set} ", nftables::TABLE))?;
             let pair = rest.strip_prefix("{ \"")?.strip_suffix(" }")?;

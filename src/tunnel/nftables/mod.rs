@@ -41,6 +41,47 @@ pub struct Set {
     pub elements: BTreeSet<Element>,
 }
 
+/// The names of two sets of one purpose.
+#[derive(Clone, Copy, Debug)]
+pub struct SetPair {
+    /// The set of IPv4 networks.
+    pub v4: &'static str,
+    /// The set of IPv6 networks.
+    pub v6: &'static str,
+}
+
+impl SetPair {
+    /// Returns the name of the set for this version of IP.
+    pub fn of(self, family: Family) -> &'static str {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    /// Returns both sets with these elements, by their names. nftables, which reads a network by its first and last address, knows no
+    /// host bits.
+    pub fn holding(self, elements: impl IntoIterator<Item = Element>) -> BTreeMap<String, Set> {
+        let empty = [Family::V4, Family::V6].map(|family| {
+            let elements = BTreeSet::new();
+            (self.of(family).to_owned(), Set { family, elements })
+        });
+        let mut sets = BTreeMap::from(empty);
+        for (link, network) in elements {
+            if let Some(set) = sets.get_mut(self.of(Family::of_net(network))) {
+                set.elements.insert((link, network.trunc()));
+            }
+        }
+        sets
+    }
+
+    /// Returns the `nft` command that adds or deletes an element.
+    pub fn command(self, verb: &str, link: &str, network: IpNet) -> String {
+        let set = self.of(Family::of_net(network));
+        format!("{verb} element inet {TABLE} {set} {{ \"{link}\" . {network} }}")
+    }
+}
+
 /// A base chain whose policy is `accept`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
@@ -68,7 +109,7 @@ pub struct Rule {
     pub family: Family,
     /// The set that an interface and an address of the packet are looked up in.
     pub set: String,
-    /// What is looked up, and what follows.
+    /// The lookup, and the verdict that follows.
     pub action: Action,
 }
 

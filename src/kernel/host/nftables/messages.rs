@@ -301,52 +301,45 @@ pub(super) fn expressions(rule: &Rule) -> Vec<Expressions> {
         Family::V4 => (libc::NFPROTO_IPV4, [12, 16], 4),
         Family::V6 => (libc::NFPROTO_IPV6, [8, 24], 16),
     };
-    let mut expressions = Vec::new();
-    let mut equals = |key, value: Vec<u8>| {
-        expressions.extend([
-            Expressions::Meta(vec![
-                Meta::Key(key),
-                Meta::DestinationRegister(Register::Reg1),
-            ]),
-            Expressions::Cmp(vec![
-                Cmp::SourceRegister(Register::Reg1),
-                Cmp::Op(Operator::Equal),
-                Cmp::Data(DataAttribute::Value(value)),
-            ]),
-        ]);
+    let group = match rule.action {
+        Action::Masquerade(_) => None,
+        Action::DropOtherSources { group } => {
+            Some((MetaKey::Iifgroup, group.to_ne_bytes().to_vec()))
+        }
     };
-    if let Action::DropOtherSources { group } = rule.action {
-        equals(MetaKey::Iifgroup, group.to_ne_bytes().to_vec());
-    }
-    equals(MetaKey::Nfproto, vec![family.to_ne_bytes()[0]]);
-    let (name, address) = match rule.action {
-        Action::Masquerade(Interface::Input) => (MetaKey::Iifname, destination),
-        Action::Masquerade(Interface::Output) => (MetaKey::Oifname, destination),
-        Action::DropOtherSources { .. } => (MetaKey::Iifname, source),
+    let protocol = (MetaKey::Nfproto, vec![family.to_ne_bytes()[0]]);
+    let conditions = group.into_iter().chain([protocol]);
+    let masquerade = Expressions::Other {
+        expression_type: MASQUERADE.to_owned(),
+        attributes: Vec::new(),
+    };
+    let (name, address, flags, verdict) = match rule.action {
+        Action::Masquerade(Interface::Input) => (MetaKey::Iifname, destination, None, masquerade),
+        Action::Masquerade(Interface::Output) => (MetaKey::Oifname, destination, None, masquerade),
+        Action::DropOtherSources { .. } => {
+            let drop = VerdictAttribute::Code(Verdict::Other(DROP));
+            let verdict = Expressions::Immediate(vec![
+                Immediate::DestinationRegister(Register::Verdict),
+                Immediate::Data(DataAttribute::Verdict(vec![drop])),
+            ]);
+            (
+                MetaKey::Iifname,
+                source,
+                Some(Lookup::Flags(NOT_FOUND)),
+                verdict,
+            )
+        }
     };
     let mut lookup = vec![
         Lookup::SourceRegister(Register::Reg1),
         Lookup::Set(rule.set.clone()),
     ];
-    let verdict = match rule.action {
-        Action::Masquerade(_) => Expressions::Other {
-            expression_type: MASQUERADE.to_owned(),
-            attributes: Vec::new(),
-        },
-        Action::DropOtherSources { .. } => {
-            lookup.push(Lookup::Flags(NOT_FOUND));
-            let drop = VerdictAttribute::Code(Verdict::Other(DROP));
-            Expressions::Immediate(vec![
-                Immediate::DestinationRegister(Register::Verdict),
-                Immediate::Data(DataAttribute::Verdict(vec![drop])),
-            ])
-        }
-    };
+    lookup.extend(flags);
+    let mut expressions: Vec<_> = conditions
+        .flat_map(|(key, value)| [load(key), equals(value)])
+        .collect();
     expressions.extend([
-        Expressions::Meta(vec![
-            Meta::Key(name),
-            Meta::DestinationRegister(Register::Reg1),
-        ]),
+        load(name),
         Expressions::Payload(vec![
             Payload::DestinationRegister(Register::Reg2),
             Payload::Base(NETWORK_HEADER),
@@ -357,6 +350,23 @@ pub(super) fn expressions(rule: &Rule) -> Vec<Expressions> {
         verdict,
     ]);
     expressions
+}
+
+/// Loads a property of the packet into the first register.
+fn load(key: MetaKey) -> Expressions {
+    Expressions::Meta(vec![
+        Meta::Key(key),
+        Meta::DestinationRegister(Register::Reg1),
+    ])
+}
+
+/// Ends the rule unless the first register has this value.
+fn equals(value: Vec<u8>) -> Expressions {
+    Expressions::Cmp(vec![
+        Cmp::SourceRegister(Register::Reg1),
+        Cmp::Op(Operator::Equal),
+        Cmp::Data(DataAttribute::Value(value)),
+    ])
 }
 
 /// An attribute with its header.
