@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
@@ -75,6 +76,17 @@ impl LinkChanges {
     pub fn notify(&self) {
         self.0.inbox().link_changed = true;
         self.0.changed.notify_one();
+    }
+
+    /// Notifies the thread of each item. Needs a tokio runtime.
+    pub fn follow(
+        self,
+        changes: impl Stream<Item = ()> + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(changes.for_each(move |()| {
+            self.notify();
+            std::future::ready(())
+        }))
     }
 }
 

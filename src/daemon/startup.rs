@@ -226,12 +226,7 @@ async fn open(
 /// Has the applier look whenever somebody changes gretun's table, such as by `nft flush ruleset`.
 fn watch_nftables(changes: LinkChanges) {
     match Kernel::watch_nftables() {
-        Ok(watch) => {
-            tokio::spawn(watch.for_each(move |()| {
-                changes.notify();
-                std::future::ready(())
-            }));
-        }
+        Ok(watch) => drop(changes.follow(watch)),
         Err(error) => {
             warn!(error = %chain(&error), "rules that somebody removes come back only with the next change of a link");
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use gretun::applier::machine::{Applied, Config};
 use gretun::applier::thread::{self, Handle};
 use gretun::kernel::Kernel;
@@ -119,12 +118,8 @@ fn masquerading_that_somebody_flushed_is_put_back() {
     host.block_on(|| async {
         let (applier, mut reports) = start();
         let kernel = Kernel::open().unwrap();
-        let changes = applier.link_changes();
         let watch = Kernel::watch_nftables().unwrap();
-        let watch = tokio::spawn(watch.for_each(move |()| {
-            changes.notify();
-            std::future::ready(())
-        }));
+        let watch = applier.link_changes().follow(watch);
         let network = "203.0.113.0/24".parse().unwrap();
         let mut masquerading = tunnel(1);
         masquerading.inside.snat = vec![network];

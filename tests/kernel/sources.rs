@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use gretun::kernel::Kernel;
 use gretun::node::Path;
 
@@ -59,12 +58,8 @@ fn a_member_cannot_send_as_anybody_else() {
     host.block_on(|| async {
         let (mut applier, mut reports) = start();
         let kernel = Kernel::open().unwrap();
-        let changes = applier.link_changes();
         let watch = Kernel::watch_nftables().unwrap();
-        let watch = tokio::spawn(watch.for_each(move |()| {
-            changes.notify();
-            std::future::ready(())
-        }));
+        let watch = applier.link_changes().follow(watch);
         let mut wanted = tunnel(1);
         wanted.inside.routes = vec![
             "198.51.100.0/24".parse().unwrap(),
