@@ -388,17 +388,17 @@ impl PollPace {
         if is_news {
             self.not_held = 0;
             self.with_news += 1;
-            if self.with_news > POLLS_WITH_NEWS {
-                tokio::time::sleep(POLL_FLOOR - took).await;
+            if self.with_news <= POLLS_WITH_NEWS {
+                return;
             }
-            return;
-        }
-        self.not_held += 1;
-        if self.not_held == POLLS_NOT_HELD {
-            warn!(
-                "the coordinator does not hold long polls: another host may use a copy of this state directory, and so this \
-                 node's key, or a proxy answers in the coordinator's place"
-            );
+        } else {
+            self.not_held += 1;
+            if self.not_held == POLLS_NOT_HELD {
+                warn!(
+                    "the coordinator does not hold long polls: another host may use a copy of this state directory, and so \
+                     this node's key, or a proxy answers in the coordinator's place"
+                );
+            }
         }
         tokio::time::sleep(POLL_FLOOR - took).await;
     }

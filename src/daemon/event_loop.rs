@@ -149,8 +149,7 @@ impl Daemon {
             ROUTES_SETTLE
         };
         let at = Instant::now() + settle;
-        let earlier = self.look_at_network.filter(|before| *before < at);
-        self.look_at_network = Some(earlier.unwrap_or(at));
+        self.look_at_network = Some(self.look_at_network.map_or(at, |before| before.min(at)));
     }
 
     fn take_waiting_packets(&mut self) -> Result<(), DaemonError> {

@@ -86,7 +86,7 @@ pub fn remove_all(
             let ops = plan::overlay_removal(&[tunnel], &links.sources);
             failed = kernel.execute(&ops).err().or(failed);
         }
-        // What is left over then is only what a killed daemon forgot.
+        // Only sources that a killed daemon left behind stay then.
         failed.map_or(Ok(()), Err)?;
     }
     for port in ours {

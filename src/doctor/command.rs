@@ -52,7 +52,7 @@ fn read(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What came before an error is all there is.
+            // An error ends the output: the bytes before it count.
             let _ = pipe.read_to_end(&mut bytes);
         }
         bytes

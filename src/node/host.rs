@@ -58,7 +58,7 @@ impl Node {
         self.endpoints_changed(now, false);
     }
 
-    /// What the router grants for the data port, whenever that changes.
+    /// The router's grant for the data port changed.
     pub fn handle_router_port(&mut self, now: Instant, port: RouterPort) {
         if self.host.router_port != port {
             self.host.router_port = port;
@@ -66,7 +66,7 @@ impl Node {
         }
     }
 
-    /// What STUN told of the NAT in front of this node.
+    /// Returns the mapping behaviour of the NAT in front of this node, as STUN sees it.
     pub fn nat_mapping(&self) -> NatMapping {
         self.stun.nat(&self.host.locals)
     }

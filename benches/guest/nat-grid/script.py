@@ -18,7 +18,7 @@ OUTSIDE = {
     "erin": "203.0.113.50",
     "frank": "203.0.113.60",
 }
-# What a symmetric NAT is joined with by a port search: another port of it is let in by all others.
+# A port search joins a symmetric NAT with these kinds; all others let in a packet from another port of it.
 SEARCHED = ("port-restricted", "carrier")
 HOSTS = (alice, bob, carol, dave, erin, frank)
 

@@ -48,10 +48,11 @@ impl Machine {
         let is_gone = |it: &NodePublic| !self.desired.contains_key(it) && !own.contains_key(it);
         let gone: Vec<_> = known.filter(is_gone).collect();
         for peer in gone {
-            // Somebody else removed the link; what it let in is still there.
-            let link = self.tunnels.get(&peer).and_then(|it| it.satisfied.as_ref());
-            let name = link.map(|it| it.inside.name.clone()).unwrap_or_default();
-            if !observation.links.indices.contains_key(&name) {
+            // Where somebody else removed the link, the sources that it let in are still there.
+            let satisfied = self.tunnels.get(&peer).and_then(|it| it.satisfied.as_ref());
+            let name = satisfied.map(|it| it.inside.name.clone());
+            let is_missing = |name: &String| !observation.links.indices.contains_key(name);
+            if let Some(name) = name.filter(is_missing) {
                 let ops = self.let_in(&name, &BTreeSet::new());
                 self.plan_unless_done(Job::Receive(peer), ops);
             }
@@ -119,7 +120,6 @@ impl Machine {
             Ok(ops) => ops,
             Err(error) => return self.failed(now, peer, Some(&desired), error.to_string()),
         };
-        let sources = desired.sources();
         let makes_link = ops.iter().any(|op| matches!(op, KernelOp::AddLink(_)));
         // What stands in the way is closed first: no link of ours may have the ends that the tunnel is about to have.
         let wanted = remotes(&desired);
@@ -133,6 +133,7 @@ impl Machine {
         let is_unwanted = |name: &str| unwanted.iter().any(|it| it.link.name == name);
         self.sources.retain(|name, _| !is_unwanted(name));
         self.plan_unless_done(Job::Receive(peer), removed);
+        let sources = desired.sources();
         for tunnel in &kept {
             let ops = self.let_in(&tunnel.state.link.name, &sources);
             self.plan_unless_done(Job::Receive(peer), ops);
