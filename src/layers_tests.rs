@@ -28,7 +28,16 @@ const LAYERS: [&str; 19] = [
 ];
 
 /// Folders and files, below `src/`, that decide and do not act.
-const PURE: [&str; 5] = ["proto", "tunnel", "portmap", "peer", "node"];
+const PURE: [&str; 8] = [
+    "proto",
+    "tunnel",
+    "portmap",
+    "peer",
+    "node",
+    "applier/machine",
+    "coord/rules",
+    "daemon/conductor",
+];
 
 /// Text that only code that acts contains.
 const ACTS: [&str; 12] = [

@@ -35,7 +35,7 @@ impl DesiredTunnel {
     }
 
     /// The whole tunnel over a path that carries outer packets of `path_mtu` bytes.
-    pub(super) fn state(&self, alias: String, path_mtu: u32) -> TunnelState {
+    pub(crate) fn state(&self, alias: String, path_mtu: u32) -> TunnelState {
         let Path {
             local,
             port,
@@ -129,7 +129,7 @@ fn inner_addresses(own: &[IpAddr], peer: &[IpAddr], mtu: u32) -> Vec<TunnelAddre
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::node::{Inside, Outside};
     use crate::tunnel::op::KernelOp;

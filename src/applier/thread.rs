@@ -16,6 +16,8 @@ use super::machine::{Applied, Config, Failure, Look, Machine, Observation, Plan}
 use crate::error::chain;
 use crate::kernel::host::lock::{Lock, LockError};
 use crate::kernel::{Kernel, KernelError};
+use crate::node::DesiredTunnel;
+use crate::proto::keys::NodePublic;
 
 /// How long the applier waits for a command that changes tunnels; the machine tries again later.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -67,6 +69,17 @@ pub struct Handle {
     ended: Option<oneshot::Receiver<()>>,
 }
 
+/// The proof that no applier of this node runs: who removes tunnels must have it, for an applier would make them again.
+#[derive(Clone, Copy, Debug)]
+pub struct NoApplier(());
+
+impl NoApplier {
+    /// For who holds the lock of the node's state directory, as each daemon does.
+    pub fn by_lock() -> Self {
+        NoApplier(())
+    }
+}
+
 /// Tells the thread that links, or gretun's table in nftables, changed.
 #[derive(Clone, Debug)]
 pub struct LinkChanges(Arc<Shared>);
@@ -91,21 +104,15 @@ impl LinkChanges {
 }
 
 impl Handle {
-    /// Changes the desired state. The thread takes only the latest.
-    pub fn send_modify(&self, change: impl FnOnce(&mut DesiredTunnels)) {
-        self.send_if_modified(|desired| {
-            change(desired);
-            true
-        });
-    }
-
-    /// As [`Handle::send_modify`], unless the change says that nothing changed.
-    pub fn send_if_modified(&self, change: impl FnOnce(&mut DesiredTunnels) -> bool) {
+    /// Desires this tunnel to a peer, or none. The thread takes only the latest.
+    pub fn set(&self, peer: NodePublic, tunnel: Option<DesiredTunnel>) {
         let mut inbox = self.shared.inbox();
-        if change(&mut inbox.desired) {
-            inbox.is_new = true;
-            self.shared.changed.notify_one();
-        }
+        match tunnel {
+            Some(tunnel) => inbox.desired.insert(peer, tunnel),
+            None => inbox.desired.remove(&peer),
+        };
+        inbox.is_new = true;
+        self.shared.changed.notify_one();
     }
 
     /// Lets the thread begin. Tunnels of this node that are not desired by now are removed.
@@ -120,13 +127,14 @@ impl Handle {
     }
 
     /// Ends the thread, and returns when it has ended: it changes nothing any more.
-    pub async fn stop(&mut self) {
+    pub async fn stop(&mut self) -> NoApplier {
         self.close();
         if let Some(ended) = self.ended.take() {
             // The sender is dropped when the thread ends.
             let _ = ended.await;
         }
         self.join();
+        NoApplier(())
     }
 
     fn close(&self) {

@@ -3,6 +3,7 @@
 //! [`run`] opens everything in an order in which a failure leaves nothing behind, then hands over to the event loop.
 //! Stopping leaves the kernel's tunnels and the FOU port as they are; the next start adopts them.
 
+pub mod conductor;
 mod event_loop;
 mod metrics;
 mod metrics_server;
@@ -13,7 +14,7 @@ mod queries;
 pub mod settings;
 mod startup;
 pub mod state_dir;
-mod state_writer;
+pub mod state_writer;
 pub mod stun_servers;
 pub mod teardown;
 

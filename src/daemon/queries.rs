@@ -42,7 +42,8 @@ impl Daemon {
         Ok(Answer::Ready(match request {
             Request::Peers => return Ok(Answer::FromKernel(self.peer_views())),
             Request::Stun => serde_json::json!(
-                self.node
+                self.conductor
+                    .node()
                     .stun_answers()
                     .map(|(server, endpoint)| StunView { server, endpoint })
                     .collect::<Vec<_>>()
@@ -52,25 +53,26 @@ impl Daemon {
             Request::Ping(peer) => serde_json::json!(self.ping(&peer)),
             Request::Net => serde_json::json!(DaemonNetView {
                 port: self.config.port,
-                mapping: self.node.nat_mapping(),
-                servers: self.node.stun_servers().collect(),
+                mapping: self.conductor.node().nat_mapping(),
+                servers: self.conductor.node().stun_servers().collect(),
                 coordinator: self.config.coordinator.base().to_owned(),
                 state_dir: self.config.state_dir.clone(),
                 port_mapping: self.router_port_view(),
             }),
             Request::Metrics => {
-                let text = self.metrics.render(&self.gauges(), self.node.counters());
+                let text = self
+                    .metrics
+                    .render(&self.gauges(), self.conductor.node().counters());
                 serde_json::Value::String(text.map_err(|error| chain(&error))?)
             }
             Request::Down => {
                 info!("taking the tunnels down");
                 let extra = self.state.extra_ports();
                 let port = self.config.port;
-                // The applier would make again what is removed here.
-                self.wanted.stop().await;
-                teardown::remove_all(&self.kernel, self.own, port, &extra).map_err(|error| {
-                    format!("{}; `gretun down` removes the rest", chain(&error))
-                })?;
+                let stopped = self.wanted.stop().await;
+                teardown::remove_all(stopped, &self.kernel, self.own, port, &extra).map_err(
+                    |error| format!("{}; `gretun down` removes the rest", chain(&error)),
+                )?;
                 if let Some(port_mapping) = &self.port_mapping {
                     port_mapping.give_back().await;
                     self.writer.write(Content::RouterPort(None));
@@ -82,20 +84,25 @@ impl Daemon {
 
     fn gauges(&self) -> Gauges {
         Gauges {
-            states: self.node.states().map(|(_, state)| state).collect(),
-            coordinator_up: self.coordinator_up,
+            states: self
+                .conductor
+                .node()
+                .states()
+                .map(|(_, state)| state)
+                .collect(),
+            coordinator_up: self.conductor.is_coordinator_up(),
             router_port: self.has_router_port(),
-            receive_overruns: self.port.overruns(),
-            kernel_failures: self.kernel_failures,
+            receive_overruns: self.sockets.port.overruns(),
+            kernel_failures: self.conductor.kernel_failures(),
         }
     }
 
     /// Returns the question for `peers`: the counters of the tunnels are the kernel's.
     fn peer_views(&self) -> Ask {
-        let peers = self.node.status(Instant::now()).into_iter();
+        let peers = self.conductor.node().status(Instant::now()).into_iter();
         let peers: Vec<(PeerStatus, Option<u32>)> = peers
             .map(|status| {
-                let link = self.tunnels.get(&status.node_key);
+                let link = self.conductor.link(status.node_key);
                 let index = link.map(|link| link.index);
                 (status, index)
             })
@@ -167,13 +174,14 @@ impl Daemon {
     /// The same before one more ping goes over every path and through the tunnel.
     pub(super) fn ping(&mut self, peer: &str) -> Option<PathsView> {
         let before = self.paths(peer)?;
-        let key = self.node.find(peer)?;
-        self.node.ping_paths(Instant::now(), key);
+        let key = self.conductor.node().find(peer)?;
+        self.conductor.ping(Instant::now(), key);
         Some(before)
     }
 
     fn judge(&self, peer: &str) -> Option<(Evidence, Explanation)> {
-        self.node.explain(Instant::now(), self.node.find(peer)?)
+        let node = self.conductor.node();
+        node.explain(Instant::now(), node.find(peer)?)
     }
 }
 

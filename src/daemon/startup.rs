@@ -1,6 +1,6 @@
 //! The start of the daemon: everything that can fail, in an order in which a failure leaves nothing behind.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use super::event_loop::{Daemon, source_addresses};
+use super::conductor::{self, Conductor, Found};
+use super::event_loop::{Daemon, Sockets, source_addresses};
 use super::metrics::{Metrics, MetricsError};
 use super::metrics_server::{self, MetricsServerError};
 use super::offloaded::Offloaded;
@@ -38,7 +39,7 @@ use crate::node::{
     DesiredTunnel, EXTRA_PORTS, Inside, NetworkSettings, Node, NodeConfig, Outside, Path,
 };
 use crate::portmap::Lease;
-use crate::proto::keys::NodePublic;
+use crate::proto::keys::{DiscoSecret, NodePublic};
 use crate::tunnel::mtu;
 use crate::tunnel::state::TunnelState;
 
@@ -105,50 +106,27 @@ async fn open(
     }
     let port = DiscoverySocket::open(config.port).map_err(DaemonError::Port)?;
     let probes = ProbeSocket::open().map_err(DaemonError::Probes)?;
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|_| StateError::Randomness)?;
     let now = Instant::now();
-    let mut node = Node::new(NodeConfig {
-        node_key: own,
-        disco: identity.disco.clone(),
-        port: config.port,
-        aggressive_punch: config.aggressive_punch,
-        network: NetworkSettings {
-            iface: config.iface.clone(),
-            advertise_routes: config.advertise_routes.clone(),
-            accept_routes: config.accept_routes,
-            snat_routes: config.snat_routes,
-        },
-        interface_numbers: state.interface_numbers(),
-        seed,
-    });
-    let network = state.network();
-    let addresses = source_addresses(&kernel)?;
-    info!(node = %own, ?addresses, port = config.port, "starting");
-    node.handle_local_addresses(now, addresses.clone());
+    let node = node(&config, &state, own, identity.disco.clone())?;
     let mut links_there = kernel.links()?;
     kernel.add_snat(&mut links_there);
-    for tunnel in links_there.tunnels {
-        if let Some((peer, adopted)) = adopt(&tunnel, own, config.port) {
-            info!(interface = adopted.inside.name, path = %adopted.outside.path, "adopting tunnel");
-            node.handle_adopted(now, peer, adopted);
-        }
-    }
-    node.handle_own_addresses(network.tunnel_ips.clone(), network.networks.clone());
-    node.handle_kept_peers(now, &network.peers);
-    let names = if config.stun_servers.is_empty() {
-        let ports = if network.stun_ports.is_empty() {
-            stun_servers::DEFAULT_PORTS.to_vec()
-        } else {
-            network.stun_ports.clone()
-        };
-        stun_servers::at_host(config.coordinator.host(), &ports)
-    } else {
-        config.stun_servers.clone()
+    let tunnels = links_there.tunnels.iter();
+    let found = Found {
+        addresses: source_addresses(&kernel)?,
+        tunnels: tunnels
+            .filter_map(|tunnel| adopt(tunnel, own, config.port))
+            .collect(),
+        network: state.network(),
+        lease: state.router_port(),
     };
-    let lease = state.router_port();
-    let port_mapping = port_mapping(&config, &state, lease.clone())?;
-    let (stun_names, names) = watch::channel(names);
+    info!(node = %own, addresses = ?found.addresses, port = config.port, "starting");
+    let asks_coordinator = config.stun_servers.is_empty();
+    let conductor_settings = conductor::Settings {
+        stun_host: asks_coordinator.then(|| config.coordinator.host().to_owned()),
+    };
+    let port_mapping = port_mapping(&config, &state, found.lease.clone())?;
+    let conductor = Conductor::new(now, node, conductor_settings, found);
+    let (stun_names, names) = watch::channel(config.stun_servers.clone());
     let (stun_found, stun_servers) = mpsc::channel(QUEUE);
     tokio::spawn(stun_servers::resolve(names, stun_found));
     let (coordinator_tx, coordinator_events) = mpsc::channel(QUEUE);
@@ -187,40 +165,54 @@ async fn open(
         writer: StateWriter::start(&state).map_err(DaemonError::Runtime)?,
         state,
         own,
-        node,
+        conductor,
         kernel,
-        port,
-        probes,
+        sockets: Sockets { port, probes },
         coordinator,
         coordinator_events,
         stun_names,
         stun_servers,
         port_mapping,
-        lease,
         changes: changes.boxed(),
         queries,
         wanted,
         applied,
-        network,
         metrics: Metrics::new()?,
         terminate: signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?,
         interrupt: signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?,
         _socket: socket,
-        tunnels: BTreeMap::new(),
-        peer_of_link: HashMap::new(),
-        addresses,
-        // The router is looked for at once.
-        look_at_network: Some(now),
         host_network: Offloaded::new(),
-        lacked_route: false,
-        coordinator_up: false,
-        kernel_failures: 0,
         config,
     };
     // The applier removes tunnels that nobody asks for, so those that were found are asked for before it begins.
-    daemon.drain_outputs();
+    daemon.carry_out();
     daemon.wanted.begin();
     Ok(daemon)
+}
+
+/// A node that knows nothing yet but its own keys and settings.
+fn node(
+    config: &Config,
+    state: &StateDir,
+    own: NodePublic,
+    disco: DiscoSecret,
+) -> Result<Node, DaemonError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|_| StateError::Randomness)?;
+    Ok(Node::new(NodeConfig {
+        node_key: own,
+        disco,
+        port: config.port,
+        aggressive_punch: config.aggressive_punch,
+        network: NetworkSettings {
+            iface: config.iface.clone(),
+            advertise_routes: config.advertise_routes.clone(),
+            accept_routes: config.accept_routes,
+            snat_routes: config.snat_routes,
+        },
+        interface_numbers: state.interface_numbers(),
+        seed,
+    }))
 }
 
 /// Has the applier look whenever somebody changes gretun's table, such as by `nft flush ruleset`.

@@ -1,6 +1,7 @@
 //! Taking everything of one node out of the kernel: for `gretun down`, with or without a daemon.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::path::Path;
 
 use thiserror::Error;
@@ -10,14 +11,18 @@ use super::DaemonError;
 use super::port_mapping;
 use super::state_dir::{ExtraPortsFile, StateDir};
 use crate::applier::owner_alias::OwnerAlias;
+use crate::applier::thread::NoApplier;
 use crate::error::{Kind, UserError};
 use crate::kernel::host::preflight::{self, Need};
+use crate::kernel::tunnel::dump::Links;
 use crate::kernel::tunnel::fou::Family;
 use crate::kernel::tunnel::transaction::StepError;
 use crate::kernel::{Kernel, KernelError};
 use crate::proto::keys::NodePublic;
+use crate::tunnel::op::KernelOp;
 use crate::tunnel::plan;
 use crate::tunnel::sources;
+use crate::tunnel::state::TunnelState;
 
 /// Removes every tunnel that the node of this state directory made, then the FOU port unless others use it, and
 /// gives the router its port back; blocks.
@@ -34,7 +39,7 @@ pub fn run(state_dir: &Path, port: u16) -> Result<(), DaemonError> {
         let state = StateDir::open(state_dir)?;
         let own = state.identity()?.node.public();
         let extra = state.extra_ports();
-        remove_all(&Kernel::open()?, own, port, &extra)?;
+        remove_all(NoApplier::by_lock(), &Kernel::open()?, own, port, &extra)?;
         if let Some(lease) = state.router_port() {
             port_mapping::give_back(lease).await;
             state.save_router_port(None)?;
@@ -50,6 +55,7 @@ pub fn run(state_dir: &Path, port: u16) -> Result<(), DaemonError> {
 /// # Errors
 /// When the kernel refuses.
 pub fn remove_all(
+    _nobody_makes_them_again: NoApplier,
     kernel: &Kernel,
     own: NodePublic,
     port: u16,
@@ -72,23 +78,7 @@ pub fn remove_all(
             others.extend(listener);
         }
     }
-    let mut ops = plan::overlay_removal(&removed, &links.sources);
-    // A daemon that was killed may have left sources of links that are gone.
-    let left = links.sources.keys();
-    for name in left.filter(|name| !links.indices.contains_key(*name)) {
-        ops.extend(sources::change(name, &links.sources, &BTreeSet::new()));
-    }
-    if let Err(error) = kernel.execute(&ops) {
-        // A link that the kernel does not give up keeps no other one.
-        debug!(%error, "the links cannot be removed together");
-        let mut failed = None;
-        for tunnel in removed {
-            let ops = plan::overlay_removal(&[tunnel], &links.sources);
-            failed = kernel.execute(&ops).err().or(failed);
-        }
-        // Only sources that a killed daemon left behind stay then.
-        failed.map_or(Ok(()), Err)?;
-    }
+    remove_links(&removed, &links, |ops| kernel.execute(ops))?;
     for port in ours {
         if others.contains(&port) {
             info!(port, "the FOU port stays: other tunnels use it");
@@ -98,6 +88,31 @@ pub fn remove_all(
         kernel.delete_fou(port, Family::V6)?;
     }
     Ok(())
+}
+
+/// Removes these tunnels and the sources that a killed daemon left behind, with one plan; where that fails, each tunnel by itself, so
+/// that one that the kernel does not give up keeps no other.
+fn remove_links<E: Display>(
+    removed: &[&TunnelState],
+    links: &Links,
+    mut execute: impl FnMut(&[KernelOp]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut ops = plan::overlay_removal(removed, &links.sources);
+    let left = links.sources.keys();
+    for name in left.filter(|name| !links.indices.contains_key(*name)) {
+        ops.extend(sources::change(name, &links.sources, &BTreeSet::new()));
+    }
+    let Err(error) = execute(&ops) else {
+        return Ok(());
+    };
+    debug!(%error, "the links cannot be removed together");
+    let mut failed = None;
+    for tunnel in removed {
+        let ops = plan::overlay_removal(&[tunnel], &links.sources);
+        failed = execute(&ops).err().or(failed);
+    }
+    // Only sources that were left behind stay then.
+    failed.map_or(Ok(()), Err)
 }
 
 /// Why tunnels cannot be removed.
@@ -126,3 +141,7 @@ impl UserError for TeardownError {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "teardown_tests.rs"]
+mod tests;

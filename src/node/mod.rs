@@ -43,8 +43,8 @@ pub use crate::proto::NatMapping;
 pub use crate::peer::{
     Cause, Counters, DesiredTunnel, DropReason, EXTRA_PORTS, Evidence, Explanation, FIRST_PATH_MTU,
     Inside, LinkKind, LocalAddress, MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, Output,
-    Outside, Path, PeerStatus, PortSearchOutcome, Remedy, RouterPort, Side, State, StateReason,
-    SwitchReason, Tried, TunnelReport, TunnelSeen, Via,
+    Outside, Path, PeerStatus, PortSearchOutcome, Remedy, RouterPort, Side, State, StateChange,
+    StateReason, SwitchReason, Tried, TunnelReport, TunnelSeen, VerdictChange, Via,
 };
 
 /// What a node is made of.

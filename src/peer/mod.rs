@@ -46,7 +46,7 @@ pub use counters::{Counters, DropReason};
 pub use discovery::port_mapping::RouterPort;
 pub use discovery::port_search::EXTRA_PORTS;
 pub(crate) use discovery::port_search::{NatState, PortAllocation};
-pub use output::Output;
+pub use output::{Output, StateChange, VerdictChange};
 pub(crate) use path::is_usable;
 pub use path::local_address::{LinkKind, LocalAddress};
 pub use path::switch_reason::SwitchReason;
@@ -418,12 +418,12 @@ impl Peer {
         let reason = self.state_reason(cx.now, cx.host);
         if reason != self.reason {
             debug!(state = %self.state, %reason, "verdict");
-            cx.out.push_back(Output::VerdictChange {
+            cx.out.push_back(Output::VerdictChange(VerdictChange {
                 peer: self.node_key,
                 name: self.name.clone(),
                 state: self.state,
                 reason: reason.clone(),
-            });
+            }));
             self.reason = reason;
         }
     }
@@ -434,14 +434,14 @@ impl Peer {
         if from != to {
             debug!(%from, %to, %reason, "state");
             cx.counters.count_state_change(to, &reason);
-            cx.out.push_back(Output::StateChange {
+            cx.out.push_back(Output::StateChange(StateChange {
                 peer: self.node_key,
                 name: self.name.clone(),
                 from,
                 to,
                 after: cx.now - self.since,
                 reason: reason.clone(),
-            });
+            }));
             self.state = to;
             self.since = cx.now;
         }

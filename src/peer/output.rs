@@ -58,29 +58,37 @@ pub enum Output {
     /// The interface numbers of the peers changed: keep them across restarts.
     KeepInterfaceNumbers,
     /// A peer changed its state; for the log and the metrics.
-    StateChange {
-        /// The peer's node key.
-        peer: NodePublic,
-        /// Its name.
-        name: String,
-        /// The state it left.
-        from: State,
-        /// The state it is in.
-        to: State,
-        /// How long it had been in `from`: of `punching` to `direct`, the time that hole punching took.
-        after: Duration,
-        /// Why.
-        reason: StateReason,
-    },
-    /// The verdict on a peer that stays unconnected, in the state that it had, is another one; for the log.
-    VerdictChange {
-        /// The peer's node key.
-        peer: NodePublic,
-        /// Its name.
-        name: String,
-        /// The state that it is in.
-        state: State,
-        /// The verdict, as [`StateReason::NotConnected`].
-        reason: StateReason,
-    },
+    StateChange(StateChange),
+    /// The verdict on a peer that stays unconnected is another one; for the log.
+    VerdictChange(VerdictChange),
+}
+
+/// A peer changed its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateChange {
+    /// The peer's node key.
+    pub peer: NodePublic,
+    /// Its name.
+    pub name: String,
+    /// The state it left.
+    pub from: State,
+    /// The state it is in.
+    pub to: State,
+    /// How long it had been in `from`: of `punching` to `direct`, the time that hole punching took.
+    pub after: Duration,
+    /// Why.
+    pub reason: StateReason,
+}
+
+/// The verdict on a peer that stays unconnected, in the state that it had, is another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerdictChange {
+    /// The peer's node key.
+    pub peer: NodePublic,
+    /// Its name.
+    pub name: String,
+    /// The state that it is in.
+    pub state: State,
+    /// The verdict, as [`StateReason::NotConnected`].
+    pub reason: StateReason,
 }

@@ -61,9 +61,7 @@ pub fn start() -> (Handle, UnboundedReceiver<Applied>) {
 }
 
 fn want(applier: &Handle, number: u64) {
-    applier.send_modify(|all| {
-        all.insert(peer(), tunnel(number));
-    });
+    applier.set(peer(), Some(tunnel(number)));
 }
 
 async fn next(reports: &mut UnboundedReceiver<Applied>) -> Applied {
@@ -123,9 +121,7 @@ fn masquerading_that_somebody_flushed_is_put_back() {
         let network = "203.0.113.0/24".parse().unwrap();
         let mut masquerading = tunnel(1);
         masquerading.inside.snat = vec![network];
-        applier.send_modify(|all| {
-            all.insert(peer(), masquerading);
-        });
+        applier.set(peer(), Some(masquerading));
         assert_eq!(done(&mut reports).await, 1);
         let pairs = [("gretun0".to_owned(), network)];
         assert_eq!(kernel.snat_pairs(), pairs);

@@ -68,9 +68,7 @@ fn a_member_cannot_send_as_anybody_else() {
         wanted.inside.own_ips.push("fd00::1".parse().unwrap());
         wanted.inside.peer_ips.push("fd00::2".parse().unwrap());
         let want = |wanted| {
-            applier.send_modify(|all| {
-                all.insert(peer(), wanted);
-            });
+            applier.set(peer(), Some(wanted));
         };
         want(wanted.clone());
         assert_eq!(done(&mut reports).await, 1);

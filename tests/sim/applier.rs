@@ -9,7 +9,7 @@ use gretun::applier::desired::DesiredTunnels;
 use gretun::applier::machine::{Applied, Config, Failure, Machine, Observation, Plan};
 use gretun::applier::owner_alias::OwnerAlias;
 use gretun::kernel::tunnel::dump::{Links, ObservedTunnel};
-use gretun::node::{Path, TunnelReport};
+use gretun::node::Path;
 use gretun::tunnel::encap::{FouPort, Receives};
 use gretun::tunnel::mode::{Family, Mode};
 use gretun::tunnel::mtu;
@@ -217,7 +217,9 @@ impl Host {
             let before = before.remove(&alias.peer);
             let same = before.filter(|it| (it.path, it.key) == (path, key));
             self.tunnel_changes += u64::from(same.is_none());
+            let index = tunnel.index;
             let tunnel = KernelTunnel {
+                index,
                 path,
                 key,
                 path_mtu,
@@ -323,24 +325,9 @@ impl World {
         applier.in_pass = false;
         let reports: Vec<Applied> = std::iter::from_fn(|| applier.machine.poll_report()).collect();
         host.read_tunnels(now);
-        for report in reports {
-            let (peer, report) = match report {
-                Applied::Done {
-                    peer, number, link, ..
-                } => {
-                    let device_mtu = u16::try_from(link.device_mtu).unwrap_or(u16::MAX);
-                    (peer, TunnelReport::Applied { number, device_mtu })
-                }
-                Applied::Failed {
-                    peer,
-                    number,
-                    error,
-                    ..
-                } => (peer, TunnelReport::Failed { number, error }),
-                Applied::Removed { .. } => continue,
-            };
-            if let Some(node) = &mut self.hosts[id.0].node {
-                node.handle_tunnel(local_time, peer, report);
+        if let Some(daemon) = &mut self.hosts[id.0].daemon {
+            for report in reports {
+                daemon.handle_applied(local_time, report);
             }
         }
         self.drain(id);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use gretun::coordinator::Event as FromCoordinator;
 use gretun::proto::NodePublic;
 use gretun::proto::api::PeerRecord;
 
@@ -16,8 +17,8 @@ pub enum Event {
     Register(HostId, u64),
     /// It reaches the coordinator.
     Enrol(HostId, u64, PeerRecord),
-    /// The answer reaches the host, with the servers to ask.
-    Registered(HostId, u64),
+    /// The answer reaches the host, with everybody else.
+    Registered(HostId, u64, Vec<PeerRecord>),
     Publish(HostId, PeerRecord),
     Peers(HostId, Vec<PeerRecord>),
     SignalUp(NodePublic, NodePublic, Vec<u8>),
@@ -39,7 +40,7 @@ impl Event {
                 None
             }
             Event::Arrive(Place::Host(id, _), _)
-            | Event::Registered(id, _)
+            | Event::Registered(id, ..)
             | Event::Peers(id, _)
             | Event::SignalDown(id, ..)
             | Event::ApplierActs(id, _) => Some(*id),
@@ -95,9 +96,10 @@ impl World {
                 // A timer in the past is one that was set to "now" by the last input.
                 self.now = self.now.max(at);
                 let now = self.local_time(id);
-                let node = self.hosts[id.0].node.as_mut().expect("it has a timer");
-                node.handle_timeout(now);
-                let next = node.poll_timeout();
+                let daemon = self.hosts[id.0].daemon.as_mut();
+                let daemon = daemon.expect("it has a timer");
+                daemon.handle_timeout(now);
+                let next = daemon.poll_timeout();
                 if let Some((next, reason)) = next.filter(|(next, _)| *next <= now) {
                     let late = now - next;
                     panic!(
@@ -128,19 +130,21 @@ impl World {
                 let now = self.local_time(id);
                 let host = &mut self.hosts[id.0];
                 host.stalled_until = None;
-                if let Some(node) = host
-                    .node
+                if let Some(daemon) = host
+                    .daemon
                     .as_mut()
                     .filter(|_| host.incarnation == incarnation)
                 {
-                    node.handle_timeout(now);
+                    daemon.handle_timeout(now);
                 }
                 self.drain(id);
             }
             Event::Arrive(place, packet) => self.arrive(place, packet),
             Event::Register(id, incarnation) => self.register(id, incarnation),
             Event::Enrol(id, incarnation, record) => self.enrol(id, incarnation, record),
-            Event::Registered(id, incarnation) => self.registered(id, incarnation),
+            Event::Registered(id, incarnation, records) => {
+                self.registered(id, incarnation, records);
+            }
             Event::Publish(id, record) => {
                 if self.coordinator.up && !self.coordinator.removed.contains(&record.node_key) {
                     debug_assert_eq!(self.hosts[id.0].node_key, record.node_key);
@@ -163,8 +167,8 @@ impl World {
                 if !self.has_network(id) || !self.hosts[id.0].registered {
                     return;
                 }
-                if let Some(node) = &mut self.hosts[id.0].node {
-                    node.handle_signal(now, from, &sealed);
+                if let Some(daemon) = &mut self.hosts[id.0].daemon {
+                    daemon.handle_coordinator(now, FromCoordinator::Signal { from, sealed });
                 }
                 self.drain(id);
             }

@@ -1,10 +1,12 @@
 //! The coordinator as its nodes know it: a table of records, long polls, a relay of signals.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use gretun::coordinator::Event as FromCoordinator;
 use gretun::proto::NodePublic;
-use gretun::proto::api::PeerRecord;
+use gretun::proto::api::{PeerList, PeerRecord, RegisterResponse};
 
 use crate::clock::Event;
 use crate::world::{HostId, World};
@@ -22,12 +24,11 @@ impl World {
     /// Restarts the coordinator's process: its table survives, connections and signals do not.
     pub fn set_coordinator(&mut self, up: bool) {
         self.coordinator.up = up;
-        for host in &mut self.hosts {
-            if let Some(node) = &mut host.node {
-                node.handle_coordinator(up && host.registered);
+        if !up {
+            for id in self.host_ids() {
+                self.tell_daemon(id, FromCoordinator::Lost);
             }
-        }
-        if up {
+        } else {
             for id in self.host_ids() {
                 let incarnation = self.hosts[id.0].incarnation;
                 self.at(Duration::from_secs(1), Event::Register(id, incarnation));
@@ -54,7 +55,7 @@ impl World {
 
     pub fn register(&mut self, id: HostId, incarnation: u64) {
         let host = &mut self.hosts[id.0];
-        if host.node.is_none() || host.incarnation != incarnation {
+        if host.daemon.is_none() || host.incarnation != incarnation {
             return;
         }
         if !self.coordinator.up || !self.has_network(id) {
@@ -73,12 +74,14 @@ impl World {
         if !self.coordinator.up {
             return self.at(Duration::from_secs(1), Event::Register(id, incarnation));
         }
-        self.coordinator.records.insert(record.node_key, record);
-        self.at(latency, Event::Registered(id, incarnation));
+        let own = record.node_key;
+        self.coordinator.records.insert(own, record);
+        let others = self.everybody_but(own);
+        self.at(latency, Event::Registered(id, incarnation, others));
         self.broadcast();
     }
 
-    pub fn registered(&mut self, id: HostId, incarnation: u64) {
+    pub fn registered(&mut self, id: HostId, incarnation: u64, peers: Vec<PeerRecord>) {
         let now = self.local_time(id);
         let servers = self.servers.clone();
         let is_there = self.has_network(id);
@@ -87,9 +90,16 @@ impl World {
             return;
         }
         host.registered = true;
-        if let Some(node) = &mut host.node {
-            node.handle_coordinator(true);
-            node.handle_stun_servers(now, servers);
+        let answer = RegisterResponse {
+            name: host.name.clone(),
+            tunnel_ips: Vec::new(),
+            networks: Vec::new(),
+            stun_ports: servers.iter().map(SocketAddr::port).collect(),
+            peers: list(peers),
+        };
+        if let Some(daemon) = &mut host.daemon {
+            daemon.handle_coordinator(now, FromCoordinator::Registered(answer));
+            daemon.handle_stun_servers(now, servers);
         }
         self.drain(id);
         // Deliver the changes that happened during the registration.
@@ -99,24 +109,28 @@ impl World {
     /// Everybody's long poll is answered.
     pub fn broadcast(&mut self) {
         for id in self.host_ids() {
-            let own = self.hosts[id.0].node_key;
-            let others = self.coordinator.records.values();
-            let records = others.filter(|it| it.node_key != own).cloned().collect();
+            let records = self.everybody_but(self.hosts[id.0].node_key);
             self.at(self.coordinator.latency, Event::Peers(id, records));
         }
     }
 
     pub fn take_peers(&mut self, id: HostId, records: Vec<PeerRecord>) {
-        let now = self.local_time(id);
-        if !self.has_network(id) {
-            return;
+        if self.has_network(id) {
+            self.tell_daemon(id, FromCoordinator::Peers(list(records)));
         }
-        let host = &mut self.hosts[id.0];
-        if let Some(node) = &mut host.node {
-            node.handle_peers(now, &records);
-            host.cache = records;
+    }
+
+    fn tell_daemon(&mut self, id: HostId, event: FromCoordinator) {
+        let now = self.local_time(id);
+        if let Some(daemon) = &mut self.hosts[id.0].daemon {
+            daemon.handle_coordinator(now, event);
         }
         self.drain(id);
+    }
+
+    fn everybody_but(&self, own: NodePublic) -> Vec<PeerRecord> {
+        let records = self.coordinator.records.values();
+        records.filter(|it| it.node_key != own).cloned().collect()
     }
 
     pub fn publish(&mut self, id: HostId) {
@@ -130,4 +144,9 @@ impl World {
         let host = &self.hosts[id.0];
         !host.clock.is_stopped() && host.has_route && host.interfaces.iter().any(|it| it.up)
     }
+}
+
+fn list(peers: Vec<PeerRecord>) -> PeerList {
+    let generation = 0;
+    PeerList { generation, peers }
 }

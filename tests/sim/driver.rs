@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use gretun::node::{Node, Output, Path, State};
+use gretun::daemon::conductor::{Act, Conductor};
+use gretun::daemon::state_writer::Content;
+use gretun::node::{Path, State, StateChange, VerdictChange};
 use gretun::proto::NodePublic;
 
 use crate::clock::Event;
@@ -16,9 +18,13 @@ impl World {
     /// Carries out what a daemon asks for.
     pub fn drain(&mut self, id: HostId) {
         let mut packets = 0;
-        while let Some(output) = self.hosts[id.0].node.as_mut().and_then(Node::poll_output) {
-            match output {
-                Output::Send {
+        while let Some(act) = self.hosts[id.0]
+            .daemon
+            .as_mut()
+            .and_then(Conductor::poll_act)
+        {
+            match act {
+                Act::Send {
                     local,
                     port,
                     to,
@@ -27,14 +33,20 @@ impl World {
                     if !self.servers.contains(&to) {
                         packets += 1;
                     }
+                    let host = &mut self.hosts[id.0];
+                    if !host.has_route
+                        && let Some(daemon) = &mut host.daemon
+                    {
+                        daemon.handle_lack_of_route();
+                    }
                     self.send_from_host(id, (local, port), to, Payload::Datagram(data));
                 }
-                Output::ListenOnExtraPorts(listen) => self.hosts[id.0].listens = listen,
-                Output::SendThroughTunnel { peer, data } => {
+                Act::ListenOnExtraPorts(listen) => self.hosts[id.0].listens = listen,
+                Act::SendThroughTunnel { peer, data, .. } => {
                     packets += 1;
                     self.send_data(id, peer, Frame::Probe(data));
                 }
-                Output::Signal { to, sealed } => {
+                Act::Signal { to, sealed } => {
                     let host = &self.hosts[id.0];
                     if host.registered && self.has_network(id) {
                         let from = host.node_key;
@@ -42,30 +54,42 @@ impl World {
                         self.at(latency, Event::SignalUp(from, to, sealed));
                     }
                 }
-                Output::PublishEndpoints(latest) => {
+                Act::Publish(latest) => {
                     self.hosts[id.0].published = latest;
                     self.publish(id);
                 }
-                Output::SetTunnel { peer, tunnel } => {
+                Act::SetTunnel { peer, tunnel } => {
                     let host = &mut self.hosts[id.0];
-                    host.insides.insert(peer, tunnel.inside.clone());
-                    host.wanted.insert(peer, tunnel);
+                    match tunnel {
+                        Some(tunnel) => {
+                            host.insides.insert(peer, tunnel.inside.clone());
+                            host.wanted.insert(peer, tunnel);
+                        }
+                        None => {
+                            host.insides.remove(&peer);
+                            host.wanted.remove(&peer);
+                        }
+                    }
                     self.wake_applier(id);
                 }
-                Output::KeepInterfaceNumbers => {}
-                Output::RemoveTunnel { peer } => {
-                    self.hosts[id.0].insides.remove(&peer);
-                    self.hosts[id.0].wanted.remove(&peer);
-                    self.wake_applier(id);
+                Act::Write(Content::Network(network)) => self.hosts[id.0].kept = network,
+                Act::ReadHostAddresses => {
+                    let now = self.local_time(id);
+                    let host = &mut self.hosts[id.0];
+                    let addresses = host.locals();
+                    if let Some(daemon) = &mut host.daemon {
+                        daemon.handle_host_addresses(now, Some(addresses));
+                    }
                 }
-                Output::StateChange {
-                    peer,
-                    from,
-                    to,
-                    after,
-                    reason,
-                    ..
-                } => {
+                Act::LogState(change) => {
+                    let StateChange {
+                        peer,
+                        from,
+                        to,
+                        after,
+                        reason,
+                        ..
+                    } = change;
                     let line = format!("{from} -> {to} after {after:.1?}: {reason}");
                     self.hosts[id.0].log.push((self.now, line));
                     let said = (self.now, to, reason.to_string());
@@ -74,22 +98,28 @@ impl World {
                         self.check_claim(id, peer);
                     }
                 }
-                Output::VerdictChange {
+                Act::LogVerdict(VerdictChange {
                     peer,
                     state,
                     reason,
                     ..
-                } => {
+                }) => {
                     let said = (self.now, state, reason.to_string());
                     self.hosts[id.0].said.insert(peer, said);
                     let line = format!("{state}: {reason}");
                     self.hosts[id.0].log.push((self.now, line));
                 }
+                // Connections to the simulated coordinator survive, it has the servers' addresses at hand, and it keeps no other files.
+                Act::Reconnect
+                | Act::LookUpStunServers(_)
+                | Act::Write(_)
+                | Act::DoubtPortMapping
+                | Act::CountHolePunch { .. } => {}
             }
         }
         self.count_packets(id, packets);
         let host = &mut self.hosts[id.0];
-        let timer = host.node.as_ref().and_then(Node::poll_timeout);
+        let timer = host.daemon.as_ref().and_then(Conductor::poll_timeout);
         host.next_timer = timer.and_then(|(at, _)| host.clock.when(at));
     }
 
@@ -175,8 +205,10 @@ impl World {
                     self.overheard.pop_front();
                 }
                 self.overheard.push_back(data.clone());
-                if let Some(node) = &mut host.node {
-                    node.handle_datagram(local_time, packet.to, packet.from, &data);
+                // No link of a tunnel: those have an index from 1 on.
+                let device = 0;
+                if let Some(daemon) = &mut host.daemon {
+                    daemon.handle_datagram(local_time, device, packet.to, packet.from, &data);
                 }
             }
             Payload::Data(key, frame) => {
@@ -190,8 +222,10 @@ impl World {
                 match frame {
                     Frame::Probe(data) => {
                         self.crossed.insert((from, id), now);
-                        if let Some(node) = &mut self.hosts[id.0].node {
-                            node.handle_data_probe(local_time, peer, &data);
+                        let host = &mut self.hosts[id.0];
+                        let link = host.tunnels[&peer].index;
+                        if let Some(daemon) = &mut host.daemon {
+                            daemon.handle_probe(local_time, link, &data);
                         }
                     }
                     Frame::User(_) => {

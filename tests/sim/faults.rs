@@ -491,7 +491,7 @@ fn a_peer_with_a_new_disco_key_joins_again() {
         let (mut world, a, b) = joined(16, keys, restricted(), restricted());
         world.stop(a);
         world.hosts[a.0].disco = DiscoSecret::from_bytes([99; 32]);
-        world.hosts[a.0].cache.clear();
+        world.hosts[a.0].kept.peers.clear();
         world.reboot(a);
         let took = world.run_until(REPAIR, |world| world.joined(a, b));
         assert!(took.is_some(), "{}", world.story());

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use gretun::daemon::conductor::Conductor;
+use gretun::daemon::state_dir::Network;
 use gretun::node::{
-    EXTRA_PORTS, Inside, InterfaceNumbers, LinkKind, LocalAddress, NetworkSettings, Node,
-    NodeConfig, Path, RouterPort, State,
+    EXTRA_PORTS, Inside, InterfaceNumbers, LinkKind, LocalAddress, NetworkSettings, NodeConfig,
+    Path, RouterPort, State,
 };
 use gretun::proto::api::{EndpointsRequest, PeerRecord};
 use gretun::proto::{DiscoSecret, NodePublic};
@@ -29,6 +31,8 @@ pub struct Interface {
 /// `(path.local, path.remote.ip(), key)` at any FOU port.
 #[derive(Clone, Debug)]
 pub struct KernelTunnel {
+    /// The link's index.
+    pub index: u32,
     pub path: Path,
     pub key: u32,
     /// The largest outer packet: the tunnel's MTU and the overhead.
@@ -69,7 +73,7 @@ pub struct Host {
     pub firewall: Firewall,
     pub clock: LocalClock,
     /// The daemon, while it runs.
-    pub node: Option<Node>,
+    pub daemon: Option<Conductor>,
     /// Until when the daemon's thread stands still.
     pub stalled_until: Option<Instant>,
     /// When the daemon's next timer is due.
@@ -77,8 +81,8 @@ pub struct Host {
     /// Rises with each start of the daemon, so that what belonged to an earlier one is ignored.
     pub incarnation: u64,
     pub registered: bool,
-    /// The peers that the daemon keeps on disk.
-    pub cache: Vec<PeerRecord>,
+    /// The coordinator's last answer, which the daemon keeps on disk.
+    pub kept: Network,
     /// The endpoints that the daemon would publish.
     pub published: EndpointsRequest,
     /// `--accept-routes` and the like.
@@ -134,12 +138,12 @@ impl Host {
             has_route: true,
             firewall: Firewall::default(),
             clock: LocalClock::default(),
-            node: None,
+            daemon: None,
             stalled_until: None,
             next_timer: None,
             incarnation: 0,
             registered: false,
-            cache: Vec::new(),
+            kept: Network::default(),
             published: EndpointsRequest::default(),
             network: NetworkSettings::default(),
             routes: Vec::new(),

@@ -78,13 +78,13 @@ impl World {
     pub fn check(&self) {
         for id in self.host_ids() {
             let host = &self.hosts[id.0];
-            let Some(node) = &host.node else {
+            let Some(daemon) = &host.daemon else {
                 continue;
             };
             if !host.clock.is_awake_for(PROOF_AGE, self.now) {
                 continue;
             }
-            for (peer, state) in node.states() {
+            for (peer, state) in daemon.node().states() {
                 if state == State::Direct {
                     self.check_crossed(id, peer, self.now - PROOF_AGE);
                 }
@@ -97,11 +97,11 @@ impl World {
     pub fn count_packets(&mut self, id: HostId, sent: usize) {
         let now = self.now;
         let host = &mut self.hosts[id.0];
-        let peers = host.cache.len().max(1);
+        let peers = host.kept.peers.len().max(1);
         let total = host
-            .node
+            .daemon
             .as_ref()
-            .map(|it| it.counters().port_search_pings_sent);
+            .map(|it| it.node().counters().port_search_pings_sent);
         let searched = total.unwrap_or_default() - host.search_pings;
         host.search_pings += searched;
         let searched = searched as usize;

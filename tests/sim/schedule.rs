@@ -331,7 +331,7 @@ impl Run {
                 link.loss = 0.0;
                 link.duplication = 0.0;
             }
-            if self.world.hosts[host.0].node.is_none() {
+            if self.world.hosts[host.0].daemon.is_none() {
                 self.world.start(host);
             }
         }

@@ -4,10 +4,13 @@
 //! what it does is in `clock`, `network`, `driver` and `coordinator`, and what must hold in `judge`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use gretun::daemon::conductor::{Conductor, Found, Settings};
+use gretun::kernel::NetChange;
 use gretun::node::{DesiredTunnel, Node, Outside, PeerStatus, RouterPort, State};
+use gretun::portmap;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
@@ -148,7 +151,6 @@ impl World {
         self.rng.fill_bytes(&mut seed);
         let now = self.local_time(id);
         let host = &mut self.hosts[id.0];
-        let mut node = Node::new(host.config(seed));
         host.incarnation += 1;
         host.registered = false;
         host.listens = false;
@@ -156,6 +158,7 @@ impl World {
         host.sent.clear();
         host.searched.clear();
         host.search_pings = 0;
+        let mut tunnels = Vec::new();
         for (peer, tunnel) in &host.tunnels {
             let tunnel = DesiredTunnel {
                 outside: Outside {
@@ -167,16 +170,25 @@ impl World {
                 },
                 inside: host.insides.get(peer).cloned().unwrap_or_default(),
             };
-            node.handle_adopted(now, *peer, tunnel);
+            tunnels.push((*peer, tunnel));
         }
-        node.handle_local_addresses(now, host.locals());
-        node.handle_router_port(now, host.router_port);
+        let found = Found {
+            addresses: host.locals(),
+            tunnels,
+            network: host.kept.clone(),
+            lease: None,
+        };
+        // The servers are told apart from the coordinator's word.
+        let settings = Settings { stun_host: None };
+        let mut daemon = Conductor::new(now, Node::new(host.config(seed)), settings, found);
+        if let Some(status) = port_mapping_status(host.router_port) {
+            daemon.handle_port_mapping(now, &status);
+        }
         if self.servers_known {
-            node.handle_stun_servers(now, self.servers.clone());
+            daemon.handle_stun_servers(now, self.servers.clone());
         }
-        node.handle_kept_peers(now, &host.cache);
         host.wanted.clear();
-        host.node = Some(node);
+        host.daemon = Some(daemon);
         let incarnation = host.incarnation;
         // The tunnels that were found are desired before the applier begins.
         self.drain(id);
@@ -192,7 +204,7 @@ impl World {
 
     /// Stops the daemon; the kernel's tunnels stay.
     pub fn stop(&mut self, id: HostId) {
-        self.hosts[id.0].node = None;
+        self.hosts[id.0].daemon = None;
         self.hosts[id.0].applier = None;
         self.hosts[id.0].next_timer = None;
         self.hosts[id.0].incarnation += 1;
@@ -240,8 +252,10 @@ impl World {
         let now = self.local_time(id);
         let host = &mut self.hosts[id.0];
         host.router_port = port;
-        if let Some(node) = &mut host.node {
-            node.handle_router_port(now, port);
+        if let Some(daemon) = &mut host.daemon
+            && let Some(status) = port_mapping_status(port)
+        {
+            daemon.handle_port_mapping(now, &status);
         }
         self.drain(id);
     }
@@ -265,10 +279,13 @@ impl World {
 
     pub fn tell_locals(&mut self, id: HostId) {
         let now = self.local_time(id);
-        let host = &mut self.hosts[id.0];
-        let locals = host.locals();
-        if let Some(node) = &mut host.node {
-            node.handle_local_addresses(now, locals);
+        if let Some(daemon) = &mut self.hosts[id.0].daemon {
+            let change = NetChange {
+                links: true,
+                addresses: true,
+                routes: true,
+            };
+            daemon.handle_net_change(now, change);
         }
         self.drain(id);
         // The applier looks at its tunnels whenever a link changes.
@@ -280,8 +297,13 @@ impl World {
         let now = self.local_time(id);
         let host = &mut self.hosts[id.0];
         host.has_route = has_route;
-        if let Some(node) = host.node.as_mut().filter(|_| has_route) {
-            node.handle_route_change(now);
+        if let Some(daemon) = &mut host.daemon {
+            let change = NetChange {
+                links: false,
+                addresses: false,
+                routes: true,
+            };
+            daemon.handle_net_change(now, change);
         }
         self.drain(id);
     }
@@ -349,8 +371,8 @@ impl World {
         let now = self.local_time(to);
         let host = &self.hosts[to.0];
         let local = SocketAddr::new(host.interfaces[0].ip, host.port);
-        if let Some(node) = &mut self.hosts[to.0].node {
-            node.handle_datagram(now, local, from, &data);
+        if let Some(daemon) = &mut self.hosts[to.0].daemon {
+            daemon.handle_datagram(now, 0, local, from, &data);
         }
         self.drain(to);
     }
@@ -362,7 +384,8 @@ impl World {
     }
 
     pub fn node(&self, id: HostId) -> &Node {
-        self.hosts[id.0].node.as_ref().expect("the daemon runs")
+        let daemon = self.hosts[id.0].daemon.as_ref();
+        daemon.expect("the daemon runs").node()
     }
 
     pub fn status(&self, at: HostId, of: HostId) -> PeerStatus {
@@ -376,14 +399,39 @@ impl World {
 
     pub fn state(&self, at: HostId, of: HostId) -> State {
         let key = self.hosts[of.0].node_key;
-        let node = self.hosts[at.0].node.as_ref();
-        let state = node.and_then(|it| it.states().find(|(peer, _)| *peer == key));
+        let daemon = self.hosts[at.0].daemon.as_ref();
+        let state = daemon.and_then(|it| it.node().states().find(|(peer, _)| *peer == key));
         state.map_or(State::Unknown, |(_, state)| state)
     }
 
     pub fn joined(&self, one: HostId, other: HostId) -> bool {
         self.state(one, other) == State::Direct && self.state(other, one) == State::Direct
     }
+}
+
+/// What the mapper says of such a router; nothing where it is not asked.
+fn port_mapping_status(port: RouterPort) -> Option<portmap::Status> {
+    let (gateway, own) = (
+        Ipv4Addr::new(192, 168, 1, 1),
+        Ipv4Addr::new(192, 168, 1, 10),
+    );
+    let lease = |external| portmap::Lease {
+        protocol: portmap::Protocol::Pcp,
+        network: portmap::Network { gateway, own },
+        port: 7777,
+        external,
+        nonce: [0; 12],
+        control: None,
+    };
+    let lease = match port {
+        RouterPort::Off => return None,
+        RouterPort::None => None,
+        RouterPort::Granted(external) => Some(lease(external)),
+    };
+    Some(portmap::Status {
+        lease,
+        ..portmap::Status::default()
+    })
 }
 
 /// The kernel's error if an address is not the host's, or its interface is down.

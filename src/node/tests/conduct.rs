@@ -7,13 +7,7 @@ fn a_state_change_says_how_long_and_why() {
     let mut bench = Bench::with_peer(Role::Controlling);
     bench.pass(6 * SECOND);
     let last = bench.outputs.iter().rev().find_map(|it| match it {
-        Output::StateChange {
-            from,
-            to,
-            after,
-            reason,
-            ..
-        } => Some((*from, *to, *after, reason.clone())),
+        Output::StateChange(it) => Some((it.from, it.to, it.after, it.reason.clone())),
         _ => None,
     });
     let (from, to, after, reason) = last.unwrap();
