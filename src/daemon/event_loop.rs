@@ -74,7 +74,13 @@ fn catch_up(
         let Some(received) = arrivals.datagram()? else {
             break;
         };
-        hand_over(conductor, now(), &received);
+        let Received {
+            local,
+            from,
+            device,
+            data,
+        } = received;
+        conductor.handle_datagram(now(), device, local, from, &data);
     }
     for _ in 0..RECEIVE_BATCH {
         let Some((link, data)) = arrivals.probe()? else {
@@ -84,16 +90,6 @@ fn catch_up(
     }
     conductor.handle_timeout(now());
     Ok(())
-}
-
-fn hand_over(conductor: &mut Conductor, now: Instant, received: &Received) {
-    let Received {
-        local,
-        from,
-        device,
-        data,
-    } = received;
-    conductor.handle_datagram(now, *device, *local, *from, data);
 }
 
 /// The running daemon.
@@ -136,14 +132,9 @@ impl Daemon {
             self.carry_out();
             let deadline = self.conductor.poll_timeout();
             tokio::select! {
-                received = self.sockets.port.recv() => {
-                    let received = received.map_err(DaemonError::Port)?;
-                    hand_over(&mut self.conductor, Instant::now(), &received);
-                }
-                probe = self.sockets.probes.recv() => {
-                    let (link, data) = probe.map_err(DaemonError::Probes)?;
-                    self.conductor.handle_probe(Instant::now(), link, &data);
-                }
+                // The next turn takes what is there.
+                ready = self.sockets.port.ready() => ready.map_err(DaemonError::Port)?,
+                ready = self.sockets.probes.ready() => ready.map_err(DaemonError::Probes)?,
                 // The next turn lets time pass, after the packets.
                 () = sleep_until(deadline.map(|(at, _)| at)) => {}
                 Some(event) = self.coordinator_events.recv() => self.conductor.handle_coordinator(Instant::now(), event),

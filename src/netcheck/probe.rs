@@ -50,7 +50,7 @@ impl Probe {
 
     /// Sends requests and passes every received packet to `done`, until `done` returns true or the time is over.
     pub(super) async fn ask(
-        &self,
+        &mut self,
         questions: &[Question],
         mut done: impl FnMut(SocketAddr, &StunMessage) -> bool,
     ) {
@@ -75,8 +75,11 @@ impl Probe {
         }
     }
 
-    async fn receive(&self, buffer: &mut [u8]) -> io::Result<(SocketAddr, Option<StunMessage>)> {
-        match &self.raw {
+    async fn receive(
+        &mut self,
+        buffer: &mut [u8],
+    ) -> io::Result<(SocketAddr, Option<StunMessage>)> {
+        match &mut self.raw {
             Some(raw) => {
                 let received = raw.recv().await?;
                 Ok((received.from, stun::decode(&received.data).ok()))

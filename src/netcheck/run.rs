@@ -104,11 +104,11 @@ async fn family(
     let mut hairpin = None;
     let mut before_firewall = false;
     if locals.iter().any(of_family) && !servers.is_empty() {
-        let probe = Probe::open(any).await?;
+        let mut probe = Probe::open(any).await?;
         before_firewall = probe.is_before_firewall();
         // Filtering needs a port that has sent nowhere but to the server that is asked.
         let (answers, filtering) =
-            tokio::join!(mapping(&probe, &servers), filtering(any, &servers));
+            tokio::join!(mapping(&mut probe, &servers), filtering(any, &servers));
         seen.asked = servers.len();
         seen.answers = answers?;
         (seen.unsolicited, seen.solicited) = filtering?;
@@ -116,7 +116,7 @@ async fn family(
             (_, NatMapping::None) | (None, _) => None,
             // The destination cannot be known before.
             (_, kind) if kind.is_symmetric() => None,
-            (Some((server, public)), _) => self::hairpin(any, &probe, *server, *public).await?,
+            (Some((server, public)), _) => self::hairpin(any, &mut probe, *server, *public).await?,
         };
     }
     let mut public: Vec<SocketAddr> = seen.answers.iter().map(|(_, seen)| *seen).collect();
@@ -138,7 +138,7 @@ async fn family(
 
 /// Asks all servers from one port. Returns the servers that answered, with the reflexive addresses that they reported.
 async fn mapping(
-    probe: &Probe,
+    probe: &mut Probe,
     servers: &[SocketAddr],
 ) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
     let tx_id = tx_id()?;
@@ -173,7 +173,7 @@ async fn filtering(any: IpAddr, servers: &[SocketAddr]) -> io::Result<(bool, boo
     let Some((server, other)) = pair else {
         return Ok((false, false));
     };
-    let probe = Probe::open(any).await?;
+    let mut probe = Probe::open(any).await?;
     let tx_id = tx_id()?;
     let change = || Question {
         to: server,
@@ -212,12 +212,12 @@ async fn filtering(any: IpAddr, servers: &[SocketAddr]) -> io::Result<(bool, boo
 /// Returns whether packets between two ports of this host, sent to their public addresses, come back in.
 async fn hairpin(
     any: IpAddr,
-    one: &Probe,
+    one: &mut Probe,
     server: SocketAddr,
     one_public: SocketAddr,
 ) -> io::Result<Option<bool>> {
-    let other = Probe::open(any).await?;
-    let Some((_, other_public)) = mapping(&other, &[server]).await?.first().copied() else {
+    let mut other = Probe::open(any).await?;
+    let Some((_, other_public)) = mapping(&mut other, &[server]).await?.first().copied() else {
         return Ok(None);
     };
     let tx_id = tx_id()?;

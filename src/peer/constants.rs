@@ -265,8 +265,8 @@ pub(crate) const MAX_ADVERTISED: usize = 16;
 /// Most candidates learned from where packets came from: a symmetric NAT makes a few.
 pub(crate) const MAX_LEARNED: usize = 8;
 
-/// Nonces remembered per peer: more than a second of everything, minutes of an idle path, at 24 bytes each.
-pub(crate) const REPLAY_NONCES: usize = 256;
+/// Nonces remembered per peer: a second of everything, a port search included, and minutes of an idle path; at 8 bytes each.
+pub(crate) const REPLAY_NONCES: usize = 1024;
 
 /// Pings remembered as waiting for their pong.
 pub(crate) const MAX_PENDING: usize = 128;

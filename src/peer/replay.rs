@@ -10,15 +10,21 @@ use super::constants::REPLAY_NONCES;
 
 type Nonce = [u8; 24];
 
-/// The latest nonces of one peer. A linear search: 6 KB per packet, a few packets a second.
+/// The latest nonces of one peer, of each its first 64 bits: of so few random ones, two are alike once in 10^16 envelopes. Searching
+/// them all takes less than a thousandth of what opening an envelope takes.
 #[derive(Debug, Default)]
 pub(crate) struct ReplayWindow {
-    seen: VecDeque<Nonce>,
+    seen: VecDeque<u64>,
+}
+
+fn begin(nonce: &Nonce) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *nonce;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 impl ReplayWindow {
     pub(crate) fn contains(&self, nonce: &Nonce) -> bool {
-        self.seen.contains(nonce)
+        self.seen.contains(&begin(nonce))
     }
 
     /// Remembers the nonce of an envelope that opened.
@@ -26,6 +32,6 @@ impl ReplayWindow {
         if self.seen.len() == REPLAY_NONCES {
             self.seen.pop_front();
         }
-        self.seen.push_back(nonce);
+        self.seen.push_back(begin(&nonce));
     }
 }

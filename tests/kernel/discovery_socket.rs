@@ -1,5 +1,6 @@
 //! The data port shared with the kernel's FOU socket, and probes through tunnels.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -25,6 +26,15 @@ fn ip(text: &str) -> IpAddr {
 /// A datagram that looks like disco from outside.
 fn disco() -> Vec<u8> {
     [&MAGIC[..], &[7; 100]].concat()
+}
+
+async fn probe(probes: &mut ProbeSocket) -> io::Result<(u32, Vec<u8>)> {
+    loop {
+        if let Some(received) = probes.try_recv()? {
+            return Ok(received);
+        }
+        probes.ready().await?;
+    }
 }
 
 async fn open_port() -> (Kernel, DiscoverySocket) {
@@ -58,7 +68,7 @@ fn disco_and_stun_share_the_port_with_fou() {
         both(
             || {
                 a.block_on(|| async {
-                    let (_kernel, port) = open_port().await;
+                    let (_kernel, mut port) = open_port().await;
                     let far = SocketAddr::new(ip(to), PORT);
                     loop {
                         // The other side may still be starting: say it until it answers.
@@ -78,7 +88,7 @@ fn disco_and_stun_share_the_port_with_fou() {
             },
             || {
                 b.block_on(|| async {
-                    let (_kernel, port) = open_port().await;
+                    let (_kernel, mut port) = open_port().await;
                     let heard = timeout(SOON, port.recv()).await.unwrap().unwrap();
                     assert_eq!(
                         (heard.from, heard.local),
@@ -103,7 +113,7 @@ fn what_we_send_ourselves_is_not_received() {
     }
     let (a, _b) = Host::pair();
     a.block_on(|| async {
-        let (_kernel, port) = open_port().await;
+        let (_kernel, mut port) = open_port().await;
         port.send(None, PORT, SocketAddr::new(ip("192.0.2.2"), PORT), &disco())
             .unwrap();
         assert!(timeout(NEVER, port.recv()).await.is_err());
@@ -151,10 +161,10 @@ fn probe_crosses(family: Family, mtu: usize) {
     both(
         || {
             a.block_on(|| async {
-                let (_port, probes, index) = open_tunnel(&a, 1, family).await;
+                let (_port, mut probes, index) = open_tunnel(&a, 1, family).await;
                 loop {
                     probes.send(index, &question).unwrap();
-                    if let Ok(answer) = timeout(NEVER, probes.recv()).await {
+                    if let Ok(answer) = timeout(NEVER, probe(&mut probes)).await {
                         assert_eq!(answer.unwrap(), (index, b"answer".to_vec()));
                         return;
                     }
@@ -170,8 +180,8 @@ fn probe_crosses(family: Family, mtu: usize) {
         },
         || {
             b.block_on(|| async {
-                let (_port, probes, index) = open_tunnel(&b, 2, family).await;
-                let (device, heard) = timeout(SOON, probes.recv()).await.unwrap().unwrap();
+                let (_port, mut probes, index) = open_tunnel(&b, 2, family).await;
+                let (device, heard) = timeout(SOON, probe(&mut probes)).await.unwrap().unwrap();
                 assert_eq!((device, heard.len()), (index, mtu));
                 probes.send(index, b"answer").unwrap();
             });
@@ -192,7 +202,7 @@ fn a_firewall_that_drops_data_lets_disco_be_seen_but_no_probe() {
     both(
         || {
             a.block_on(|| async {
-                let (port, probes, index) = open_tunnel(&a, 1, Family::V4).await;
+                let (mut port, probes, index) = open_tunnel(&a, 1, Family::V4).await;
                 let far = SocketAddr::new(ip("192.0.2.2"), PORT);
                 while timeout(NEVER, port.recv()).await.is_err() {
                     port.send(None, PORT, far, &disco()).unwrap();
@@ -202,10 +212,10 @@ fn a_firewall_that_drops_data_lets_disco_be_seen_but_no_probe() {
         },
         || {
             b.block_on(|| async {
-                let (port, probes, _index) = open_tunnel(&b, 2, Family::V4).await;
+                let (mut port, mut probes, _index) = open_tunnel(&b, 2, Family::V4).await;
                 let heard = timeout(SOON, port.recv()).await.unwrap().unwrap();
                 assert!(
-                    timeout(NEVER * 3, probes.recv()).await.is_err(),
+                    timeout(NEVER * 3, probe(&mut probes)).await.is_err(),
                     "data crossed the firewall"
                 );
                 port.send(None, PORT, heard.from, &disco()).unwrap();
@@ -230,7 +240,7 @@ fn a_learned_path_mtu_stops_no_datagram() {
         both(
             || {
                 a.block_on(|| async {
-                    let (kernel, port) = open_port().await;
+                    let (kernel, mut port) = open_port().await;
                     let far = SocketAddr::new(ip(to), PORT);
                     assert_eq!(kernel.route_to(ip(from), ip(to)).unwrap().mtu, 1280);
                     loop {
@@ -247,7 +257,7 @@ fn a_learned_path_mtu_stops_no_datagram() {
             },
             || {
                 b.block_on(|| async {
-                    let (_kernel, port) = open_port().await;
+                    let (_kernel, mut port) = open_port().await;
                     let heard = timeout(SOON, port.recv()).await.unwrap().unwrap();
                     assert_eq!(heard.data.len(), MAGIC.len() + 1400);
                     port.send(Some(heard.local.ip()), PORT, heard.from, &disco())

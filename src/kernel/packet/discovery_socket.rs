@@ -54,6 +54,7 @@ pub struct DiscoverySocket {
     ipv4: Family,
     /// The IPv6 sockets; missing on hosts without IPv6.
     ipv6: Option<Family>,
+    buffer: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -92,27 +93,38 @@ impl DiscoverySocket {
             Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
             Err(error) => return Err(error),
         };
-        Ok(DiscoverySocket { port, ipv4, ipv6 })
+        Ok(DiscoverySocket {
+            port,
+            ipv4,
+            ipv6,
+            buffer: vec![0; BUFFER],
+        })
     }
 
     /// Waits for a datagram.
     ///
     /// # Errors
     /// The system's.
-    pub async fn recv(&self) -> io::Result<Received> {
-        let mut ipv4 = vec![0; BUFFER];
-        let mut ipv6 = vec![0; BUFFER];
+    pub async fn recv(&mut self) -> io::Result<Received> {
         loop {
-            let received = match &self.ipv6 {
-                Some(family) => tokio::select! {
-                    frame = self.ipv4.receiver.recv(&mut ipv4) => parse(frame?, &ipv4),
-                    frame = family.receiver.recv(&mut ipv6) => parse(frame?, &ipv6),
-                },
-                None => parse(self.ipv4.receiver.recv(&mut ipv4).await?, &ipv4),
-            };
-            if let Some(received) = received {
+            if let Some(received) = self.try_recv()? {
                 return Ok(received);
             }
+            self.ready().await?;
+        }
+    }
+
+    /// Waits until there is something to take.
+    ///
+    /// # Errors
+    /// The system's.
+    pub async fn ready(&self) -> io::Result<()> {
+        let Some(ipv6) = &self.ipv6 else {
+            return self.ipv4.receiver.ready().await;
+        };
+        tokio::select! {
+            ready = self.ipv4.receiver.ready() => ready,
+            ready = ipv6.receiver.ready() => ready,
         }
     }
 
@@ -120,11 +132,10 @@ impl DiscoverySocket {
     ///
     /// # Errors
     /// The system's.
-    pub fn try_recv(&self) -> io::Result<Option<Received>> {
-        let mut buffer = vec![0; BUFFER];
-        for family in self.families() {
-            while let Some(frame) = family.receiver.try_recv(&mut buffer)? {
-                if let Some(received) = parse(frame, &buffer) {
+    pub fn try_recv(&mut self) -> io::Result<Option<Received>> {
+        for family in std::iter::once(&self.ipv4).chain(&self.ipv6) {
+            while let Some(frame) = family.receiver.try_recv(&mut self.buffer)? {
+                if let Some(received) = parse(frame, &self.buffer) {
                     return Ok(Some(received));
                 }
             }

@@ -98,16 +98,13 @@ impl PacketSocket {
         self.socket.get_ref().attach_filter(filter)
     }
 
-    /// Waits for a frame; cuts off the bytes that do not fit into the buffer.
-    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<Frame> {
-        self.socket
-            .async_io(Interest::READABLE, |socket| {
-                receive(socket.as_raw_fd(), buffer)
-            })
-            .await
+    /// Waits until there is a frame to take.
+    pub async fn ready(&self) -> io::Result<()> {
+        let is_there = |socket: &Socket| peek(socket.as_raw_fd());
+        self.socket.async_io(Interest::READABLE, is_there).await
     }
 
-    /// Takes a frame that is already here.
+    /// Takes a frame that is already here; cuts off the bytes that do not fit into the buffer.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<Frame>> {
         match receive(self.socket.as_raw_fd(), buffer) {
             Ok(frame) => Ok(Some(frame)),
@@ -182,6 +179,18 @@ fn link_address(ether_type: u16, device: u32) -> libc::sockaddr_ll {
         sll_pkttype: 0,
         sll_halen: 0,
         sll_addr: [0; 8],
+    }
+}
+
+/// Fails where there is no frame; leaves one that is there.
+fn peek(fd: RawFd) -> io::Result<()> {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: a buffer of no bytes is never written to.
+    let there = unsafe { libc::recv(fd, std::ptr::null_mut(), 0, flags) };
+    if there < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
 }
 

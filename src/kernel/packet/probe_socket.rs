@@ -18,6 +18,7 @@ const BUFFER: usize = 9216;
 #[derive(Debug)]
 pub struct ProbeSocket {
     socket: PacketSocket,
+    buffer: Vec<u8>,
 }
 
 impl ProbeSocket {
@@ -34,32 +35,26 @@ impl ProbeSocket {
         ];
         Ok(ProbeSocket {
             socket: PacketSocket::open(ETHER_TYPE, &filter)?,
+            buffer: vec![0; BUFFER],
         })
     }
 
-    /// Waits for a probe: the index of the device that it came through, and its content. It may come from any device,
-    /// an Ethernet card included; the caller knows which ones are tunnels.
+    /// Waits until there is something to take.
     ///
     /// # Errors
     /// The system's.
-    pub async fn recv(&self) -> io::Result<(u32, Vec<u8>)> {
-        let mut buffer = vec![0; BUFFER];
-        let frame = self.socket.recv(&mut buffer).await?;
-        buffer.truncate(frame.length);
-        Ok((frame.device, buffer))
+    pub async fn ready(&self) -> io::Result<()> {
+        self.socket.ready().await
     }
 
-    /// A probe that is waiting, as [`ProbeSocket::recv`] gives it.
+    /// Takes a probe that is already here: the index of the device that it came through, and its content. It may come from any
+    /// device, an Ethernet card included; the caller knows which ones are tunnels.
     ///
     /// # Errors
     /// The system's.
-    pub fn try_recv(&self) -> io::Result<Option<(u32, Vec<u8>)>> {
-        let mut buffer = vec![0; BUFFER];
-        let Some(frame) = self.socket.try_recv(&mut buffer)? else {
-            return Ok(None);
-        };
-        buffer.truncate(frame.length);
-        Ok(Some((frame.device, buffer)))
+    pub fn try_recv(&mut self) -> io::Result<Option<(u32, Vec<u8>)>> {
+        let frame = self.socket.try_recv(&mut self.buffer)?;
+        Ok(frame.map(|frame| (frame.device, self.buffer[..frame.length].to_vec())))
     }
 
     /// Sends a probe through the device with this index.
