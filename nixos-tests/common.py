@@ -403,6 +403,8 @@ class BackgroundPing:
     def lost_none(self) -> None:
         """Ends it: it was still running, and every packet was answered."""
         assert self.running(), "the ping was over before: nothing is proved"
+        # What happened may have taken less than the second that a packet has to be answered.
+        time.sleep(2)
         sent, lost = self.stop()
         assert sent > 0 and not lost, f"of {sent} packets these were lost: {lost}"
 

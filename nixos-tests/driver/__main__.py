@@ -13,8 +13,14 @@ from pathlib import Path
 from . import host, rendered, topology, vm
 from .host import RESULTS, SCENARIOS, say
 from .jobs import Job
+from .qemu import Qemu, QemuError
+from .uml import Uml
 from .vm import Vm, VmError
 
+# A machine boots in 3 s on a working KVM, and in 1 s in User-mode Linux. The device may also exist and hang, so not being quick is not
+# working.
+KVM_PROBE_TIMEOUT_S = 10
+UML_PROBE_TIMEOUT_S = 60
 # What a script finds defined.
 TYPED_PRELUDE = """\
 from driver.guest import Scenario, retry
@@ -95,7 +101,20 @@ def list_scenarios(args: argparse.Namespace) -> bool:
 
 def _vm(args: argparse.Namespace, steady: bool) -> Vm:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    return Vm(args.cpus, args.memory, RESULTS, args.kvm, steady)
+    uml = Uml(host.CACHE, args.memory, RESULTS)
+    if args.machine == "uml" and not uml.is_built:
+        raise host.UsageError("the kernel of User-mode Linux is not there; `scripts/setup uml` makes it")
+    if args.machine == "uml" or (args.machine is None and not steady and uml.is_built and uml_works(uml)):
+        return Vm(uml)
+    return Vm(Qemu(args.cpus, args.memory, RESULTS, args.kvm, steady, lambda qemu: vm.boots(qemu, KVM_PROBE_TIMEOUT_S)))
+
+
+def uml_works(uml: Uml) -> bool:
+    """Whether such a machine boots here. It needs ptrace(2), which containers may deny."""
+    works = vm.boots(uml, UML_PROBE_TIMEOUT_S)
+    if not works:
+        say("User-mode Linux does not boot here: QEMU takes its place, which is slower")
+    return works
 
 
 def main() -> int:
@@ -105,8 +124,9 @@ def main() -> int:
     parser.add_argument("--programs", type=Path, default=host.REPOSITORY / "target" / "debug", help="where gretun and gretun-coord are")
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--memory", default="1G")
-    parser.add_argument("--kvm", action=argparse.BooleanOptionalAction, help="use KVM or do not (default: probe)")
-    parser.add_argument("--steady", action="store_true", help="one emulated processor of 1000 MIPS, however busy this machine is")
+    parser.add_argument("--machine", choices=["uml", "qemu"], help="what guests run in (default: uml where its kernel is and boots)")
+    parser.add_argument("--kvm", action=argparse.BooleanOptionalAction, help="have QEMU use KVM or not (default: probe)")
+    parser.add_argument("--steady", action="store_true", help="QEMU with one emulated processor of 1000 MIPS, however busy this machine is")
     parser.add_argument("--verbose", action="store_true", help="show every command")
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run", help="run scenarios, all of them when none is named")
@@ -133,7 +153,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, _interrupted)
     try:
         return 0 if args.function(args) else 1
-    except (host.UsageError, VmError, topology.TopologyError, rendered.RenderedError) as error:
+    except (host.UsageError, QemuError, VmError, topology.TopologyError, rendered.RenderedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

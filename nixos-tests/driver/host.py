@@ -145,7 +145,7 @@ def run(
     _boot_and_run(prepared, vm, guests, built, options)
     outcomes = {job.name: _result(job) for job in jobs}
     slow = [job for job in jobs if outcomes[job.name].get("slow")]
-    if slow and not vm.steady:
+    if slow and not vm.is_steady:
         for job in slow:
             first = outcomes[job.name]
             say(f"SLOW {job.name}: a stall of {first['worst_stall_ms']} ms, and {first['error']}")
@@ -164,7 +164,7 @@ def run(
         note = "  ".join(filter(None, (outcome["error"], outcome.get("note"))))
         stall = f"worst stall {outcome.get('worst_stall_ms', '-')} ms"
         say(f"{'ok  ' if outcome['passed'] else 'FAIL'} {job.name:22} {outcome['seconds']:>7} s  {stall:22}  {note}".rstrip())
-    if not vm.steady:
+    if not vm.is_steady:
         times().note(_times(outcome for outcome in outcomes.values() if outcome["passed"] and "note" not in outcome))
     say(f"{passed} passed, {failed} failed")
     return failed == 0
@@ -190,11 +190,11 @@ def _boot_and_run(prepare: Callable[[], Iterable[list[Job]]], vm: Vm, guests: in
     queue.clear()
 
     def boot(guest: str) -> None:
-        say(f"booting guest {guest} ({'KVM' if vm.kvm else 'software emulation, steady clock' if vm.steady else 'software emulation'})")
+        say(f"booting guest {guest} ({vm.machine.name})")
         began = time.monotonic()
         try:
             command = guest_command(built, "--queue", str(directory), "--guest", guest, *options)
-            vm.run(command, _Patience(queue, guest, STEADY_SLOWNESS if vm.steady else 1), say)
+            vm.run(command, _Patience(queue, guest, STEADY_SLOWNESS if vm.is_steady else 1), say)
         except VmError as error:
             say(f"error: {error}")
         say(f"guest {guest} ended after {time.monotonic() - began:.0f} s")

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -29,6 +30,19 @@ pub(in crate::kernel) const DEFAULT_GROUP: u32 = 0;
 pub(in crate::kernel) const ADD: u16 = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
 pub(in crate::kernel) const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 
+/// How long a route may be too early, and the pause between two tries. The work queue needs a few milliseconds.
+const PEER_ROUTE_TIMEOUT: Duration = Duration::from_secs(1);
+const PEER_ROUTE_PAUSE: Duration = Duration::from_millis(5);
+
+fn is_early_route(op: &KernelOp, outcome: &Outcome) -> bool {
+    let is_through_host = matches!(
+        op,
+        KernelOp::AddRoute { route, .. } if route.via.is_some_and(|via| via.is_ipv6())
+    );
+    let errno = outcome.as_ref().err().and_then(KernelError::errno);
+    is_through_host && errno == Some(libc::EHOSTUNREACH)
+}
+
 /// Interface indices by name.
 type Indices = HashMap<String, u32>;
 
@@ -39,8 +53,32 @@ impl Kernel {
             Some(Stage::Fou) => self.apply_fou(ops),
             Some(Stage::Snat | Stage::Source) => self.apply_nftables(ops),
             Some(Stage::Removal) => self.apply_removals(ops),
-            Some(_) => self.apply_each(ops, kept),
+            Some(_) => {
+                let outcomes = self.apply_each(ops, kept);
+                self.add_early_routes_again(ops, outcomes)
+            }
             None => Vec::new(),
+        }
+    }
+
+    /// Adds routes again that came too early for the kernel: it makes the route to the peer of an IPv6 address in a work queue
+    /// (`addrconf_dad_work`, net/ipv6/addrconf.c), some time after its answer to the address.
+    fn add_early_routes_again(&self, ops: &[KernelOp], mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
+        let deadline = Instant::now() + PEER_ROUTE_TIMEOUT;
+        loop {
+            let places = (0..ops.len()).filter(|&i| is_early_route(&ops[i], &outcomes[i]));
+            let places: Vec<usize> = places.collect();
+            if places.is_empty() || Instant::now() >= deadline {
+                return outcomes;
+            }
+            std::thread::sleep(PEER_ROUTE_PAUSE);
+            let again: Vec<KernelOp> = places.iter().map(|&i| ops[i].clone()).collect();
+            for (i, outcome) in places
+                .into_iter()
+                .zip(self.apply_each(&again, &Indices::new()))
+            {
+                outcomes[i] = outcome;
+            }
         }
     }
 
