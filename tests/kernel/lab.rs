@@ -84,9 +84,13 @@ impl Host {
         ));
         for (host, number) in [(&a, 1), (&b, 2)] {
             host.run(&format!(
-                "ethtool -K eth0 tx off >/dev/null; ip addr add 192.0.2.{number}/24 dev eth0
+                "ethtool -K eth0 tx off >/dev/null; echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip addr add 192.0.2.{number}/24 dev eth0
                  ip addr add 2001:db8::{number}/64 dev eth0 nodad; ip link set lo up; ip link set eth0 up"
             ));
+        }
+        // The kernel gives a link its link-local address some time after it is up on both sides; what looks for changes must not see it.
+        for host in [&a, &b] {
+            host.run("until ip -6 addr show dev eth0 scope link -tentative | grep -q fe80; do sleep 0.05; done");
         }
         (a, b)
     }
