@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::Context;
-use super::out::outln;
+use super::out::{outln, progressln};
 use super::report::Report;
 use crate::coordinator::CoordinatorUrl;
 use crate::daemon::settings::{DEFAULT_PORT, Settings};
@@ -39,6 +39,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode, Report> {
         .enable_all()
         .build()
         .map_err(|error| Report::failed(format!("cannot run: {error}")))?;
+    progressln!("looking at this host, its coordinator and STUN; up to 10 seconds ...");
     let findings = runtime.block_on(doctor::run(&patient));
     if context.json {
         outln!("{}", serde_json::json!(findings));

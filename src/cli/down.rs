@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::out::progressln;
 use super::report::Report;
 use crate::daemon::settings::{DEFAULT_PORT, Settings};
 use crate::daemon::teardown;
@@ -43,6 +44,7 @@ pub fn run(args: Args) -> Result<(), Report> {
         Some(path) => flags.over(Settings::from_file(path)?),
         None => flags,
     };
+    progressln!("removing the tunnels ...");
     match local_api::ask::<()>(&settings.socket(), &Request::Down) {
         Ok(()) => Ok(()),
         Err(LocalApiError::NoDaemon { .. }) => Ok(teardown::run(

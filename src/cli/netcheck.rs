@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Context;
 use super::local::LocalArgs;
-use super::out::{out, outln};
+use super::out::{out, outln, progressln};
 use super::report::Report;
 use super::table;
 use crate::coordinator::CoordinatorUrl;
@@ -55,6 +55,10 @@ pub fn run(args: &Args, context: Context) -> Result<(), Report> {
         .enable_all()
         .build()
         .map_err(|error| Report::failed(format!("cannot run: {error}")))?;
+    progressln!(
+        "asking {} STUN servers and the router; up to 10 seconds ...",
+        servers.len()
+    );
     let checked = runtime.block_on(netcheck::run(&servers))?;
     let view = View { daemon, checked };
     if context.json {

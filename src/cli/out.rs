@@ -29,8 +29,17 @@ macro_rules! errln {
     };
 }
 
+/// Says what takes seconds, to somebody who looks on: to standard error, where that is a terminal.
+macro_rules! progressln {
+    ($($arguments:tt)*) => {
+        if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+            $crate::cli::out::errln!($($arguments)*);
+        }
+    };
+}
+
 pub(crate) use errln;
-pub(super) use {out, outln};
+pub(super) use {out, outln, progressln};
 
 /// Writes to standard output. When that fails, and not because nobody reads any more, says so and ends the process: what
 /// was asked for is not there.

@@ -2,7 +2,7 @@
 //! carrying out a plan or only showing it.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::Context;
-use super::out::{errln, out, outln};
+use super::out::{out, outln, progressln};
 use super::report::Report;
 use crate::kernel::host::lock::{COMMAND_PATIENCE, Lock};
 use crate::kernel::host::preflight::{self, Need};
@@ -247,8 +247,8 @@ impl Session {
             print_dry_run(ops, context);
             return Ok(());
         }
-        if !ops.is_empty() && ops.len() > 100 && std::io::stderr().is_terminal() {
-            errln!("{} changes ...", ops.len());
+        if ops.len() > 100 {
+            progressln!("{} changes ...", ops.len());
         }
         self.kernel.execute(ops)?;
         if context.json {
