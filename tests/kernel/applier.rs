@@ -213,6 +213,24 @@ fn the_kernel_says_itself_what_it_can() {
     });
 }
 
+/// As in a container, or on an image without modules: nothing but the kernel itself can tell what was built into it.
+#[test]
+fn what_is_in_the_kernel_is_there_also_where_no_file_tells_of_modules() {
+    if !kernel_is_able() {
+        return;
+    }
+    let (host, _far) = Host::pair();
+    let program = env!("CARGO_BIN_EXE_gretun");
+    let hide = "mount -t tmpfs none /lib/modules; mount -t tmpfs none /sys/module";
+    let report = host.run(&format!(
+        "unshare --mount sh -ec \"{hide}; {program} doctor || true\""
+    ));
+    for module in ["fou", "ip_gre", "nf_tables", "fou6", "ip6_gre"] {
+        let there = format!("{module} is there");
+        assert!(report.contains(&there), "{module}: {report}");
+    }
+}
+
 #[test]
 fn links_of_others_are_no_obstacle() {
     if !kernel_is_able() {
