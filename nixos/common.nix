@@ -67,14 +67,14 @@ in
           "ip6_gre"
         ];
 
-        warnings = helpers.unbroken (
+        warnings = helpers.joinLines (
           lib.optional config.boot.isContainer ''
             services.gretun runs in a container, which cannot load kernel modules. Load them on the host:
             boot.kernelModules = [ "fou" "fou6" "ip_gre" "ip6_gre" ];''
         );
       }
       # What ip_gre, sit and their like create by themselves when they are loaded.
-      (helpers.keepOff "fallback" [
+      (helpers.leaveUnmanaged "fallback" [
         "gre0"
         "gretap0"
         "erspan0"

@@ -141,7 +141,7 @@ in
         ++ helpers.secretProblems "${option}.tls.keyFile" tls.keyFile
         ++ lib.concatMap (helpers.secretProblems "${option}.authKeyFiles") cfg.authKeyFiles
       );
-      warnings = helpers.unbroken (
+      warnings = helpers.joinLines (
         optional settings.open ''
           ${option}.settings.open lets everybody who reaches the coordinator into the network. Set authKeyFiles or make
           keys with `gretun-coord keys create`, and remove it.''

@@ -8,9 +8,9 @@ rec {
     map (message: {
       assertion = false;
       inherit message;
-    }) (unbroken problems);
+    }) (joinLines problems);
 
-  unbroken = map (builtins.replaceStrings [ "\n" ] [ " " ]);
+  joinLines = map (builtins.replaceStrings [ "\n" ] [ " " ]);
 
   isIPv6 = lib.hasInfix ":";
 
@@ -78,7 +78,7 @@ rec {
     };
 
   # The interfaces of a part of gretun are left alone by everything else that manages interfaces. `patterns` are globs.
-  keepOff = part: patterns: {
+  leaveUnmanaged = part: patterns: {
     networking.networkmanager.unmanaged = map (pattern: "interface-name:${pattern}") patterns;
     networking.dhcpcd.denyInterfaces = patterns;
     systemd.network.networks."05-gretun-${part}" = {

@@ -70,7 +70,7 @@ let
     };
 
   # The far end of an address, of the same family.
-  peerOf =
+  innerPeerAddress =
     tunnel: address:
     lib.findFirst (peer: lib.hasInfix ":" peer == lib.hasInfix ":" address) null tunnel.peer-ip;
 
@@ -93,7 +93,7 @@ let
       address:
       given {
         Address = address;
-        Peer = peerOf tunnel address;
+        Peer = innerPeerAddress tunnel address;
       }
     ) tunnel.tunnel-ip;
     routes = map (destination: { Destination = destination; }) tunnel.route;

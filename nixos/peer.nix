@@ -126,7 +126,7 @@ let
 
   # --- peers --------------------------------------------------------------------------------------------------------
 
-  peerOf =
+  instanceOf =
     instance: peerCfg:
     peerCfg
     // rec {
@@ -141,7 +141,7 @@ let
     };
 
   wanted = builtins.filter (peer: peer.enable) (
-    [ (peerOf null cfg) ] ++ lib.mapAttrsToList peerOf cfg.instances
+    [ (instanceOf null cfg) ] ++ lib.mapAttrsToList instanceOf cfg.instances
   );
   peers = optionals gretun.enable wanted;
 
@@ -182,7 +182,7 @@ let
   # --- units --------------------------------------------------------------------------------------------------------
 
   # The same user, group and state directory for the daemon and for what takes its tunnels down.
-  identity =
+  serviceIdentity =
     peer: capabilities:
     helpers.hardening
     // {
@@ -213,7 +213,7 @@ let
     enableDefaultPath = false;
 
     serviceConfig =
-      identity peer [
+      serviceIdentity peer [
         "CAP_NET_ADMIN"
         "CAP_NET_RAW"
       ]
@@ -250,7 +250,7 @@ let
     restartIfChanged = false;
     enableDefaultPath = false;
 
-    serviceConfig = identity peer [ "CAP_NET_ADMIN" ] // {
+    serviceConfig = serviceIdentity peer [ "CAP_NET_ADMIN" ] // {
       Type = "oneshot";
       RemainAfterExit = true;
       ExecStop = toString [
@@ -380,7 +380,7 @@ in
           "net.ipv6.conf.default.accept_ra" = mkIf (routed6 != [ ]) (lib.mkOverride 900 2);
         };
       }
-      (helpers.keepOff "peers" (map (peer: "${peer.prefix}*") peers))
+      (helpers.leaveUnmanaged "peers" (map (peer: "${peer.prefix}*") peers))
     ]))
   ];
 }

@@ -269,7 +269,7 @@ in
           builtins.attrValues byGretun
         )) helpers.masqueradingModules;
       }
-      (helpers.keepOff "tunnels" (builtins.attrNames byGretun))
+      (helpers.leaveUnmanaged "tunnels" (builtins.attrNames byGretun))
     ]))
   ];
 }
