@@ -39,6 +39,9 @@ const PURE: [&str; 8] = [
     "daemon/conductor",
 ];
 
+/// The rooms of a peer, from the ground floor to the top. Each may use those before it; what joins them is in `src/peer/` itself.
+const ROOMS: [&str; 4] = ["path", "discovery", "tunnel", "verdict"];
+
 /// Text that only code that acts contains.
 const ACTS: [&str; 12] = [
     "tokio::",
@@ -101,7 +104,11 @@ fn rank(layer: &str) -> usize {
 
 /// The names that follow `crate::` in a line.
 fn imports(line: &str) -> impl Iterator<Item = &str> {
-    let parts = line.split("crate::").skip(1);
+    names_behind(line, "crate::")
+}
+
+fn names_behind<'a>(line: &'a str, before: &'static str) -> impl Iterator<Item = &'a str> {
+    let parts = line.split(before).skip(1);
     parts.filter_map(|rest| {
         let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c == '_'));
         let name = &rest[..end.unwrap_or(rest.len())];
@@ -121,6 +128,25 @@ fn no_folder_uses_one_above_it() {
                 if rank(used) > rank(&layer) {
                     let file = path.display();
                     wrong.push(format!("{file}:{number}: {layer} uses {used}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_room_of_a_peer_uses_one_above_it() {
+    let mut wrong = Vec::new();
+    for (rank, room) in ROOMS.iter().enumerate() {
+        let read = files(&source().join("peer").join(room));
+        assert!(!read.is_empty(), "{room}");
+        for path in read {
+            for (number, line) in code(&path) {
+                let mut above = ROOMS[rank + 1..].iter();
+                let used = above.find(|it| names_behind(&line, "peer::").any(|name| name == **it));
+                if let Some(used) = used {
+                    wrong.push(format!("{}:{number}: {room} uses {used}", path.display()));
                 }
             }
         }

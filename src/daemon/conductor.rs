@@ -84,7 +84,7 @@ pub enum Act {
     /// Open new connections to the coordinator.
     Reconnect,
     /// Ask the router soon whether it still has the port mapping.
-    DoubtPortMapping,
+    RecheckPortMapping,
     /// Log that a peer changed its state.
     LogState(StateChange),
     /// Log why a peer is not connected, which is another reason than before.
@@ -453,7 +453,7 @@ impl Conductor {
                         let after = change.after;
                         self.acts.push_back(Act::CountHolePunch { after });
                     }
-                    (State::Direct, _) => self.acts.push_back(Act::DoubtPortMapping),
+                    (State::Direct, _) => self.acts.push_back(Act::RecheckPortMapping),
                     _ => {}
                 }
                 Act::LogState(change)

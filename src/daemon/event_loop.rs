@@ -201,9 +201,9 @@ impl Daemon {
                 }
                 Act::ReadHostAddresses => self.read_host_network(),
                 Act::Reconnect => self.coordinator.reconnect(),
-                Act::DoubtPortMapping => {
+                Act::RecheckPortMapping => {
                     if let Some(port_mapping) = &self.port_mapping {
-                        port_mapping.doubt();
+                        port_mapping.recheck();
                     }
                 }
                 Act::LogState(change) => {

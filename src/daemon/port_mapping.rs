@@ -35,7 +35,7 @@ const QUEUE: usize = 16;
 
 enum Command {
     Network(Option<Network>),
-    Doubt,
+    Recheck,
     GiveBack(oneshot::Sender<()>),
 }
 
@@ -67,8 +67,8 @@ impl Handle {
     }
 
     /// A path was lost.
-    pub fn doubt(&self) {
-        self.tell(Command::Doubt);
+    pub fn recheck(&self) {
+        self.tell(Command::Recheck);
     }
 
     /// Gives the port back, if there is one, and waits for it as long as that is worth it.
@@ -184,7 +184,7 @@ impl Asker {
                     }
                     self.mapper.handle_network(now, network);
                 }
-                Some(Command::Doubt) => self.mapper.handle_doubt(now),
+                Some(Command::Recheck) => self.mapper.handle_path_loss(now),
                 Some(Command::GiveBack(waits)) => {
                     self.mapper.give_back(now);
                     self.waits = Some(waits);

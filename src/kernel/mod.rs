@@ -13,8 +13,8 @@ pub use netlink::watch::NetChange;
 
 use std::sync::{Arc, Mutex};
 
-use netlink::dump::Lister;
-use netlink::request::Changer;
+use netlink::dump::DumpSocket;
+use netlink::request::RequestSocket;
 use netlink::socket::KernelSocket;
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 
@@ -22,8 +22,8 @@ use rtnetlink::sys::protocols::NETLINK_GENERIC;
 /// deadline (`netlink/socket.rs`), and whoever must not wait asks from a thread of their own, with sockets of their own.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    list: Arc<Lister>,
-    change: Arc<Changer>,
+    list: Arc<DumpSocket>,
+    change: Arc<RequestSocket>,
     generic: Arc<Mutex<KernelSocket>>,
 }
 
@@ -36,8 +36,8 @@ impl Kernel {
         let failed = |error| KernelError::netlink("open a netlink socket", error);
         let generic = KernelSocket::open(NETLINK_GENERIC).map_err(failed)?;
         Ok(Kernel {
-            list: Arc::new(Lister::open().map_err(failed)?),
-            change: Arc::new(Changer::open().map_err(failed)?),
+            list: Arc::new(DumpSocket::open().map_err(failed)?),
+            change: Arc::new(RequestSocket::open().map_err(failed)?),
             generic: Arc::new(Mutex::new(generic)),
         })
     }

@@ -27,7 +27,7 @@ const KEEP_GAP: Duration = Duration::from_secs(20);
 /// Added to [`KEEP_GAP`], up to this, so that many nodes do not ask in step.
 const KEEP_JITTER: Duration = Duration::from_secs(4);
 
-/// A peer in doubt about its path makes all servers be asked again, but not more often than this.
+/// A peer that rechecks its path makes all servers be asked again, but not more often than this.
 const REFRESH_MIN_GAP: Duration = Duration::from_secs(1);
 
 /// Most servers asked: the coordinator has two, and a handful more tell nothing new.

@@ -84,13 +84,13 @@ pub(crate) const UPGRADE_SHARE: u32 = 5;
 pub(crate) const UPGRADE_SAMPLES: usize = 3;
 
 /// How long a path that failed is left alone; doubles with each failure in a row.
-pub(crate) const BLOCK_MIN: Duration = ms(5_000);
+pub(crate) const HOLD_DOWN_MIN: Duration = ms(5_000);
 
 /// Longest time that a path which failed is left alone.
-pub(crate) const BLOCK_MAX: Duration = ms(60_000);
+pub(crate) const HOLD_DOWN_MAX: Duration = ms(60_000);
 
 /// How long a path is not moved to after a move to it failed: what worked was cut for a second, for nothing.
-pub(crate) const MOVE_BLOCK: Duration = ms(3_600_000);
+pub(crate) const MOVE_HOLD_DOWN: Duration = ms(3_600_000);
 
 // The check of a tunnel by data probes.
 
@@ -167,18 +167,18 @@ pub(crate) const LOSS_ROUND_TRIPS: u32 = 3;
 
 // Port search.
 
-/// Source ports that the side with a mapping per destination sends from. Against [`GUESSES`] of 64,512 ports one is met with a
+/// Source ports that the side with a mapping per destination sends from. Against [`MAX_TARGET_PORTS`] of 64,512 ports one is met with a
 /// probability of 1 - (1 - 256 / 64512)^2048 = 99.97 %, on average after 250 guesses.
-pub(crate) const SPREAD_PORTS: usize = 256;
+pub(crate) const FAN_OUT_PORTS: usize = 256;
 
-/// Guesses of one search: at [`MAX_SEARCH_PACKETS_PER_SECOND`] they take 2 s.
-pub(crate) const GUESSES: usize = 2048;
+/// TargetPorts of one search: at [`MAX_SEARCH_PACKETS_PER_SECOND`] they take 2 s.
+pub(crate) const MAX_TARGET_PORTS: usize = 2048;
 
-/// Guesses around the port that a NAT with ports in order will give out next: all that spreading opens.
-pub(crate) const PREDICTED_WINDOW: usize = SPREAD_PORTS;
+/// Probed ports around the port that a NAT with ports in order will give out next: all that a fan-out opens.
+pub(crate) const PREDICTED_WINDOW: usize = FAN_OUT_PORTS;
 
-/// Guesses at the peer's source ports themselves, which some NATs keep: one would be enough if nothing were lost.
-pub(crate) const PRESERVED_GUESSES: usize = 4;
+/// TargetPorts at the peer's source ports themselves, which some NATs keep: one would be enough if nothing were lost.
+pub(crate) const PRESERVED_TARGETS: usize = 4;
 
 /// A port may differ from the one before by this much and still count as next in order: other hosts of the site take some.
 pub(crate) const MAX_STEP: u16 = 16;
@@ -187,7 +187,7 @@ pub(crate) const MAX_STEP: u16 = 16;
 pub(crate) const OFFER_DELAY: Duration = ms(300);
 
 /// How long the ordinary search has before ports are searched for although STUN saw no NAT that needs it.
-pub(crate) const DOUBT_DELAY: Duration = ms(1_000);
+pub(crate) const AMBIGUOUS_MAPPING_DELAY: Duration = ms(1_000);
 
 /// How long a look at what the NAT gives to new flows may take, and is worth something.
 pub(crate) const OBSERVE_TIMEOUT: Duration = ms(250);

@@ -76,7 +76,7 @@ pub(crate) struct Context<'a> {
     /// Set to how the peer's tunnel should be from now on.
     pub(crate) tunnel: &'a mut Option<Outside>,
     pub(crate) counters: &'a mut Counters,
-    /// Set when this host's own mapping is in doubt: STUN should be asked now.
+    /// Set when this host's own mapping is to be rechecked: STUN should be asked now.
     pub(crate) ask_stun: &'a mut bool,
     /// Set when disco comes from a public address.
     pub(crate) udp_came_in: &'a mut Option<Instant>,

@@ -2,7 +2,7 @@
 //!
 //! `docs/NAT_TRAVERSAL.md` tells the whole story. In short: both sides *search* (`discovery/path_search.rs`): they ping every candidate and
 //! call the peer to do the same. The side with the greater node key is *controlling*: it chooses a path and nominates
-//! it (`path/nomination.rs`). Both then set their kernel tunnels to it and *prove* it (`tunnel/tunnel_check.rs`) by probes through the tunnel,
+//! it (`nomination.rs`). Both then set their kernel tunnels to it and *prove* it (`tunnel/tunnel_check.rs`) by probes through the tunnel,
 //! and go on doing so once a second.
 //!
 //! Nothing here reads a clock, opens a socket or draws randomness of its own; [`crate::node`] is the only caller.
@@ -11,6 +11,7 @@ mod constants;
 mod context;
 mod counters;
 mod discovery;
+mod nomination;
 mod output;
 mod packet_window;
 mod path;
@@ -31,8 +32,8 @@ use crate::proto::{DiscoPublic, DiscoShared, NodePublic};
 
 use discovery::Discovery;
 use discovery::candidates::AdvertisedBy;
+use nomination::Choice;
 pub(crate) use packet_window::PacketWindow;
-use path::nomination::Choice;
 use replay::ReplayWindow;
 use timers::{Timer, Timers};
 use tunnel::check_state::{CheckState, Tunnel};
@@ -40,11 +41,13 @@ use tunnel::make_before_break::Overlap;
 use verdict::peer_nat::PeerNat;
 
 pub(crate) use constants::MAX_STEP;
+#[cfg(test)]
+pub(crate) use constants::REPLAY_NONCES;
 pub use constants::{MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
 pub(crate) use context::{Context, Host};
 pub use counters::{Counters, DropReason};
 pub use discovery::port_mapping::RouterPort;
-pub use discovery::port_search::EXTRA_PORTS;
+pub use discovery::port_search::{EXTRA_PORTS, PortSearchOutcome};
 pub(crate) use discovery::port_search::{NatState, PortAllocation};
 pub use output::{Output, StateChange, VerdictChange};
 pub(crate) use path::is_usable;
@@ -53,7 +56,7 @@ pub use path::switch_reason::SwitchReason;
 pub use path::{FIRST_PATH_MTU, Path, Via};
 pub use tunnel::desired::{DesiredTunnel, Inside, Outside};
 pub use verdict::explain::{
-    Cause, Evidence, Explanation, PortSearchOutcome, Remedy, Side, Tried, TunnelSeen, explain,
+    Cause, Evidence, Explanation, Remedy, Side, Tried, TunnelSeen, explain,
 };
 pub(crate) use verdict::input::HostSnapshot;
 pub use verdict::state::{PeerStatus, State, TunnelReport};
@@ -335,7 +338,7 @@ impl Peer {
                 Timer::Call => self.call_again(cx),
                 Timer::Nomination => self.repeat_nomination(cx),
                 Timer::Probe => self.probe_due(cx),
-                Timer::TunnelCheck => self.proof_due(cx),
+                Timer::TunnelCheck => self.tunnel_check_due(cx),
                 Timer::PortSearch => self.port_search_due(cx),
                 Timer::Mtu => self.mtu_due(cx),
                 Timer::Overlap => self.end_overlap(cx),

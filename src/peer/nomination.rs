@@ -191,7 +191,7 @@ impl Peer {
             return;
         }
         if let Some(candidate) = self.discovery.candidates.get_mut(nomination.path.remote) {
-            candidate.block(cx.now);
+            candidate.hold_down(cx.now);
         }
         match self.tunnel_path() {
             // The answers may be what was lost: the peer is called back to the path that works.

@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::epoch::Epoch;
 use super::igd::{HttpRequest, Next, Session};
-use super::schedule::{DOUBT_GAPS, IGD_DELAY, LEASE_MIN, RENEW_MIN_GAP, Repeat};
+use super::schedule::{IGD_DELAY, LEASE_MIN, RECHECK_GAPS, RENEW_MIN_GAP, Repeat};
 use super::{Finding, Lease, Network, Protocol, Status, nat_pmp, pcp, upnp};
 
 /// A message that the driver has to send.
@@ -95,7 +95,7 @@ struct Held {
     /// Time of the next epoch check; UPnP has no epoch.
     check: Option<Instant>,
     /// Looks that are still to come quickly.
-    doubt: usize,
+    rechecks: usize,
 }
 
 impl Held {
@@ -243,11 +243,11 @@ impl PortMapper {
     }
 
     /// A path was lost: perhaps because the router restarted, and has forgotten the port.
-    pub fn handle_doubt(&mut self, now: Instant) {
+    pub fn handle_path_loss(&mut self, now: Instant) {
         if let Phase::Leased(held) = &mut self.phase {
             match &mut held.check {
                 Some(check) => {
-                    held.doubt = DOUBT_GAPS.len();
+                    held.rechecks = RECHECK_GAPS.len();
                     *check = now;
                 }
                 None if now >= held.granted + RENEW_MIN_GAP => held.renew = now,

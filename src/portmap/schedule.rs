@@ -58,7 +58,7 @@ pub(super) const RENEW_MIN_GAP: Duration = seconds(4);
 pub(super) const CHECK_GAP: Duration = seconds(60);
 
 /// Gaps between looks when a path was lost: the router may be restarting, and takes its time.
-pub(super) const DOUBT_GAPS: [Duration; 5] =
+pub(super) const RECHECK_GAPS: [Duration; 5] =
     [ms(500), seconds(2), seconds(5), seconds(10), seconds(20)];
 
 /// Varies `gap` by up to a tenth, so that hosts that started together do not ask together (RFC 6887 section 8.1.1).

@@ -14,6 +14,9 @@ use crate::judge::UserData;
 use crate::network::{Frame, Packet, Payload};
 use crate::world::{HostId, World};
 
+/// Datagrams that are kept to be replayed: more than a peer remembers.
+const OVERHEARD: usize = 4096;
+
 impl World {
     /// Carries out what a daemon asks for.
     pub fn drain(&mut self, id: HostId) {
@@ -113,7 +116,7 @@ impl World {
                 Act::Reconnect
                 | Act::LookUpStunServers(_)
                 | Act::Write(_)
-                | Act::DoubtPortMapping
+                | Act::RecheckPortMapping
                 | Act::CountHolePunch { .. } => {}
             }
         }
@@ -201,7 +204,7 @@ impl World {
                 if !host.listens_at(packet.to.port()) {
                     return;
                 }
-                if self.overheard.len() == 64 {
+                if self.overheard.len() == OVERHEARD {
                     self.overheard.pop_front();
                 }
                 self.overheard.push_back(data.clone());

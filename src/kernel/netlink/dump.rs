@@ -52,9 +52,9 @@ const ADDRESS: [u16; 2] = [libc::IFA_ADDRESS, libc::IFA_LOCAL];
 /// A netlink socket for listings only. The kernel makes the next part of its answer while it is asked for it, so that there
 /// is nothing to wait for.
 #[derive(Debug)]
-pub(in crate::kernel) struct Lister(Mutex<KernelSocket>);
+pub(in crate::kernel) struct DumpSocket(Mutex<KernelSocket>);
 
-impl Lister {
+impl DumpSocket {
     /// Opens the socket, in the current network namespace.
     pub fn open() -> io::Result<Self> {
         let socket = KernelSocket::open(NETLINK_ROUTE)?;
@@ -62,7 +62,7 @@ impl Lister {
             // Linux before 4.20: it lists all routes, which are picked from here as well.
             tracing::debug!(%error, "the kernel lists all routes");
         }
-        Ok(Lister(Mutex::new(socket)))
+        Ok(DumpSocket(Mutex::new(socket)))
     }
 
     /// All links, with their names, kinds, MTUs, groups, and what they have counted.
@@ -270,13 +270,13 @@ mod tests {
     /// Anyone may list; every host has a loopback device.
     #[test]
     fn the_kernel_lists_what_there_is() {
-        let lister = Lister::open().unwrap();
+        let dumps = DumpSocket::open().unwrap();
         let loopback = LinkAttribute::IfName("lo".to_owned());
-        let links = lister.links().unwrap();
+        let links = dumps.links().unwrap();
         let found = links.iter().find(|it| it.attributes.contains(&loopback));
         assert!(found.is_some(), "{links:?}");
         let is_known = |device| links.iter().any(|link| link.header.index == device);
-        for address in lister.addresses().unwrap() {
+        for address in dumps.addresses().unwrap() {
             assert!(is_known(address.header.index), "{address:?}");
             assert!(!address.attributes.is_empty(), "{address:?}");
         }
@@ -286,7 +286,7 @@ mod tests {
             request.header.table = libc::RT_TABLE_LOCAL;
             let take = |route: &RouteMessage| Some(route.header.address_family);
             // The table comes into being with its first route.
-            let routes = match lister.routes(request, |_| true, take) {
+            let routes = match dumps.routes(request, |_| true, take) {
                 Err(error) if error.errno() == Some(libc::ENOENT) => Vec::new(),
                 listed => listed.unwrap(),
             };
@@ -341,11 +341,11 @@ mod tests {
 
     #[test]
     fn one_link_is_found_by_its_index() {
-        let lister = Lister::open().unwrap();
-        let loopback = lister.link(1).unwrap();
+        let dumps = DumpSocket::open().unwrap();
+        let loopback = dumps.link(1).unwrap();
         let name = LinkAttribute::IfName("lo".to_owned());
         assert!(loopback.attributes.contains(&name));
-        let error = lister.link(0x7fff_fff0).unwrap_err();
+        let error = dumps.link(0x7fff_fff0).unwrap_err();
         assert_eq!(error.errno(), Some(libc::ENODEV));
         assert!(error.to_string().contains("read link"), "{error}");
     }

@@ -24,7 +24,7 @@ pub(in crate::kernel) type Outcome = Result<(), KernelError>;
 
 /// A netlink socket for changes only.
 #[derive(Debug)]
-pub(in crate::kernel) struct Changer(Mutex<KernelSocket>);
+pub(in crate::kernel) struct RequestSocket(Mutex<KernelSocket>);
 
 /// How a request was answered.
 enum Answer {
@@ -33,10 +33,12 @@ enum Answer {
     Lost(String),
 }
 
-impl Changer {
+impl RequestSocket {
     /// Opens the socket, in the current network namespace.
     pub fn open() -> io::Result<Self> {
-        Ok(Changer(Mutex::new(KernelSocket::open(NETLINK_ROUTE)?)))
+        Ok(RequestSocket(Mutex::new(KernelSocket::open(
+            NETLINK_ROUTE,
+        )?)))
     }
 
     /// Asks for changes and says how each went; `operation` gives the words for one that failed. What could not be made a request
@@ -162,11 +164,11 @@ mod tests {
     /// Whoever may ask, the kernel refuses: there is no such device, or no right to remove it.
     #[test]
     fn each_request_has_its_own_answer_in_its_place() {
-        let changer = Changer::open().unwrap();
+        let socket = RequestSocket::open().unwrap();
         for count in [1, TOGETHER, 2 * TOGETHER + 1] {
             let mut requests: Vec<_> = (0..count).map(|_| remove(0x7fff_fff0)).collect();
             requests[count / 2] = Err(KernelError::no_device("think", "of it"));
-            let outcomes = changer.change(requests, |place| format!("remove number {place}"));
+            let outcomes = socket.change(requests, |place| format!("remove number {place}"));
             assert_eq!(outcomes.len(), count);
             for (place, outcome) in outcomes.into_iter().enumerate() {
                 let error = outcome.unwrap_err();
@@ -184,10 +186,10 @@ mod tests {
 
     #[test]
     fn a_link_is_found_by_its_name() {
-        let changer = Changer::open().unwrap();
-        assert_eq!(changer.index("lo").unwrap(), 1);
+        let socket = RequestSocket::open().unwrap();
+        assert_eq!(socket.index("lo").unwrap(), 1);
         for missing in ["nothing-here", "a-name-that-is-much-too-long", ""] {
-            let error = changer.index(missing).unwrap_err();
+            let error = socket.index(missing).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{missing}");
         }
     }

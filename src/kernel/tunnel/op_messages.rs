@@ -162,11 +162,11 @@ impl Kernel {
         requests: Vec<Result<Request, KernelError>>,
     ) -> Vec<Outcome> {
         let outcomes = self.change.change(requests, |i| ops[i].to_string());
-        let forgive = |(op, outcome): (&&KernelOp, Outcome)| match outcome {
+        let accept_gone = |(op, outcome): (&&KernelOp, Outcome)| match outcome {
             Err(error) if is_removal(op) && is_gone(&error) => Ok(()),
             other => other,
         };
-        ops.iter().zip(outcomes).map(forgive).collect()
+        ops.iter().zip(outcomes).map(accept_gone).collect()
     }
 
     /// The indices of the devices that the operations' first messages need; without those that are not there.

@@ -1,6 +1,7 @@
 //! Input of no use is counted, and nothing else happens.
 
 use super::*;
+use crate::peer::REPLAY_NONCES;
 
 /// Input of no use: what it is, and why it is dropped. Nothing else happens.
 #[test]
@@ -164,7 +165,7 @@ fn an_old_nomination_moves_no_proven_tunnel_and_teaches_no_address() {
     };
     let nominate = bench.seal(&again);
     bench.datagram(REMOTE, &nominate);
-    for _ in 0..256 {
+    for _ in 0..REPLAY_NONCES {
         bench.ping_from(REMOTE);
     }
     bench.pass(SECOND);

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::peer::constants::{
-    BLOCK_MAX, BLOCK_MIN, BURST_GAPS, IDLE_GAP, LOCAL_ADDRESS_MAX_AGE, MAX_ADVERTISED, MAX_LEARNED,
-    MOVE_BLOCK, UPGRADE_SAMPLES,
+    BURST_GAPS, HOLD_DOWN_MAX, HOLD_DOWN_MIN, IDLE_GAP, LOCAL_ADDRESS_MAX_AGE, MAX_ADVERTISED,
+    MAX_LEARNED, MOVE_HOLD_DOWN, UPGRADE_SAMPLES,
 };
 use crate::peer::path::{self, Path};
 
@@ -98,7 +98,7 @@ pub(crate) struct Candidate {
     pub(crate) pongs: u32,
     /// How often in a row it did not carry data, or let a nomination go unanswered.
     pub(crate) failures: u32,
-    blocked_until: Option<Instant>,
+    held_down_until: Option<Instant>,
     no_move_until: Option<Instant>,
     next_ping: Option<Instant>,
     /// Index into [`BURST_GAPS`]; at its end the candidate is idle.
@@ -119,7 +119,7 @@ impl Candidate {
             pings: 0,
             pongs: 0,
             failures: 0,
-            blocked_until: None,
+            held_down_until: None,
             no_move_until: None,
             next_ping: Some(now),
             step: 0,
@@ -150,7 +150,7 @@ impl Candidate {
 
     /// Ends the hold-down, because the path has another port now than the one that carried no data.
     pub(crate) fn unblock(&mut self) {
-        self.blocked_until = None;
+        self.held_down_until = None;
     }
 
     /// The path over this candidate, once a packet from there showed which of this host's addresses it leads to.
@@ -172,19 +172,19 @@ impl Candidate {
     }
 
     pub(crate) fn is_blocked(&self, now: Instant) -> bool {
-        self.blocked_until.is_some_and(|until| now < until)
+        self.held_down_until.is_some_and(|until| now < until)
     }
 
     /// Leaves the candidate alone for a while that doubles with each failure in a row.
-    pub(crate) fn block(&mut self, now: Instant) {
-        let doubled = BLOCK_MIN * (1 << self.failures.min(4));
-        self.blocked_until = Some(now + doubled.min(BLOCK_MAX));
+    pub(crate) fn hold_down(&mut self, now: Instant) {
+        let doubled = HOLD_DOWN_MIN * (1 << self.failures.min(4));
+        self.held_down_until = Some(now + doubled.min(HOLD_DOWN_MAX));
         self.failures = self.failures.saturating_add(1);
     }
 
     /// A move to this candidate cost a second of data and failed: no other is tried for long, unless there is no path at all.
     pub(crate) fn keep_from_moving(&mut self, now: Instant) {
-        self.no_move_until = Some(now + MOVE_BLOCK);
+        self.no_move_until = Some(now + MOVE_HOLD_DOWN);
     }
 
     /// Whether a path that works may be left for this one.
@@ -192,10 +192,10 @@ impl Candidate {
         !self.is_blocked(now) && self.no_move_until.is_none_or(|until| now >= until)
     }
 
-    /// Data crossed: what failed before is forgiven.
-    pub(crate) fn forgive(&mut self) {
+    /// Data crossed: what failed before is held down no longer.
+    pub(crate) fn clear_hold_down(&mut self) {
         self.failures = 0;
-        self.blocked_until = None;
+        self.held_down_until = None;
         self.no_move_until = None;
     }
 
@@ -216,7 +216,7 @@ impl Candidate {
         self.burst(now, 0);
     }
 
-    /// A ping was sent; `jitter` spreads those of idle candidates.
+    /// A ping was sent; `jitter` fans_out those of idle candidates.
     pub(crate) fn pinged(&mut self, now: Instant, jitter: Duration) {
         let gap = BURST_GAPS
             .get(self.step)

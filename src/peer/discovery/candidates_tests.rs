@@ -118,18 +118,18 @@ fn ports_of_an_address_that_answers_are_not_learned() {
 }
 
 #[test]
-fn a_failure_blocks_for_longer_each_time_and_data_forgives() {
+fn a_failure_holds_down_for_longer_each_time_and_data_clears_it() {
     let now = Instant::now();
     let mut candidate = Candidate::new(addr("192.0.2.2:1"), now);
     for seconds in [5, 10, 20, 40, 60, 60] {
-        candidate.block(now);
+        candidate.hold_down(now);
         assert!(
             candidate.is_blocked(now + (seconds - 1) * SECOND),
             "{seconds}"
         );
         assert!(!candidate.is_blocked(now + seconds * SECOND), "{seconds}");
     }
-    candidate.forgive();
+    candidate.clear_hold_down();
     assert!(!candidate.is_blocked(now));
     assert_eq!(candidate.failures, 0);
 }

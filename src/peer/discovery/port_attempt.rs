@@ -8,8 +8,8 @@ use tracing::debug;
 
 use crate::peer::Context;
 use crate::peer::constants::{
-    ATTEMPT_BATCH, ATTEMPT_MIN_GAP, GUESSES, OFFER_LIFETIME, PREDICTED_WINDOW, PRESERVED_GUESSES,
-    SPREAD_PORTS,
+    ATTEMPT_BATCH, ATTEMPT_MIN_GAP, FAN_OUT_PORTS, MAX_TARGET_PORTS, OFFER_LIFETIME,
+    PREDICTED_WINDOW, PRESERVED_TARGETS,
 };
 use crate::peer::discovery::port_search::{Phase, PortSearch};
 use crate::peer::packet_window::Budget;
@@ -20,52 +20,52 @@ use crate::proto::disco::PortOffer;
 pub(super) struct Attempt {
     pub(super) began: Instant,
     pub(super) ticked: Instant,
-    /// The first source port and the destination, when spreading.
-    pub(super) spread: Option<Spread>,
-    pub(super) spread_sent: usize,
-    pub(super) guesses: Option<Guesses>,
-    pub(super) guesses_sent: usize,
+    /// The first source port and the destination, when it fans out.
+    pub(super) fan_out: Option<FanOut>,
+    pub(super) fan_out_sent: usize,
+    pub(super) guesses: Option<TargetPorts>,
+    pub(super) targets_sent: usize,
 }
 
-/// Pings from [`SPREAD_PORTS`] source ports to each target in turn.
+/// Pings from [`FAN_OUT_PORTS`] source ports to each target in turn.
 #[derive(Debug)]
-pub(super) struct Spread {
+pub(super) struct FanOut {
     pub(super) first_port: u16,
     pub(super) targets: Vec<SocketAddr>,
 }
 
-impl Spread {
+impl FanOut {
     /// The ports and the destination of the ping with this number, until all are sent.
     fn ping(&self, number: usize) -> Option<(u16, SocketAddr)> {
-        let target = self.targets.get(number / SPREAD_PORTS)?;
-        Some((self.first_port + (number % SPREAD_PORTS) as u16, *target))
+        let target = self.targets.get(number / FAN_OUT_PORTS)?;
+        Some((self.first_port + (number % FAN_OUT_PORTS) as u16, *target))
     }
 }
 
 /// The ports to guess, in order, none twice except by a wrong prediction.
 #[derive(Debug)]
-pub(super) struct Guesses {
+pub(super) struct TargetPorts {
     ip: IpAddr,
     offer: PortOffer,
     start: u32,
     stride: u32,
 }
 
-impl Guesses {
+impl TargetPorts {
     /// Ports that NATs give out: RFC 4787 section 4.2.2 keeps the well-known ones apart.
     const LOWEST: u32 = 1024;
-    const COUNT: u32 = 65_536 - Guesses::LOWEST;
+    const COUNT: u32 = 65_536 - TargetPorts::LOWEST;
 
     pub(super) fn new(offer: PortOffer, random: u64) -> Self {
         // A stride without a factor in common with the count (1024 * 63) visits every port once.
-        let mut stride = ((random >> 32) as u32 % Guesses::COUNT) | 1;
+        let mut stride = ((random >> 32) as u32 % TargetPorts::COUNT) | 1;
         while stride.is_multiple_of(3) || stride.is_multiple_of(7) {
             stride += 2;
         }
-        Guesses {
+        TargetPorts {
             ip: offer.seen.ip(),
             offer,
-            start: random as u32 % Guesses::COUNT,
+            start: random as u32 % TargetPorts::COUNT,
             stride,
         }
     }
@@ -82,13 +82,13 @@ impl Guesses {
             }
             number -= PREDICTED_WINDOW;
         }
-        if number < PRESERVED_GUESSES {
-            let apart = SPREAD_PORTS / PRESERVED_GUESSES;
+        if number < PRESERVED_TARGETS {
+            let apart = FAN_OUT_PORTS / PRESERVED_TARGETS;
             return self.offer.first_port.wrapping_add((number * apart) as u16);
         }
-        let number = (number - PRESERVED_GUESSES) as u64;
+        let number = (number - PRESERVED_TARGETS) as u64;
         let at = u64::from(self.start) + u64::from(self.stride) * number;
-        (Guesses::LOWEST + (at % u64::from(Guesses::COUNT)) as u32) as u16
+        (TargetPorts::LOWEST + (at % u64::from(TargetPorts::COUNT)) as u32) as u16
     }
 }
 
@@ -96,10 +96,10 @@ impl Guesses {
 /// again with the first: 1024, or 1 where the NAT uses the well-known ports too.
 pub(super) fn predicted(offer: &PortOffer, steps: i32) -> u16 {
     let seen = i32::from(offer.seen.port());
-    let lowest = if seen < Guesses::LOWEST as i32 {
+    let lowest = if seen < TargetPorts::LOWEST as i32 {
         1
     } else {
-        Guesses::LOWEST as i32
+        TargetPorts::LOWEST as i32
     };
     let port = seen + i32::from(offer.step) * steps;
     (lowest + (port - lowest).rem_euclid(65_536 - lowest)) as u16
@@ -122,33 +122,33 @@ impl Attempt {
     }
 
     pub(super) fn next(&self, data_port: u16) -> NextPacket {
-        if let Some((port, to)) = self.next_of_spread() {
+        if let Some((port, to)) = self.next_of_fan_out() {
             return NextPacket::From(port, to);
         }
         match &self.guesses {
-            Some(guesses) if self.guesses_sent < GUESSES => {
-                let port = guesses.port(self.guesses_sent);
+            Some(guesses) if self.targets_sent < MAX_TARGET_PORTS => {
+                let port = guesses.port(self.targets_sent);
                 NextPacket::From(data_port, SocketAddr::new(guesses.ip, port))
             }
             _ => NextPacket::Done,
         }
     }
 
-    fn next_of_spread(&self) -> Option<(u16, SocketAddr)> {
-        self.spread.as_ref()?.ping(self.spread_sent)
+    fn next_of_fan_out(&self) -> Option<(u16, SocketAddr)> {
+        self.fan_out.as_ref()?.ping(self.fan_out_sent)
     }
 
     pub(super) fn has_sent_from(&self, port: u16) -> bool {
-        let ports = self.spread_sent.min(SPREAD_PORTS) as u16;
-        let sent = |it: &Spread| (it.first_port..it.first_port + ports).contains(&port);
-        self.spread.as_ref().is_some_and(sent)
+        let ports = self.fan_out_sent.min(FAN_OUT_PORTS) as u16;
+        let sent = |it: &FanOut| (it.first_port..it.first_port + ports).contains(&port);
+        self.fan_out.as_ref().is_some_and(sent)
     }
 
     pub(super) fn sent(&mut self) {
-        if self.next_of_spread().is_some() {
-            self.spread_sent += 1;
+        if self.next_of_fan_out().is_some() {
+            self.fan_out_sent += 1;
         } else {
-            self.guesses_sent += 1;
+            self.targets_sent += 1;
         }
     }
 }
@@ -156,7 +156,7 @@ impl Attempt {
 /// The part of this side in an attempt, which follows from both offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct AttemptPlan {
-    pub(super) spreads: bool,
+    pub(super) fans_out: bool,
     pub(super) guesses: bool,
 }
 
@@ -166,23 +166,23 @@ impl AttemptPlan {
         match (ours.dependent, theirs.dependent) {
             // Each side can foretell the other's ports. Without order chance would have to strike twice, which is not tried.
             (true, true) => AttemptPlan {
-                spreads: in_order,
+                fans_out: in_order,
                 guesses: false,
             },
             (true, false) => AttemptPlan {
-                spreads: true,
+                fans_out: true,
                 guesses: theirs.maybe_dependent && in_order,
             },
             (false, true) => AttemptPlan {
-                spreads: ours.maybe_dependent && in_order,
+                fans_out: ours.maybe_dependent && in_order,
                 guesses: true,
             },
             // Either side may be the one with the difficult NAT, so both do both.
             (false, false) => {
-                let in_doubt = ours.maybe_dependent || theirs.maybe_dependent;
+                let is_ambiguous = ours.maybe_dependent || theirs.maybe_dependent;
                 AttemptPlan {
-                    spreads: in_doubt,
-                    guesses: in_doubt,
+                    fans_out: is_ambiguous,
+                    guesses: is_ambiguous,
                 }
             }
         }
@@ -212,13 +212,13 @@ impl PortSearch {
         let attempt = Attempt {
             began: cx.now,
             ticked: cx.now,
-            spread: plan.spreads.then_some(Spread {
+            fan_out: plan.fans_out.then_some(FanOut {
                 first_port: ours.first_port,
-                targets: spread_targets(&theirs, public),
+                targets: fan_out_targets(&theirs, public),
             }),
-            spread_sent: 0,
-            guesses: plan.guesses.then(|| Guesses::new(theirs, random)),
-            guesses_sent: 0,
+            fan_out_sent: 0,
+            guesses: plan.guesses.then(|| TargetPorts::new(theirs, random)),
+            targets_sent: 0,
         };
         debug!(?attempt, "port search begins");
         self.phase = Phase::Attempting(attempt);
@@ -242,14 +242,14 @@ pub(super) enum Beginning {
     },
 }
 
-/// Where to spread to: the port that the peer's NAT will allocate for the middle of the peer's own spread, if it allocates ports in
+/// Where to fan out to: the port that the peer's NAT will allocate for the middle of the peer's own fan-out, if it allocates ports in
 /// order; and the public port of the peer's data port, unless the peer's mapping is known to depend on the destination.
-fn spread_targets(theirs: &PortOffer, public: &[SocketAddr]) -> Vec<SocketAddr> {
+fn fan_out_targets(theirs: &PortOffer, public: &[SocketAddr]) -> Vec<SocketAddr> {
     let ip = theirs.seen.ip();
     if theirs.step == 0 {
         return vec![theirs.seen];
     }
-    let middle = (SPREAD_PORTS / 2) as i32;
+    let middle = (FAN_OUT_PORTS / 2) as i32;
     let mut targets = vec![SocketAddr::new(ip, predicted(theirs, middle))];
     if !theirs.dependent {
         let data_port = public.iter().find(|it| it.ip() == ip);

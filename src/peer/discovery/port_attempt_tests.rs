@@ -13,11 +13,11 @@ fn offer(step: i16) -> PortOffer {
 #[test]
 fn no_port_is_guessed_twice_and_none_is_well_known() {
     for random in [0, 1, u64::MAX, 0x1234_5678_9abc_def0] {
-        let guesses = Guesses::new(offer(0), random);
-        let ports: Vec<u16> = (PRESERVED_GUESSES..Guesses::COUNT as usize)
+        let guesses = TargetPorts::new(offer(0), random);
+        let ports: Vec<u16> = (PRESERVED_TARGETS..TargetPorts::COUNT as usize)
             .map(|number| guesses.port(number))
             .collect();
-        assert!(ports.iter().all(|it| u32::from(*it) >= Guesses::LOWEST));
+        assert!(ports.iter().all(|it| u32::from(*it) >= TargetPorts::LOWEST));
         let different: std::collections::BTreeSet<u16> = ports.iter().copied().collect();
         assert_eq!(different.len(), ports.len());
     }
@@ -26,7 +26,7 @@ fn no_port_is_guessed_twice_and_none_is_well_known() {
 #[test]
 fn ports_in_order_are_guessed_from_the_middle_of_what_comes_next() {
     let ports = |step| -> Vec<u16> {
-        let guesses = Guesses::new(offer(step), 7);
+        let guesses = TargetPorts::new(offer(step), 7);
         (0..PREDICTED_WINDOW).map(|it| guesses.port(it)).collect()
     };
     assert_eq!(ports(1)[..5], [40_128, 40_127, 40_129, 40_126, 40_130]);
@@ -69,7 +69,7 @@ fn who_does_not_know_its_mapping_searches_in_both_roles() {
         ..unknown
     };
     let in_order = |it: PortOffer| PortOffer { step: 1, ..it };
-    for (ours, theirs, spreads, guesses) in [
+    for (ours, theirs, fans_out, guesses) in [
         (unknown, unknown, true, true),
         (unknown, independent, true, true),
         (independent, unknown, true, true),
@@ -81,7 +81,7 @@ fn who_does_not_know_its_mapping_searches_in_both_roles() {
         (in_order(unknown), in_order(dependent), true, true),
         (in_order(dependent), in_order(unknown), true, true),
     ] {
-        let plan = AttemptPlan { spreads, guesses };
+        let plan = AttemptPlan { fans_out, guesses };
         assert_eq!(AttemptPlan::of(&ours, &theirs), plan, "{ours:?} {theirs:?}");
     }
 }

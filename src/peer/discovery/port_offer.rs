@@ -8,7 +8,7 @@ use rand_chacha::rand_core::Rng as _;
 use tracing::debug;
 
 use crate::peer::constants::{
-    DOUBT_DELAY, OBSERVE_TIMEOUT, OFFER_DELAY, OFFER_LIFETIME, SPREAD_PORTS,
+    AMBIGUOUS_MAPPING_DELAY, FAN_OUT_PORTS, OBSERVE_TIMEOUT, OFFER_DELAY, OFFER_LIFETIME,
 };
 use crate::peer::discovery::port_search::{EXTRA_PORTS, NatState, Phase, PortSearch};
 use crate::proto::disco::PortOffer;
@@ -43,7 +43,7 @@ pub(super) struct OfferInput {
 impl OfferInput {
     /// Whether the ordinary path search had time enough, so that the mapping may be another than STUN told.
     fn is_search_overdue(&self) -> bool {
-        !self.is_punching || self.now >= self.search_started + DOUBT_DELAY
+        !self.is_punching || self.now >= self.search_started + AMBIGUOUS_MAPPING_DELAY
     }
 }
 
@@ -69,7 +69,7 @@ impl PortSearch {
             // STUN cannot see every mapping that depends on the destination, and one server alone sees none.
             self.sample_or_tell(input)
         } else {
-            OfferStep::Wait(input.search_started + DOUBT_DELAY)
+            OfferStep::Wait(input.search_started + AMBIGUOUS_MAPPING_DELAY)
         }
     }
 
@@ -102,7 +102,7 @@ impl PortSearch {
                 None => it.step != 0,
             });
         let seen = fresh.map(|it| it.seen).or(nat.seen)?;
-        let ports = u32::from(EXTRA_PORTS.end - EXTRA_PORTS.start) - SPREAD_PORTS as u32;
+        let ports = u32::from(EXTRA_PORTS.end - EXTRA_PORTS.start) - FAN_OUT_PORTS as u32;
         let offer = PortOffer {
             dependent: nat.dependent == Some(true),
             maybe_dependent: match nat.dependent {

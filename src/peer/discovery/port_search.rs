@@ -1,16 +1,16 @@
 //! The search for ports, or birthday search: it joins a host whose NAT gives each destination a public port of its own with a
 //! peer whose NAT lets in only answers. Neither can be told where to send, but ports meet by chance.
 //!
-//! Both tell each other of their NATs through the coordinator ([`PortOffer`]). Who has such a NAT *spreads*: it pings the peer's
+//! Both tell each other of their NATs through the coordinator ([`PortOffer`]). Who has such a NAT *fans_out*: it pings the peer's
 //! one public port from many source ports, and so opens as many public ports. Whose peer has such a NAT *guesses*: it
 //! pings ports of the peer's public address at random. The first guess that meets an open port gets through. It need not come
 //! second: a guess opens the guesser's own NAT for the peer's ping that comes later. The local port that was met becomes
 //! part of the path, and nomination and proof go on from there as over any other path.
 //!
-//! Where a NAT gives ports out in order, the peer guesses the next ones first; two such NATs are joined by spreading alone, as
-//! each side sends to the port that the other's spreading will open.
+//! Where a NAT gives ports out in order, the peer guesses the next ones first; two such NATs are joined by fanning out alone, as
+//! each side sends to the port that the other's fan-out will open.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,6 @@ use crate::peer::discovery::port_offer::{OfferInput, OfferStep};
 use crate::peer::packet_window::Budget;
 use crate::peer::path::switch_reason::SwitchReason;
 use crate::peer::timers::Timer;
-use crate::peer::verdict::explain::PortSearchOutcome;
 use crate::peer::{Context, DropReason, Output, Path, Peer, State};
 use crate::proto::TxId;
 use crate::proto::disco::{Message, PortOffer};
@@ -70,6 +69,20 @@ pub(super) enum Phase {
     Sampling,
     /// Pings are being sent, or their answers are awaited.
     Attempting(Attempt),
+}
+
+/// How a port search ended without a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortSearchOutcome {
+    /// This host has offered it, and the peer has never told of its own NAT.
+    PeerTakesNoPart,
+    /// Its packets met no open port.
+    InVain {
+        /// Number of packets.
+        sent: usize,
+        /// The peer's public address.
+        to: IpAddr,
+    },
 }
 
 /// A peer's port searches.
@@ -174,7 +187,7 @@ impl PortSearch {
 
     /// The attempt found no open port.
     fn failed(&mut self, now: Instant, attempt: &Attempt) {
-        let sent = attempt.spread_sent + attempt.guesses_sent;
+        let sent = attempt.fan_out_sent + attempt.targets_sent;
         debug!(sent, "port search without success");
         self.in_vain = self.peer_offer.map(|(_, offer)| (sent, offer.seen));
         self.back_off(now);
@@ -378,7 +391,7 @@ impl Peer {
         });
     }
 
-    /// A guess, or a ping of the spread, was answered.
+    /// A guess, or a ping of the fan-out, was answered.
     pub(crate) fn handle_port_search_pong(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,7 +1,6 @@
 //! Paths, and what makes a path better than another.
 
 pub(in crate::peer) mod local_address;
-pub(in crate::peer) mod nomination;
 pub(in crate::peer) mod switch_reason;
 
 use std::fmt;

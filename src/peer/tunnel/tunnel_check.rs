@@ -229,7 +229,7 @@ impl Peer {
             self.timers.clear(Timer::Nomination);
         }
         if let Some(candidate) = self.discovery.candidates.get_mut(path.remote) {
-            candidate.forgive();
+            candidate.clear_hold_down();
         }
         self.resume_mtu_search(cx);
         if !self.state.is_proven() {
@@ -240,7 +240,7 @@ impl Peer {
     }
 
     /// [`Timer::TunnelCheck`].
-    pub(crate) fn proof_due(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn tunnel_check_due(&mut self, cx: &mut Context<'_>) {
         let Some(tunnel) = &mut self.tunnel else {
             return;
         };
@@ -357,7 +357,7 @@ impl Peer {
             && let Some(candidate) = self.discovery.candidates.get_mut(path.remote)
             && !candidate.is_blocked(cx.now)
         {
-            candidate.block(cx.now);
+            candidate.hold_down(cx.now);
             if moved {
                 candidate.keep_from_moving(cx.now);
             }

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use crate::peer::discovery::port_mapping::{RouterPort, is_open};
+use crate::peer::discovery::port_search::PortSearchOutcome;
 use crate::peer::path::{Path, Via};
 use crate::peer::verdict::state::State;
 use crate::proto::NatMapping;
@@ -54,20 +55,6 @@ pub struct TunnelSeen {
     pub round_trip: Option<Duration>,
     /// The latest one.
     pub latest: Option<Duration>,
-}
-
-/// How a port search ended without a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortSearchOutcome {
-    /// This host has offered it, and the peer has never told of its own NAT.
-    PeerTakesNoPart,
-    /// Its packets met no open port.
-    InVain {
-        /// Number of packets.
-        sent: usize,
-        /// The peer's public address.
-        to: IpAddr,
-    },
 }
 
 /// The observations about one peer and this host, from which the diagnosis follows.

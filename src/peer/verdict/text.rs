@@ -3,8 +3,9 @@
 use std::net::{SocketAddr, SocketAddrV4};
 
 use crate::peer::discovery::port_mapping::{RouterPort, is_open};
+use crate::peer::discovery::port_search::PortSearchOutcome;
 use crate::peer::path::Via;
-use crate::peer::verdict::explain::{Cause, Evidence, PortSearchOutcome, Remedy, Side, Tried};
+use crate::peer::verdict::explain::{Cause, Evidence, Remedy, Side, Tried};
 use crate::proto::NatMapping;
 
 /// Addresses named in one sentence: enough to recognise them, not a page.

@@ -188,7 +188,7 @@ impl PortMapper {
             renew: now + renewal(renewed_within, 0, &mut self.rng).max(RENEW_MIN_GAP),
             epoch,
             check: (protocol != Protocol::UpnpIgd).then(|| now + about(CHECK_GAP, &mut self.rng)),
-            doubt: 0,
+            rechecks: 0,
         }));
     }
 }

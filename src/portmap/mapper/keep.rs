@@ -7,7 +7,7 @@ use tracing::info;
 use super::{Output, Phase, PortMapper};
 use crate::portmap::igd::{self, Next, Session};
 use crate::portmap::schedule::{
-    CHECK_GAP, DOUBT_GAPS, Due, LIFETIME, RENEW_MIN_GAP, RETURN_GAPS, Repeat, about, renewal,
+    CHECK_GAP, Due, LIFETIME, RECHECK_GAPS, RENEW_MIN_GAP, RETURN_GAPS, Repeat, about, renewal,
 };
 use crate::portmap::upnp::Action;
 use crate::portmap::{Lease, Protocol, pcp};
@@ -23,9 +23,9 @@ impl PortMapper {
         }
         let check = held.check.is_some_and(|at| at <= now);
         if check {
-            let gap = if held.doubt > 0 {
-                let gap = DOUBT_GAPS[DOUBT_GAPS.len() - held.doubt];
-                held.doubt -= 1;
+            let gap = if held.rechecks > 0 {
+                let gap = RECHECK_GAPS[RECHECK_GAPS.len() - held.rechecks];
+                held.rechecks -= 1;
                 gap
             } else {
                 about(CHECK_GAP, &mut self.rng)

@@ -418,14 +418,14 @@ fn a_router_that_restarted_is_asked_again() {
         assert!(bench.is_mapped());
         // At once after the loss of a path.
         bench.reboot();
-        bench.mapper.handle_doubt(bench.now);
+        bench.mapper.handle_path_loss(bench.now);
         bench.seconds(1);
         assert!(bench.is_mapped());
         // Even if the router is slow to come back.
         let (pcp, nat_pmp) = (bench.router.pcp, bench.router.nat_pmp);
         (bench.router.pcp, bench.router.nat_pmp) = (Pcp::Silent, false);
         bench.reboot();
-        bench.mapper.handle_doubt(bench.now);
+        bench.mapper.handle_path_loss(bench.now);
         bench.seconds(15);
         (bench.router.pcp, bench.router.nat_pmp) = (pcp, nat_pmp);
         bench.reboot();
@@ -435,19 +435,19 @@ fn a_router_that_restarted_is_asked_again() {
     let mut bench = Bench::new(|it| it.igd = true);
     bench.seconds(10);
     bench.reboot();
-    bench.mapper.handle_doubt(bench.now);
+    bench.mapper.handle_path_loss(bench.now);
     bench.seconds(1);
     assert!(bench.is_mapped());
 }
 
 #[test]
-fn doubt_without_end_is_no_flood() {
+fn path_losses_without_end_are_no_flood() {
     for kind in [Pcp::Grants, Pcp::Silent] {
         let mut bench = Bench::new(|it| (it.pcp, it.igd) = (kind, true));
         bench.seconds(10);
         let before = bench.sent.len();
         for _ in 0..100 {
-            bench.mapper.handle_doubt(bench.now);
+            bench.mapper.handle_path_loss(bench.now);
             bench.run(Duration::from_millis(100));
         }
         let sent = bench.sent.len() - before;
@@ -463,7 +463,7 @@ fn a_new_external_address_is_noticed() {
         let other = Ipv4Addr::new(198, 51, 100, 7);
         bench.router.external = other;
         bench.reboot();
-        bench.mapper.handle_doubt(bench.now);
+        bench.mapper.handle_path_loss(bench.now);
         bench.seconds(2);
         assert_eq!(bench.external(), Some(SocketAddrV4::new(other, PORT)));
     }
