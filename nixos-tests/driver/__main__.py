@@ -104,7 +104,10 @@ def _vm(args: argparse.Namespace, steady: bool) -> Vm:
     uml = Uml(host.CACHE, args.memory, RESULTS)
     if args.machine == "uml" and not uml.is_built:
         raise host.UsageError("the kernel of User-mode Linux is not there; `scripts/setup uml` makes it")
-    if args.machine == "uml" or (args.machine is None and not steady and uml.is_built and uml_works(uml)):
+    wants_qemu = args.machine == "qemu" or steady or args.kvm is not None
+    if args.machine == "uml" and wants_qemu:
+        raise host.UsageError("--steady, --kvm and --no-kvm are for QEMU")
+    if args.machine == "uml" or (not wants_qemu and uml.is_built and uml_works(uml)):
         return Vm(uml)
     return Vm(Qemu(args.cpus, args.memory, RESULTS, args.kvm, steady, lambda qemu: vm.boots(qemu, KVM_PROBE_TIMEOUT_S)))
 

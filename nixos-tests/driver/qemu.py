@@ -53,6 +53,11 @@ class Qemu:
         machine = ["-r", str(self._kernel), "--cpus", str(self._cpus), "--memory", self._memory]
         return ["vng", *accelerator, *machine, "--user", "root", "--rwdir", str(self._writable), "--exec", " ".join(command)]
 
+    def has_succeeded(self, command: Sequence[str]) -> bool:
+        """Its exit code says so already."""
+        del command
+        return True
+
     def environment(self) -> dict[str, str]:
         """Nothing special."""
         return dict(os.environ)

@@ -6,6 +6,7 @@ Documentation/virt/uml in the kernel's source). So waiting costs nothing, and ho
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ class Uml:
         self._cache = cache
         self._memory = memory
         self._writable = writable
-        self._started = 0
+        # Guests are started by several threads.
+        self._numbers = itertools.count()
 
     @property
     def is_built(self) -> bool:
@@ -38,15 +40,20 @@ class Uml:
 
     def command(self, command: Sequence[str]) -> list[str]:
         """Boots, runs a shell command as root, ends."""
-        self._started += 1
-        script = self._writable / f"uml-{os.getpid()}-{self._started}.sh"
+        script = self._writable / "uml" / f"{os.getpid()}-{next(self._numbers)}.sh"
+        script.parent.mkdir(exist_ok=True)
         script.write_text(" ".join(command) + "\n")
         hidden = [str(path) for path in (REPOSITORY, self._cache) if path.is_relative_to("/tmp")]
         return [
             str(self._kernel), f"mem={self._memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet", "panic=-1",
             "time-travel", "con=null", "con0=fd:0,fd:1", f"init={HERE / 'uml-init'}", f"LAB_SCRIPT={script}",
-            f"LAB_MODULES={self._modules}", f"LAB_WRITABLE={self._writable}", f"LAB_VISIBLE={' '.join(hidden)}",
+            f"LAB_MODULES={self._modules}", f"LAB_WRITABLE={self._writable}", f"LAB_VISIBLE={':'.join(hidden)}",
         ]  # fmt: skip
+
+    def has_succeeded(self, command: Sequence[str]) -> bool:
+        """Whether the script of such a command, which has ended, was successful."""
+        [script] = [word.removeprefix("LAB_SCRIPT=") for word in command if word.startswith("LAB_SCRIPT=")]
+        return Path(f"{script}.succeeded").exists()
 
     def environment(self) -> dict[str, str]:
         """With the directory for the machine's memory."""

@@ -69,13 +69,13 @@ pub struct Handle {
     ended: Option<oneshot::Receiver<()>>,
 }
 
-/// The proof that no applier of this node runs: who removes tunnels must have it, for an applier would make them again.
-#[derive(Clone, Copy, Debug)]
+/// The word that no applier of this node runs: who removes tunnels must have it, for an applier would make them again.
+#[derive(Debug)]
 pub struct NoApplier(());
 
 impl NoApplier {
-    /// For who holds the lock of the node's state directory, as each daemon does.
-    pub fn by_lock() -> Self {
+    /// The promise of a caller that holds the lock of the node's state directory, as each daemon does.
+    pub fn promised_by_lock_holder() -> Self {
         NoApplier(())
     }
 }

@@ -1,4 +1,4 @@
-//! The port that the router grants, as it is shown.
+//! The port that the router grants: as it is shown, and when that changes.
 
 use std::time::Instant;
 

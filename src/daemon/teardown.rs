@@ -39,7 +39,13 @@ pub fn run(state_dir: &Path, port: u16) -> Result<(), DaemonError> {
         let state = StateDir::open(state_dir)?;
         let own = state.identity()?.node.public();
         let extra = state.extra_ports();
-        remove_all(NoApplier::by_lock(), &Kernel::open()?, own, port, &extra)?;
+        remove_all(
+            NoApplier::promised_by_lock_holder(),
+            &Kernel::open()?,
+            own,
+            port,
+            &extra,
+        )?;
         if let Some(lease) = state.router_port() {
             port_mapping::give_back(lease).await;
             state.save_router_port(None)?;

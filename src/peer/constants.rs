@@ -171,13 +171,13 @@ pub(crate) const LOSS_ROUND_TRIPS: u32 = 3;
 /// probability of 1 - (1 - 256 / 64512)^2048 = 99.97 %, on average after 250 guesses.
 pub(crate) const FAN_OUT_PORTS: usize = 256;
 
-/// TargetPorts of one search: at [`MAX_SEARCH_PACKETS_PER_SECOND`] they take 2 s.
+/// Ports probed in one search: at [`MAX_SEARCH_PACKETS_PER_SECOND`] they take 2 s.
 pub(crate) const MAX_TARGET_PORTS: usize = 2048;
 
 /// Probed ports around the port that a NAT with ports in order will give out next: all that a fan-out opens.
 pub(crate) const PREDICTED_WINDOW: usize = FAN_OUT_PORTS;
 
-/// TargetPorts at the peer's source ports themselves, which some NATs keep: one would be enough if nothing were lost.
+/// Probes of the peer's source ports themselves, which some NATs keep: one would be enough if nothing were lost.
 pub(crate) const PRESERVED_TARGETS: usize = 4;
 
 /// A port may differ from the one before by this much and still count as next in order: other hosts of the site take some.
@@ -265,7 +265,7 @@ pub(crate) const MAX_ADVERTISED: usize = 16;
 /// Most candidates learned from where packets came from: a symmetric NAT makes a few.
 pub(crate) const MAX_LEARNED: usize = 8;
 
-/// Nonces remembered per peer: a second of everything, a port search included, and minutes of an idle path; at 8 bytes each.
+/// Nonces remembered per peer: ten seconds of everything but a port search, minutes of an idle path; at 8 bytes each.
 pub(crate) const REPLAY_NONCES: usize = 1024;
 
 /// Pings remembered as waiting for their pong.

@@ -64,7 +64,7 @@ impl Peer {
             .discovery
             .candidates
             .iter()
-            .filter(|it| it.heard_since(start) && !it.is_blocked(cx.now))
+            .filter(|it| it.heard_since(start) && !it.is_held_down(cx.now))
             .filter_map(|it| Some((it, it.path()?)))
             .max_by_key(|(it, _)| rank(cx.host, it, start));
         let Some((best, path)) = best else {

@@ -11,7 +11,7 @@ use super::constants::REPLAY_NONCES;
 type Nonce = [u8; 24];
 
 /// The latest nonces of one peer, of each its first 64 bits: of so few random ones, two are alike once in 10^16 envelopes. Searching
-/// them all takes less than a thousandth of what opening an envelope takes.
+/// them all takes a fraction of the time that opening an envelope takes.
 #[derive(Debug, Default)]
 pub(crate) struct ReplayWindow {
     seen: VecDeque<u64>,

@@ -2,7 +2,7 @@
 //! is what is missing and how to get it, not an errno.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -83,15 +83,8 @@ fn modprobe(name: &'static str, options: &[&str]) -> Result<(), PreflightError> 
     if is_loaded(name) {
         return Ok(());
     }
-    // What was built into the kernel may be in no place that tells of modules. Asking the kernel may load a module; where there are no files of
-    // modules, as in a container, there is none to load. The kernel cannot be asked for fou6, which is built together with fou
-    // (net/ipv6/Kconfig).
-    let has_files = module_files().is_dir();
-    let asked = match name {
-        "fou6" if !has_files => "fou",
-        name => name,
-    };
-    if (options.is_empty() || !has_files) && kernel_has(asked) == Some(true) {
+    // A module that was built into the kernel may be in neither place that tells of modules.
+    if options.is_empty() && kernel_has(name) == Some(true) {
         return Ok(());
     }
     let said = match Command::new("modprobe")
@@ -158,14 +151,10 @@ fn has_link_kind(kind: InfoKind) -> Option<bool> {
     }
 }
 
-/// The directory with the modules of the running kernel.
-fn module_files() -> PathBuf {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    Path::new("/lib/modules").join(release.trim())
-}
-
 fn is_built_in(name: &str) -> bool {
-    let list = fs::read_to_string(module_files().join("modules.builtin")).unwrap_or_default();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let list = fs::read_to_string(format!("/lib/modules/{}/modules.builtin", release.trim()))
+        .unwrap_or_default();
     list.lines().any(|line| {
         line.rsplit('/')
             .next()

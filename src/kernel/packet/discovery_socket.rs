@@ -107,6 +107,8 @@ impl DiscoverySocket {
     /// The system's.
     pub async fn recv(&mut self) -> io::Result<Received> {
         loop {
+            // Lets others have their turn, and deadlines pass, while packets come without end.
+            tokio::task::consume_budget().await;
             if let Some(received) = self.try_recv()? {
                 return Ok(received);
             }

@@ -149,7 +149,7 @@ impl Candidate {
     }
 
     /// Ends the hold-down, because the path has another port now than the one that carried no data.
-    pub(crate) fn unblock(&mut self) {
+    pub(crate) fn end_hold_down(&mut self) {
         self.held_down_until = None;
     }
 
@@ -171,7 +171,7 @@ impl Candidate {
         self.heard.is_some_and(|at| at >= start)
     }
 
-    pub(crate) fn is_blocked(&self, now: Instant) -> bool {
+    pub(crate) fn is_held_down(&self, now: Instant) -> bool {
         self.held_down_until.is_some_and(|until| now < until)
     }
 
@@ -189,7 +189,7 @@ impl Candidate {
 
     /// Whether a path that works may be left for this one.
     pub(crate) fn may_be_moved_to(&self, now: Instant) -> bool {
-        !self.is_blocked(now) && self.no_move_until.is_none_or(|until| now >= until)
+        !self.is_held_down(now) && self.no_move_until.is_none_or(|until| now >= until)
     }
 
     /// Data crossed: what failed before is held down no longer.
@@ -216,7 +216,7 @@ impl Candidate {
         self.burst(now, 0);
     }
 
-    /// A ping was sent; `jitter` fans_out those of idle candidates.
+    /// A ping was sent; `jitter` spreads those of idle candidates.
     pub(crate) fn pinged(&mut self, now: Instant, jitter: Duration) {
         let gap = BURST_GAPS
             .get(self.step)

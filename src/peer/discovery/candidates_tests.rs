@@ -124,13 +124,13 @@ fn a_failure_holds_down_for_longer_each_time_and_data_clears_it() {
     for seconds in [5, 10, 20, 40, 60, 60] {
         candidate.hold_down(now);
         assert!(
-            candidate.is_blocked(now + (seconds - 1) * SECOND),
+            candidate.is_held_down(now + (seconds - 1) * SECOND),
             "{seconds}"
         );
-        assert!(!candidate.is_blocked(now + seconds * SECOND), "{seconds}");
+        assert!(!candidate.is_held_down(now + seconds * SECOND), "{seconds}");
     }
     candidate.clear_hold_down();
-    assert!(!candidate.is_blocked(now));
+    assert!(!candidate.is_held_down(now));
     assert_eq!(candidate.failures, 0);
 }
 

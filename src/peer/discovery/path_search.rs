@@ -85,7 +85,7 @@ impl Peer {
         }
     }
 
-    /// The path in use is rechecked: everything that a search would need is asked for now, so that the answers are there
+    /// The path in use may be lost: everything that a search would need is asked for now, so that the answers are there
     /// when the path turns out to be lost.
     pub(crate) fn prepare_search(&mut self, cx: &mut Context<'_>) {
         self.discovery.burst(cx.now, 0);

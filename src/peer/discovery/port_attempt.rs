@@ -23,7 +23,7 @@ pub(super) struct Attempt {
     /// The first source port and the destination, when it fans out.
     pub(super) fan_out: Option<FanOut>,
     pub(super) fan_out_sent: usize,
-    pub(super) guesses: Option<TargetPorts>,
+    pub(super) targets: Option<TargetPorts>,
     pub(super) targets_sent: usize,
 }
 
@@ -125,10 +125,10 @@ impl Attempt {
         if let Some((port, to)) = self.next_of_fan_out() {
             return NextPacket::From(port, to);
         }
-        match &self.guesses {
-            Some(guesses) if self.targets_sent < MAX_TARGET_PORTS => {
-                let port = guesses.port(self.targets_sent);
-                NextPacket::From(data_port, SocketAddr::new(guesses.ip, port))
+        match &self.targets {
+            Some(targets) if self.targets_sent < MAX_TARGET_PORTS => {
+                let port = targets.port(self.targets_sent);
+                NextPacket::From(data_port, SocketAddr::new(targets.ip, port))
             }
             _ => NextPacket::Done,
         }
@@ -217,7 +217,7 @@ impl PortSearch {
                 targets: fan_out_targets(&theirs, public),
             }),
             fan_out_sent: 0,
-            guesses: plan.guesses.then(|| TargetPorts::new(theirs, random)),
+            targets: plan.guesses.then(|| TargetPorts::new(theirs, random)),
             targets_sent: 0,
         };
         debug!(?attempt, "port search begins");

@@ -1,7 +1,7 @@
 //! The search for ports, or birthday search: it joins a host whose NAT gives each destination a public port of its own with a
 //! peer whose NAT lets in only answers. Neither can be told where to send, but ports meet by chance.
 //!
-//! Both tell each other of their NATs through the coordinator ([`PortOffer`]). Who has such a NAT *fans_out*: it pings the peer's
+//! Both tell each other of their NATs through the coordinator ([`PortOffer`]). Who has such a NAT *fans out*: it pings the peer's
 //! one public port from many source ports, and so opens as many public ports. Whose peer has such a NAT *guesses*: it
 //! pings ports of the peer's public address at random. The first guess that meets an open port gets through. It need not come
 //! second: a guess opens the guesser's own NAT for the peer's ping that comes later. The local port that was met becomes
@@ -401,7 +401,7 @@ impl Peer {
         self.found(cx);
         if let Some(candidate) = self.discovery.candidates.get_mut(path.remote) {
             candidate.answered = Some(cx.now);
-            candidate.unblock();
+            candidate.end_hold_down();
         }
         self.choose(cx);
         Ok(())
@@ -421,7 +421,7 @@ impl Peer {
         debug!(%path, "port found");
         if let Some(candidate) = self.discovery.candidates.get_mut(path.remote) {
             candidate.local = Some(path.source());
-            candidate.unblock();
+            candidate.end_hold_down();
             candidate.burst(cx.now, 0);
         }
         // Whatever was being tried does not lead anywhere: the peer had to guess.

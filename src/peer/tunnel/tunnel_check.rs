@@ -355,7 +355,7 @@ impl Peer {
         let moved = self.state.is_proven();
         if reason != CheckReason::Revalidation
             && let Some(candidate) = self.discovery.candidates.get_mut(path.remote)
-            && !candidate.is_blocked(cx.now)
+            && !candidate.is_held_down(cx.now)
         {
             candidate.hold_down(cx.now);
             if moved {
