@@ -39,6 +39,9 @@ pub(crate) const IDLE_JITTER: Duration = ms(2_000);
 /// How long after a packet of the peer the local address that it came to is taken for the right one to send from.
 pub(crate) const LOCAL_ADDRESS_MAX_AGE: Duration = ms(5_000);
 
+/// How long the answer to a ping is taken for a path that works, while one is searched for: as long as a burst of pings lasts.
+pub(crate) const ANSWER_LIFETIME: Duration = ms(5_000);
+
 /// How long paths are tried before the verdict `unreachable`: several round trips of the slowest links, a STUN
 /// retransmission and one failed verification fit in.
 pub(crate) const SEARCH_TIMEOUT: Duration = ms(5_000);

@@ -60,13 +60,14 @@ impl Peer {
             return;
         }
         let start = self.discovery.search.started;
+        let lately = self.discovery.answers_count_since(cx.now);
         let best = self
             .discovery
             .candidates
             .iter()
             .filter(|it| it.heard_since(start) && !it.is_held_down(cx.now))
             .filter_map(|it| Some((it, it.path()?)))
-            .max_by_key(|(it, _)| rank(cx.host, it, start));
+            .max_by_key(|(it, _)| (it.answered_since(lately), rank(cx.host, it, start)));
         let Some((best, path)) = best else {
             return;
         };
@@ -352,7 +353,7 @@ fn preemption_class(host: &Host, candidate: &Candidate, start: Instant) -> (bool
     )
 }
 
-/// Greater is better: an answer, few failures, a low cost, both directions over one mapping, a short round trip.
+/// Returns the rank among candidates that answered lately, or among the others. Greater is better: an answer, few failures, a low cost, both directions over one mapping, a short round trip.
 fn rank(host: &Host, candidate: &Candidate, start: Instant) -> impl Ord + use<> {
     let round_trip = candidate.round_trip.get().unwrap_or(Duration::MAX);
     (

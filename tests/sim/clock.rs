@@ -1,7 +1,12 @@
 //! The virtual clock: events in order, and the daemons' timers among them.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
+
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 use gretun::coordinator::Event as FromCoordinator;
 use gretun::proto::NodePublic;
@@ -52,7 +57,27 @@ impl Event {
 /// The coming events, by time and then by the order in which they were scheduled.
 pub type Queue = BTreeMap<(Instant, u64), Event>;
 
+thread_local! {
+    /// The time since the world's start, and the host that the event is for.
+    static NOW: Cell<(Duration, Option<HostId>)> = const { Cell::new((Duration::ZERO, None)) };
+}
+
+/// Begins the lines of the log with the world's time and the host whose daemon speaks.
+pub struct WorldTime;
+
+impl FormatTime for WorldTime {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let (now, host) = NOW.get();
+        write!(writer, "{:9.3} s", now.as_secs_f64())?;
+        host.map_or(Ok(()), |HostId(number)| write!(writer, " h{number}"))
+    }
+}
+
 impl World {
+    fn set_log_time(&self, host: Option<HostId>) {
+        NOW.set((self.now - self.start, host));
+    }
+
     /// Lets time pass.
     pub fn run(&mut self, time: Duration) {
         let end = self.now + time;
@@ -95,6 +120,7 @@ impl World {
             (Some((at, id)), event) if at <= end && event.is_none_or(|event| at < event) => {
                 // A timer in the past is one that was set to "now" by the last input.
                 self.now = self.now.max(at);
+                self.set_log_time(Some(id));
                 let now = self.local_time(id);
                 let daemon = self.hosts[id.0].daemon.as_mut();
                 let daemon = daemon.expect("it has a timer");
@@ -113,6 +139,7 @@ impl World {
             (_, Some(at)) if at <= end => {
                 let (_, event) = self.queue.pop_first().expect("it was looked at");
                 self.now = at;
+                self.set_log_time(event.daemon());
                 self.handle(event);
                 true
             }

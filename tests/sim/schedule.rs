@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gretun::node::State;
 
+use crate::clock::WorldTime;
 use crate::dice::{self, between, chance, pick};
 use crate::host::Interface;
 use crate::nat::NatKind;
@@ -20,7 +21,7 @@ use crate::world::{HostId, World};
 /// Number of seeds, from 0 on, unless `GRETUN_SIM_SCHEDULES` names another.
 const DEFAULT_RUNS: u64 = 250;
 /// Seeds that once found a fault: run always, and first. Add a seed here when it has failed.
-const REGRESSIONS: [u64; 7] = [
+const REGRESSIONS: [u64; 9] = [
     2572,
     135,
     3491,
@@ -28,6 +29,8 @@ const REGRESSIONS: [u64; 7] = [
     70_246_764_801_871,
     186_114_575_707_584,
     126_758_036_434_486,
+    257_488_669_972_228,
+    31_580_029_050_259,
 ];
 /// Time for which things break.
 const TROUBLE: Duration = Duration::from_secs(60);
@@ -71,8 +74,13 @@ struct Run {
 #[test]
 fn every_seed_keeps_the_invariants_and_recovers() {
     if let Some(seed) = number("GRETUN_SIM_SEED") {
+        let level = match number("GRETUN_SIM_TRACE") {
+            Some(1) => tracing::Level::TRACE,
+            _ => tracing::Level::DEBUG,
+        };
         tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::DEBUG)
+            .with_max_level(level)
+            .with_timer(WorldTime)
             .with_test_writer()
             .init();
         return Run::new(seed).go();

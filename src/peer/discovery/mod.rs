@@ -10,7 +10,7 @@ pub(in crate::peer) mod port_search;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::constants::{MAX_PENDING, PING_LIFETIME, RESTART_MIN_GAP};
+use super::constants::{ANSWER_LIFETIME, MAX_PENDING, PING_LIFETIME, RESTART_MIN_GAP};
 use candidates::Candidates;
 use path_search::{Calls, Pending, Search};
 use port_search::PortSearch;
@@ -51,6 +51,13 @@ impl Discovery {
     /// Whether a packet of the peer came since `start`, over any path.
     pub(in crate::peer) fn is_heard_since(&self, start: Instant) -> bool {
         self.candidates.iter().any(|it| it.heard_since(start))
+    }
+
+    /// Since when an answer shows that a path works, while one is searched for: since the search began, but not for long. The peer's
+    /// NAT may have lost its mapping meanwhile, and whoever gave the answer be gone.
+    pub(in crate::peer) fn answers_count_since(&self, now: Instant) -> Instant {
+        let lately = now.checked_sub(ANSWER_LIFETIME);
+        lately.map_or(self.search.started, |it| it.max(self.search.started))
     }
 
     /// Remembers a ping until its pong comes.

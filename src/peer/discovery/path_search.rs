@@ -229,10 +229,13 @@ impl Peer {
 
     /// A packet of the peer came over `path`.
     pub(crate) fn heard_from(&mut self, cx: &mut Context<'_>, path: Path) {
-        let added = self
-            .discovery
-            .candidates
-            .heard(cx.now, path, self.discovery.search.started);
+        // While a path works, nothing new is learned for want of an answer: the tunnel's path itself is pinged rarely.
+        let start = if self.state.is_proven() {
+            self.discovery.search.started
+        } else {
+            self.discovery.answers_count_since(cx.now)
+        };
+        let added = self.discovery.candidates.heard(cx.now, path, start);
         if !path::is_private(path.remote.ip()) {
             *cx.udp_came_in = Some(cx.now);
         }

@@ -46,8 +46,10 @@ enum Phase {
 #[derive(Debug)]
 struct Probe {
     size: u16,
-    /// The id of each ping of this size.
+    /// The id of each ping of this size that may still be answered.
     tx_ids: Vec<TxId>,
+    /// Number of pings sent while the path worked.
+    tries: usize,
 }
 
 /// The search over one path.
@@ -168,6 +170,7 @@ impl MtuSearch {
     pub(crate) fn sent(&mut self, size: u16, tx_id: TxId) {
         if let Some(probe) = self.round.iter_mut().find(|probe| probe.size == size) {
             probe.tx_ids.push(tx_id);
+            probe.tries += 1;
         }
     }
 
@@ -197,6 +200,23 @@ impl MtuSearch {
         true
     }
 
+    /// Data crosses the path, which it did not before: the pings that were lost meanwhile say nothing about sizes, and are sent again.
+    /// When the path `was_lost`, packets may take another way now, whose size has to be found.
+    pub(crate) fn path_works(&mut self, now: Instant, was_lost: bool) {
+        match self.phase {
+            Phase::Search => {}
+            _ if was_lost => return self.restart(now),
+            Phase::Confirm | Phase::Raise => {}
+            Phase::Rest => return,
+        }
+        self.round_began = now;
+        for probe in &mut self.round {
+            probe.tries = 0;
+            let old = probe.tx_ids.len().saturating_sub(MTU_TRIES);
+            probe.tx_ids.drain(..old);
+        }
+    }
+
     /// Whether every ping of the round was answered, so that there is nothing to wait for.
     pub(crate) fn is_answered(&self) -> bool {
         self.phase != Phase::Rest && self.round.is_empty()
@@ -217,6 +237,7 @@ impl MtuSearch {
             .map(|size| Probe {
                 size,
                 tx_ids: Vec::new(),
+                tries: 0,
             })
             .collect();
     }
@@ -240,7 +261,7 @@ impl MtuSearch {
         };
         self.round
             .iter()
-            .filter(|probe| probe.tx_ids.len() < tries)
+            .filter(|probe| probe.tries < tries)
             .map(|probe| probe.size)
             .collect()
     }

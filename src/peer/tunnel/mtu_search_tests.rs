@@ -160,6 +160,36 @@ fn silence_alone_is_no_verdict() {
 }
 
 #[test]
+fn pings_of_before_the_path_worked_are_no_verdict() {
+    let mut play = Play::new(ipv4(), 1500);
+    for number in 0..20 {
+        if let Step::Send(sizes) = play.search.advance(play.now, None) {
+            for size in sizes {
+                play.search.sent(size, TxId([number; 12]));
+            }
+        }
+        play.now += MtuSearch::patience(ROUND_TRIP);
+    }
+    play.search.path_works(play.now, true);
+    for _ in 0..20 {
+        play.run(ROUND_TRIP, |_, _| true);
+        assert!(play.found().is_none_or(|found| found == 1500));
+    }
+    assert_eq!(play.found(), Some(1500));
+}
+
+#[test]
+fn after_an_outage_the_size_is_searched_anew() {
+    let mut play = Play::new(ipv4(), 1500);
+    play.run(Duration::from_secs(5), |size, _| size <= 1400);
+    for (was_lost, expected) in [(false, 1400), (true, 1480)] {
+        play.search.path_works(play.now, was_lost);
+        play.run(Duration::from_secs(4), |size, _| size <= 1480);
+        assert_eq!(play.found(), Some(expected));
+    }
+}
+
+#[test]
 fn ipv6_promises_1280() {
     let mut play = Play::new(path("[2001:db8::2]:7777"), 1500);
     play.run(Duration::from_secs(4), |_, _| false);

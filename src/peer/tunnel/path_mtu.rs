@@ -52,6 +52,13 @@ impl TunnelMtu {
         }
     }
 
+    /// Data crosses the path, which it did not before.
+    pub(super) fn path_works(&mut self, now: Instant, was_lost: bool) {
+        if let Some(search) = &mut self.search {
+            search.path_works(now, was_lost);
+        }
+    }
+
     /// Has the link follow what was found. Returns whether the kernel has to be asked for it.
     fn follow(&mut self, path: Path) -> bool {
         let found = self.search.as_ref().and_then(MtuSearch::path_mtu);

@@ -212,6 +212,10 @@ impl Peer {
             return;
         };
         let path = tunnel.path;
+        if !matches!(tunnel.check, CheckState::Proven { .. }) {
+            let was_lost = !tunnel.check.is_in_use();
+            tunnel.mtu.path_works(cx.now, was_lost);
+        }
         tunnel.check = CheckState::Proven { unanswered: None };
         tunnel.proven_at = Some(cx.now);
         tunnel.is_called = false;
