@@ -6,11 +6,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::enrol::KeyError;
-use super::name::NameError;
 use super::replay::NotFresh;
 use crate::error::UserError;
 use crate::proto::api::{AuthError, ErrorBody, MAX_BODY, MAX_ENDPOINTS, MAX_ROUTES, MAX_SEALED};
 use crate::proto::keys::NodePublic;
+use crate::proto::name::NameError;
 
 /// An error response (RFC 9110 section 15).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

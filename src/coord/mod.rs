@@ -1,6 +1,6 @@
 //! The coordinator: registry of peers, enrolment, address allocation and signalling over signed HTTP.
 //!
-//! The deciding modules are pure and take the time as an argument: [`registry`], [`pool`], [`name`], [`enrol`], [`signals`],
+//! The deciding modules are pure and take the time as an argument: [`registry`], [`pool`], [`enrol`], [`signals`],
 //! [`replay`], [`token_bucket`], joined in [`rules`]. The acting modules surround them. [`http_front_end`] (TCP, TLS, deadlines, caps)
 //! and [`request_permits`] are in front of [`http`] (tiny_http and the API's routes). [`service`] joins rules, [`store`] (redb) and
 //! [`long_polls`]; [`stun`], [`admin`] (the local socket behind `keys` and `peers`) and [`metrics`] stand beside. [`server`] puts
@@ -15,7 +15,6 @@ pub mod http;
 pub mod http_front_end;
 pub mod long_polls;
 pub mod metrics;
-pub mod name;
 pub mod pool;
 pub mod registry;
 pub mod replay;

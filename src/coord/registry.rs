@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::api_error::ApiError;
 use super::clock::Now;
-use super::name::PeerName;
 use super::pool::Pool;
 use crate::proto::NatMapping;
 use crate::proto::api::{Endpoint, EndpointsRequest, PeerList, PeerRecord};
 use crate::proto::keys::{DiscoPublic, NodePublic};
+use crate::proto::name::PeerName;
 
 /// A node counts as online for this long after its last request: two long polls of the greatest length.
 pub const ONLINE_FOR: Duration = Duration::from_secs(60);

@@ -2,22 +2,22 @@
 //! is to be stored before it is applied, and answers.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
 
 use super::api_error::ApiError;
 use super::clock::Now;
 use super::enrol::{KeyRecord, KeyRing};
-use super::name::PeerName;
 use super::pool::Pool;
 use super::registry::{NodeRecord, RegistrationData, Registry, Terms};
 use super::replay::ReplayCache;
 use super::signals::SignalQueues;
 use super::token_bucket::{Bucket, Rate};
+use crate::proto::address::is_sendable;
 use crate::proto::api::{
     Endpoint, EndpointsRequest, MAX_ENDPOINTS, MAX_ROUTES, MAX_SEALED, RegisterRequest, Signal,
     SignalRequest, SignedHeaders,
 };
 use crate::proto::keys::NodePublic;
+use crate::proto::name::PeerName;
 
 /// Rate of requests of one node. A node that joins signals every peer at once: 500 is room for a full /24 twice.
 const NODE_RATE: Rate = Rate {
@@ -284,6 +284,7 @@ impl Core {
     }
 }
 
+/// Peers will send to whatever a node publishes: nothing that reaches more than one host.
 fn check_endpoints(endpoints: &[Endpoint]) -> Result<(), ApiError> {
     if endpoints.len() > MAX_ENDPOINTS {
         return Err(ApiError::TooManyEndpoints {
@@ -299,13 +300,6 @@ fn check_endpoints(endpoints: &[Endpoint]) -> Result<(), ApiError> {
         }),
         None => Ok(()),
     }
-}
-
-/// Peers will send to whatever a node publishes: nothing that reaches more than one host.
-fn is_sendable(addr: SocketAddr) -> bool {
-    let ip = addr.ip().to_canonical();
-    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
 }
 
 #[cfg(test)]

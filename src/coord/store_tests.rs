@@ -1,11 +1,11 @@
 use std::fs;
 
 use super::super::enrol::{ENTROPY_LEN, KeyPolicy, KeyRecord};
-use super::super::name::PeerName;
 use super::super::registry::NodeRecord;
 use super::*;
 use crate::proto::NatMapping;
 use crate::proto::keys::{DiscoPublic, NodePublic};
+use crate::proto::name::PeerName;
 
 fn node(number: u8) -> NodeRecord {
     NodeRecord {

@@ -5,7 +5,7 @@
 //! [`Conductor::poll_act`], and sleeps until [`Conductor::poll_timeout`]. The simulator's hosts do the same.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, trace, warn};
@@ -17,8 +17,8 @@ use crate::applier::machine::{Applied, Link};
 use crate::coordinator::Event;
 use crate::kernel::NetChange;
 use crate::node::{
-    DesiredTunnel, DropReason, LocalAddress, Node, Output, RouterPort, State, StateChange,
-    TunnelReport, VerdictChange,
+    Datagram, DesiredTunnel, DropReason, LocalAddress, Node, Output, RouterPort, Signal, State,
+    StateChange, TunnelReport, VerdictChange,
 };
 use crate::portmap::{self, Lease};
 use crate::proto::api::{EndpointsRequest, PeerRecord, RegisterResponse};
@@ -38,16 +38,7 @@ pub const ADDRESSES_RETRY: Duration = Duration::from_secs(1);
 pub enum Act {
     /// Send a datagram from the data port or a search port. Where that fails for want of a route,
     /// [`Conductor::handle_lack_of_route`] is told.
-    Send {
-        /// Source address; `None` leaves it to the route.
-        local: Option<IpAddr>,
-        /// Source port.
-        port: u16,
-        /// The destination.
-        to: SocketAddr,
-        /// UDP payload.
-        data: Vec<u8>,
-    },
+    Send(Datagram),
     /// Receive on the search ports too, or no longer.
     ListenOnExtraPorts(bool),
     /// Send a data probe through the tunnel of this link.
@@ -60,12 +51,7 @@ pub enum Act {
         data: Vec<u8>,
     },
     /// Have the coordinator hand over an envelope.
-    Signal {
-        /// The recipient.
-        to: NodePublic,
-        /// The disco envelope.
-        sealed: Vec<u8>,
-    },
+    Signal(Signal),
     /// Publish where this node can be reached.
     Publish(EndpointsRequest),
     /// Desire this tunnel to a peer, or none.
@@ -416,17 +402,7 @@ impl Conductor {
 
     fn act_on(&mut self, output: Output) -> Option<Act> {
         Some(match output {
-            Output::Send {
-                local,
-                port,
-                to,
-                data,
-            } => Act::Send {
-                local,
-                port,
-                to,
-                data,
-            },
+            Output::Send(datagram) => Act::Send(datagram),
             Output::ListenOnExtraPorts(listen) => Act::ListenOnExtraPorts(listen),
             Output::SendThroughTunnel { peer, data } => {
                 let Some(link) = self.tunnels.get(&peer) else {
@@ -436,7 +412,7 @@ impl Conductor {
                 let index = link.index;
                 Act::SendThroughTunnel { index, peer, data }
             }
-            Output::Signal { to, sealed } => Act::Signal { to, sealed },
+            Output::Signal(signal) => Act::Signal(signal),
             Output::PublishEndpoints(latest) => Act::Publish(latest),
             Output::SetTunnel { peer, tunnel } => {
                 let tunnel = Some(tunnel);
@@ -448,13 +424,11 @@ impl Conductor {
                 Act::Write(Content::InterfaceNumbers(numbers))
             }
             Output::StateChange(change) => {
-                match (change.from, change.to) {
-                    (State::Punching, State::Direct) => {
-                        let after = change.after;
-                        self.acts.push_back(Act::CountHolePunch { after });
-                    }
-                    (State::Direct, _) => self.acts.push_back(Act::RecheckPortMapping),
-                    _ => {}
+                if change.from == State::Punching && change.to.is_proven() {
+                    let after = change.after;
+                    self.acts.push_back(Act::CountHolePunch { after });
+                } else if change.from.is_proven() {
+                    self.acts.push_back(Act::RecheckPortMapping);
                 }
                 Act::LogState(change)
             }

@@ -27,7 +27,9 @@ use crate::kernel::packet::discovery_socket::{DiscoverySocket, Received};
 use crate::kernel::packet::probe_socket::ProbeSocket;
 use crate::kernel::{self, Kernel, KernelError, NetChange};
 use crate::local_api::{self, Query};
-use crate::node::{EXTRA_PORTS, LinkKind, LocalAddress, StateChange, VerdictChange};
+use crate::node::{
+    self, Datagram, EXTRA_PORTS, LinkKind, LocalAddress, StateChange, VerdictChange,
+};
 use crate::portmap;
 use crate::proto::keys::NodePublic;
 
@@ -167,12 +169,12 @@ impl Daemon {
     pub(super) fn carry_out(&mut self) {
         while let Some(act) = self.conductor.poll_act() {
             match act {
-                Act::Send {
+                Act::Send(Datagram {
                     local,
                     port,
                     to,
                     data,
-                } => {
+                }) => {
                     if let Err(error) = self.sockets.port.send(local, port, to, &data) {
                         trace!(%to, %error, "datagram not sent");
                         let errno = error.raw_os_error();
@@ -192,7 +194,7 @@ impl Daemon {
                         debug!(%peer, %error, "probe not sent");
                     }
                 }
-                Act::Signal { to, sealed } => self.coordinator.signal(to, &sealed),
+                Act::Signal(node::Signal { to, sealed }) => self.coordinator.signal(to, &sealed),
                 Act::Publish(latest) => self.coordinator.publish(latest),
                 Act::SetTunnel { peer, tunnel } => self.wanted.set(peer, tunnel),
                 Act::Write(content) => self.writer.write(content),

@@ -45,7 +45,7 @@ fn conductor(now: Instant) -> Conductor {
 fn requests(conductor: &mut Conductor) -> Vec<Vec<u8>> {
     let mut requests = Vec::new();
     while let Some(act) = conductor.poll_act() {
-        if let Act::Send { data, .. } = act {
+        if let Act::Send(Datagram { data, .. }) = act {
             requests.push(data);
         }
     }

@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::coordinator::{CoordinatorUrl, UrlError};
 use crate::error::{Kind, UserError};
 use crate::node::{IfaceTemplate, IfaceTemplateError};
+use crate::proto::name;
 
 /// Default UDP port for discovery and data.
 pub const DEFAULT_PORT: u16 = 7777;
@@ -268,40 +269,19 @@ impl Settings {
 fn host_name() -> Result<String, SettingsError> {
     let raw =
         fs::read_to_string("/proc/sys/kernel/hostname").map_err(|_| SettingsError::NoHostName)?;
-    let label: String = raw
-        .trim()
-        .split('.')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(63)
-        .collect();
-    let label = label.trim_matches('-');
-    if label.is_empty() || label == "localhost" {
-        return Err(SettingsError::NoHostName);
-    }
-    Ok(label.to_owned())
+    let label = name::nearest_label(raw.trim());
+    label
+        .filter(|it| it != "localhost")
+        .ok_or(SettingsError::NoHostName)
 }
 
-/// A node name is one DNS label (RFC 1123 section 2.1).
 fn check_node_name(name: &str) -> Result<(), SettingsError> {
-    let characters = name
-        .chars()
-        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    if characters
-        && !name.is_empty()
-        && name.len() <= 63
-        && !name.starts_with('-')
-        && !name.ends_with('-')
-    {
-        Ok(())
-    } else {
-        Err(SettingsError::NodeName {
-            name: name.to_owned(),
-        })
+    if name::is_label(name) {
+        return Ok(());
     }
+    Err(SettingsError::NodeName {
+        name: name.to_owned(),
+    })
 }
 
 fn check_host_port(server: &str) -> Result<(), SettingsError> {

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use super::stun::StunClient;
-use crate::peer::{Host, is_usable};
+use crate::peer::Host;
+use crate::proto::address::is_sendable;
 use crate::proto::api::{Endpoint, EndpointKind};
 
 /// Most endpoints published: more than any host needs, fewer than a peer takes from a record.
@@ -29,7 +30,7 @@ pub(super) fn gather(host: &Host, stun: &StunClient) -> Vec<Endpoint> {
     for endpoint in mapped.into_iter().chain(reflexive).chain(local) {
         let known = endpoints.iter_mut().find(|it| it.addr == endpoint.addr);
         match (known, endpoint.kind) {
-            (None, _) if is_usable(endpoint.addr) => endpoints.push(endpoint),
+            (None, _) if is_sendable(endpoint.addr) => endpoints.push(endpoint),
             // Without a NAT the public address is the host's own.
             (Some(known), EndpointKind::Local) => known.kind = EndpointKind::Local,
             _ => {}

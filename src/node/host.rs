@@ -7,7 +7,8 @@ use std::time::Instant;
 use tracing::info;
 
 use super::{LocalAddress, Node, Output, RouterPort, endpoints};
-use crate::peer::{Peer, is_usable};
+use crate::peer::Peer;
+use crate::proto::address::is_sendable;
 use crate::proto::api::EndpointsRequest;
 use crate::proto::{NatMapping, NodePublic};
 
@@ -20,7 +21,7 @@ impl Node {
         addresses: Vec<impl Into<LocalAddress>>,
     ) {
         let mut addresses: Vec<LocalAddress> = addresses.into_iter().map(Into::into).collect();
-        addresses.retain(|it| is_usable(SocketAddr::new(it.ip, self.host.port)));
+        addresses.retain(|it| is_sendable(SocketAddr::new(it.ip, self.host.port)));
         addresses.sort_unstable();
         addresses.dedup_by_key(|it| it.ip);
         if addresses == self.host.addresses {
@@ -87,7 +88,7 @@ impl Node {
         }
     }
 
-    pub(super) fn observe_nat(&mut self) {
+    pub(super) fn sample_nat(&mut self) {
         let server = self.stun.answers().find(|(it, _)| it.is_ipv4());
         if let Some((server, _)) = server {
             let (rng, out) = (&mut self.rng, &mut self.out);

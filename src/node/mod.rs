@@ -23,7 +23,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use tracing::{info_span, trace};
 
-use crate::peer::{Channel, Context, Host, HostSnapshot, NatState, PacketWindow, Peer};
+use crate::peer::{
+    Channel, Context, Host, HostSnapshot, NatState, PacketWindow, Peer, StepOutcome,
+};
 use crate::proto::api::{Endpoint, EndpointsRequest, PeerRecord};
 use crate::proto::disco::Envelope;
 use crate::proto::{DiscoSecret, NodePublic};
@@ -41,10 +43,11 @@ pub use network::{NetworkSettings, OfferedRoute, RouteRefusal};
 pub use crate::proto::NatMapping;
 
 pub use crate::peer::{
-    Cause, Counters, DesiredTunnel, DropReason, EXTRA_PORTS, Evidence, Explanation, FIRST_PATH_MTU,
-    Inside, LinkKind, LocalAddress, MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND, Output,
-    Outside, Path, PeerStatus, PortSearchOutcome, Remedy, RouterPort, Side, State, StateChange,
-    StateReason, SwitchReason, Tried, TunnelReport, TunnelSeen, VerdictChange, Via,
+    Cause, Counters, Datagram, DesiredTunnel, DropReason, EXTRA_PORTS, Evidence, Explanation,
+    FIRST_PATH_MTU, Inside, LinkKind, LocalAddress, MAX_PACKETS_PER_SECOND,
+    MAX_SEARCH_PACKETS_PER_SECOND, Output, Outside, Path, PeerStatus, PortSearchOutcome, Remedy,
+    RouterPort, Side, Signal, State, StateChange, StateReason, SwitchReason, Tried, TunnelReport,
+    TunnelSeen, VerdictChange, Via,
 };
 
 /// What a node is made of.
@@ -434,26 +437,26 @@ impl Node {
             return;
         };
         let _span = info_span!("peer", name = peer.name(), %key).entered();
-        let mut ask_stun = false;
-        let mut udp_came_in = None;
-        let mut tunnel = None;
-        let mut observe_nat = false;
         let mut cx = Context {
             now,
             host: &self.host,
             rng: &mut self.rng,
             out: &mut self.out,
-            tunnel: &mut tunnel,
             counters: &mut self.counters,
-            ask_stun: &mut ask_stun,
-            udp_came_in: &mut udp_came_in,
-            observe_nat: &mut observe_nat,
+            outcome: StepOutcome::default(),
             search_limiter: &mut self.search_limiter,
             requests: &mut self.requests,
         };
         step(peer, &mut cx);
-        let udp_came_in = udp_came_in.or(self.host.snapshot.udp_came_in);
-        self.host.snapshot.udp_came_in = udp_came_in;
+        let StepOutcome {
+            tunnel,
+            asks_stun,
+            samples_nat,
+            udp_came_in,
+        } = cx.outcome;
+        if udp_came_in {
+            self.host.snapshot.udp_came_in = Some(now);
+        }
         // Nothing else changes a peer, and whatever changes the host tells all peers.
         self.deadlines.set(key, peer.poll_timeout(&self.host));
         let changed = if peer.needs_extra_ports(now, self.host.port) {
@@ -464,15 +467,15 @@ impl Node {
         if let Some(outside) = tunnel {
             self.network.ask(key, outside);
         }
-        self.network.set_verified(key, peer.is_verified());
+        self.network.set_verified(key, peer.state().is_proven());
         self.network.update(&mut self.out);
         if changed {
             self.update_listening();
         }
-        if observe_nat {
-            self.observe_nat();
+        if samples_nat {
+            self.sample_nat();
         }
-        if ask_stun {
+        if asks_stun {
             self.stun.refresh(now);
             self.send_stun(now);
         }

@@ -8,8 +8,9 @@ use std::time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng as _;
 
-use crate::peer::{Counters, DropReason, EXTRA_PORTS, MAX_STEP, Output, PortAllocation, is_usable};
+use crate::peer::{Counters, Datagram, DropReason, EXTRA_PORTS, MAX_STEP, Output, PortAllocation};
 use crate::proto::TxId;
+use crate::proto::address::is_sendable;
 use crate::proto::stun::{self, StunMessage};
 
 /// The latest look.
@@ -43,12 +44,12 @@ impl AllocationSampler {
         for port in [first, first + 1] {
             let mut tx_id = TxId([0; TxId::LEN]);
             rng.fill_bytes(&mut tx_id.0);
-            out.push_back(Output::Send {
+            out.push_back(Output::Send(Datagram {
                 local: None,
                 port,
                 to: server,
                 data: stun::binding_request(tx_id),
-            });
+            }));
             counters.stun_requests_sent += 1;
             self.flows.push(Flow {
                 port,
@@ -67,7 +68,7 @@ impl AllocationSampler {
         data: &[u8],
     ) -> Result<bool, DropReason> {
         let (tx_id, mapped) = match stun::decode(data) {
-            Ok(StunMessage::Success { tx_id, mapped }) if is_usable(mapped) => (tx_id, mapped),
+            Ok(StunMessage::Success { tx_id, mapped }) if is_sendable(mapped) => (tx_id, mapped),
             _ => return Err(DropReason::Malformed),
         };
         let asked = |it: &&mut Flow| it.server == from && it.tx_id == tx_id;
@@ -119,7 +120,7 @@ mod tests {
             let mut rng = ChaCha20Rng::from_seed([1; 32]);
             sampler.ask(server, &mut rng, &mut out, &mut Counters::default());
             for output in out {
-                let Output::Send { port, data, .. } = output else {
+                let Output::Send(Datagram { port, data, .. }) = output else {
                     panic!("a request");
                 };
                 let Ok(StunMessage::Request { tx_id, .. }) = stun::decode(&data) else {

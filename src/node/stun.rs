@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::Rng as _;
 
-use crate::peer::{Counters, DropReason, Output, is_usable};
+use crate::peer::{Counters, Datagram, DropReason, Output};
+use crate::proto::address::is_sendable;
 use crate::proto::stun::{self, StunMessage};
 use crate::proto::{NatMapping, TxId};
 
@@ -144,12 +145,12 @@ impl StunClient {
                 rng.fill_bytes(&mut tx_id);
                 TxId(tx_id)
             });
-            out.push_back(Output::Send {
+            out.push_back(Output::Send(Datagram {
                 local: None,
                 port,
                 to: server.addr,
                 data: stun::binding_request(tx_id),
-            });
+            }));
             counters.stun_requests_sent += 1;
             match REPEAT_GAPS.get(server.step) {
                 Some(gap) => {
@@ -175,7 +176,7 @@ impl StunClient {
     ) -> Result<(), DropReason> {
         let (tx_id, mapped) = match stun::decode(data) {
             // Publishing an address that nobody can send to would have the coordinator refuse all endpoints of this node.
-            Ok(StunMessage::Success { mapped, .. }) if !is_usable(mapped) => {
+            Ok(StunMessage::Success { mapped, .. }) if !is_sendable(mapped) => {
                 return Err(DropReason::Malformed);
             }
             Ok(StunMessage::Success { tx_id, mapped }) => (tx_id, Some(mapped)),

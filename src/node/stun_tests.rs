@@ -46,7 +46,7 @@ impl Bench {
                 &mut self.out,
                 &mut self.counters,
             );
-            while let Some(Output::Send { to, data, .. }) = self.out.pop_front() {
+            while let Some(Output::Send(Datagram { to, data, .. })) = self.out.pop_front() {
                 let Ok(StunMessage::Request { tx_id, .. }) = stun::decode(&data) else {
                     panic!("no request");
                 };

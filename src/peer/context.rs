@@ -67,21 +67,27 @@ impl Host {
     }
 }
 
+/// What a step of a peer's machine leaves to its node.
+#[derive(Debug, Default)]
+pub(crate) struct StepOutcome {
+    /// How the peer's tunnel should be from now on, if that changed.
+    pub(crate) tunnel: Option<Outside>,
+    /// Whether STUN is to say now if this host's mapping still holds.
+    pub(crate) asks_stun: bool,
+    /// Whether a port search wants to know what the NAT gives to new flows.
+    pub(crate) samples_nat: bool,
+    /// Whether disco came in from beyond this site.
+    pub(crate) udp_came_in: bool,
+}
+
 /// The context of one step of a peer's machine.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) host: &'a Host,
     pub(crate) rng: &'a mut ChaCha20Rng,
     pub(crate) out: &'a mut VecDeque<Output>,
-    /// Set to how the peer's tunnel should be from now on.
-    pub(crate) tunnel: &'a mut Option<Outside>,
     pub(crate) counters: &'a mut Counters,
-    /// Set when this host's own mapping is to be rechecked: STUN should be asked now.
-    pub(crate) ask_stun: &'a mut bool,
-    /// Set when disco comes from a public address.
-    pub(crate) udp_came_in: &'a mut Option<Instant>,
-    /// Set when a port search wants to know what the NAT gives to new flows.
-    pub(crate) observe_nat: &'a mut bool,
+    pub(crate) outcome: StepOutcome,
     /// The cap on packets of port searches, for all peers together.
     pub(crate) search_limiter: &'a mut PacketWindow,
     /// The number of the latest [`Output::SetTunnel`] of this node.

@@ -44,13 +44,12 @@ pub(crate) use constants::MAX_STEP;
 #[cfg(test)]
 pub(crate) use constants::REPLAY_NONCES;
 pub use constants::{MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
-pub(crate) use context::{Context, Host};
+pub(crate) use context::{Context, Host, StepOutcome};
 pub use counters::{Counters, DropReason};
 pub use discovery::port_mapping::RouterPort;
 pub use discovery::port_search::{EXTRA_PORTS, PortSearchOutcome};
 pub(crate) use discovery::port_search::{NatState, PortAllocation};
-pub use output::{Output, StateChange, VerdictChange};
-pub(crate) use path::is_usable;
+pub use output::{Datagram, Output, Signal, StateChange, VerdictChange};
 pub use path::local_address::{LinkKind, LocalAddress};
 pub use path::switch_reason::SwitchReason;
 pub use path::{FIRST_PATH_MTU, Path, Via};
@@ -129,11 +128,6 @@ impl Peer {
         }
     }
 
-    /// Whether data crossed the tunnel and has not failed to since.
-    pub(crate) fn is_verified(&self) -> bool {
-        self.state == State::Direct
-    }
-
     pub(crate) fn state(&self) -> State {
         self.state
     }
@@ -210,11 +204,11 @@ impl Peer {
             }
         }
         match self.state {
-            State::Punching | State::Direct => self.send_call_me_maybe(cx),
             State::Unreachable => {
                 self.begin_search(cx, StateReason::HostChanged);
             }
             State::Unknown | State::HaveEndpoints => {}
+            State::Punching | State::Direct => self.send_call_me_maybe(cx),
         }
         self.send_due_pings(cx);
     }
@@ -293,7 +287,7 @@ impl Peer {
             (Channel::Coordinator, Message::PortSearch(offer)) => {
                 self.handle_port_search(cx, offer)
             }
-            (Channel::Tunnel, Message::DataPing { tx_id, .. }) => self.handle_data_ping(cx, tx_id),
+            (Channel::Tunnel, Message::DataPing { tx_id }) => self.handle_data_ping(cx, tx_id),
             (Channel::Tunnel, Message::DataPong { tx_id }) => self.handle_data_pong(cx, tx_id),
             _ => Err(DropReason::WrongChannel),
         }

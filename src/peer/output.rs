@@ -13,16 +13,7 @@ use crate::proto::api::EndpointsRequest;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Send a datagram.
-    Send {
-        /// Source address; `None` leaves it to the route.
-        local: Option<IpAddr>,
-        /// Source port: the data port, or one of [`super::EXTRA_PORTS`].
-        port: u16,
-        /// Destination.
-        to: SocketAddr,
-        /// The UDP payload.
-        data: Vec<u8>,
-    },
+    Send(Datagram),
     /// Take disco and STUN that come to any of [`super::EXTRA_PORTS`] too, or no longer. Not at first.
     ListenOnExtraPorts(bool),
     /// Send a frame through the peer's GRE device with EtherType 0x88B5.
@@ -34,12 +25,7 @@ pub enum Output {
     },
     /// Have the coordinator hand an envelope to a peer (`POST /v1/signal`). Worth little after a second: better dropped
     /// than queued while the coordinator is away.
-    Signal {
-        /// The recipient.
-        to: NodePublic,
-        /// The sealed disco envelope.
-        sealed: Vec<u8>,
-    },
+    Signal(Signal),
     /// Tell the coordinator where this node can be reached (`POST /v1/endpoints`). The latest value is the whole truth.
     PublishEndpoints(EndpointsRequest),
     /// Desired state of the peer's tunnel: the latest value wins. The driver answers with a [`super::TunnelReport`] of the
@@ -61,6 +47,28 @@ pub enum Output {
     StateChange(StateChange),
     /// The verdict on a peer that stays unconnected is another one; for the log.
     VerdictChange(VerdictChange),
+}
+
+/// A datagram to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Source address; `None` leaves it to the route.
+    pub local: Option<IpAddr>,
+    /// Source port: the data port, or one of [`super::EXTRA_PORTS`].
+    pub port: u16,
+    /// Destination.
+    pub to: SocketAddr,
+    /// The UDP payload.
+    pub data: Vec<u8>,
+}
+
+/// An envelope that the coordinator hands to a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signal {
+    /// The recipient.
+    pub to: NodePublic,
+    /// The sealed disco envelope.
+    pub sealed: Vec<u8>,
 }
 
 /// A peer changed its state.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use tracing::trace;
 
 use crate::peer::packet_window::Budget;
-use crate::peer::{Context, Output, Path, Peer};
+use crate::peer::{Context, Datagram, Output, Path, Peer};
 use crate::proto::disco::{self, Message};
 
 impl Peer {
@@ -25,12 +25,12 @@ impl Peer {
         let local = local.filter(|it| cx.host.locals.contains(it));
         let data = self.seal(cx, message);
         trace!(?local, port, %to, ?message, "sent");
-        cx.out.push_back(Output::Send {
+        cx.out.push_back(Output::Send(Datagram {
             local,
             port,
             to,
             data,
-        });
+        }));
         true
     }
 

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::proto::is_public;
+use crate::proto::address::is_public;
 
 pub use igd::HttpRequest;
 pub use mapper::{Output, PortMapper};

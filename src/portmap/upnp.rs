@@ -240,8 +240,6 @@ fn text<'a>(parent: Node<'a, '_>, name: &str) -> Option<&'a str> {
 pub struct Fault(pub u16);
 
 impl Fault {
-    /// Nobody has this port.
-    pub const NO_SUCH_ENTRY: Fault = Fault(714);
     /// Another host has this port.
     pub const CONFLICT: Fault = Fault(718);
     /// The router knows no leases: mappings are for ever.

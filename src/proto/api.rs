@@ -166,8 +166,6 @@ pub enum EndpointKind {
     Reflexive,
     /// A port mapping that its router granted.
     Mapped,
-    /// Told by its operator.
-    Configured,
 }
 
 /// Hands a sealed disco envelope to another node; the coordinator cannot read it.

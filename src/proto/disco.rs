@@ -103,8 +103,6 @@ pub enum Message {
     DataPing {
         /// Pairs the answer with it.
         tx_id: TxId,
-        /// Zero bytes that make the packet as large as the MTU that it probes.
-        padding: usize,
     },
     /// The answer to a data ping, through the GRE device too.
     DataPong {
@@ -196,10 +194,9 @@ impl Message {
             }
             Message::Nominate { seq, tx_id } => nomination(TYPE_NOMINATE, *seq, tx_id),
             Message::Nominated { seq, tx_id } => nomination(TYPE_NOMINATED, *seq, tx_id),
-            Message::DataPing { tx_id, padding } => {
-                let mut out = header(TYPE_DATA_PING, TxId::LEN + padding);
+            Message::DataPing { tx_id } => {
+                let mut out = header(TYPE_DATA_PING, TxId::LEN);
                 out.extend_from_slice(&tx_id.0);
-                out.resize(out.len() + padding, 0);
                 out
             }
             Message::DataPong { tx_id } => {
@@ -256,7 +253,6 @@ impl Message {
             }),
             TYPE_DATA_PING => Ok(Message::DataPing {
                 tx_id: TxId(rest.take()?),
-                padding: rest.0.len(),
             }),
             TYPE_DATA_PONG => Ok(Message::DataPong {
                 tx_id: TxId(rest.take()?),

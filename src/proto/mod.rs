@@ -3,14 +3,16 @@
 //! Nothing here reads a clock, opens a socket or draws randomness: times, nonces and transaction ids are passed in.
 //! Bytes from the network never raise more than a typed, copyable decode error that callers count.
 
+pub mod address;
 pub mod api;
 pub mod disco;
 pub mod keys;
+pub mod name;
 pub mod nat;
 pub mod stun;
 
 pub use keys::{DiscoPublic, DiscoSecret, DiscoShared, NodePublic, NodeSecret};
-pub use nat::{NatMapping, is_public};
+pub use nat::NatMapping;
 
 use std::fmt;
 

@@ -1,16 +1,9 @@
 //! The mapping behaviour of a NAT, judged from STUN answers (RFC 4787 section 4.1, RFC 5780 section 4.3).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-
-/// Returns whether an address can be one of the internet: not of RFC 1918, nor of the shared space of carrier NATs (RFC 6598), nor
-/// link-local, loopback or unspecified.
-pub fn is_public(ip: Ipv4Addr) -> bool {
-    let is_shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
-    !(ip.is_private() || is_shared || ip.is_link_local() || ip.is_loopback() || ip.is_unspecified())
-}
 
 /// The mapping behaviour of the NAT in front of a node, for the data port (RFC 4787 section 4.1). The coordinator's record of
 /// a node publishes it to the peers.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gretun::daemon::conductor::{Act, Conductor};
 use gretun::daemon::state_writer::Content;
-use gretun::node::{Path, State, StateChange, VerdictChange};
+use gretun::node::{Datagram, Path, Signal, State, StateChange, VerdictChange};
 use gretun::proto::NodePublic;
 
 use crate::clock::Event;
@@ -27,12 +27,12 @@ impl World {
             .and_then(Conductor::poll_act)
         {
             match act {
-                Act::Send {
+                Act::Send(Datagram {
                     local,
                     port,
                     to,
                     data,
-                } => {
+                }) => {
                     if !self.servers.contains(&to) {
                         packets += 1;
                     }
@@ -49,7 +49,7 @@ impl World {
                     packets += 1;
                     self.send_data(id, peer, Frame::Probe(data));
                 }
-                Act::Signal { to, sealed } => {
+                Act::Signal(Signal { to, sealed }) => {
                     let host = &self.hosts[id.0];
                     if host.registered && self.has_network(id) {
                         let from = host.node_key;

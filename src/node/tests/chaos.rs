@@ -59,7 +59,7 @@ fn do_whatever(bench: &mut Bench, what: Whatever) {
                 4 => Message::CallMeMaybe {
                     endpoints: vec![addr(&from)],
                 },
-                5 => Message::DataPing { tx_id, padding: 0 },
+                5 => Message::DataPing { tx_id },
                 _ => Message::DataPong { tx_id },
             };
             if kind >= 5 {

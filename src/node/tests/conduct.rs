@@ -185,7 +185,7 @@ fn probes_that_were_lost_before_one_was_answered_are_forgotten() {
     // Of several late probes one in the middle is answered, the later ones never are.
     let probes = bench.sent_through_tunnel();
     assert!(probes.len() >= 4);
-    let Message::DataPing { tx_id, .. } = probes[1] else {
+    let Message::DataPing { tx_id } = probes[1] else {
         panic!("no probe");
     };
     bench.receive_through_tunnel(&Message::DataPong { tx_id });
@@ -401,7 +401,9 @@ fn what_is_reached_from_outside_is_published_first() {
     bench.node.handle_stun_servers(bench.now, vec![server]);
     bench.collect();
     let request = bench.outputs.iter().find_map(|it| match it {
-        Output::Send { to, data, .. } if *to == server => crate::proto::stun::decode(data).ok(),
+        Output::Send(Datagram { to, data, .. }) if *to == server => {
+            crate::proto::stun::decode(data).ok()
+        }
         _ => None,
     });
     let Some(crate::proto::stun::StunMessage::Request { tx_id, .. }) = request else {
@@ -469,7 +471,7 @@ fn leaves_a_slow_path_for(other: &str) -> bool {
     for _ in 0..3000 {
         bench.pass(10 * MS);
         for message in bench.sent_through_tunnel() {
-            if let Message::DataPing { tx_id, .. } = message {
+            if let Message::DataPing { tx_id } = message {
                 answers.push((bench.now + 290 * MS, tx_id));
             }
         }

@@ -38,7 +38,7 @@ fn drops() {
         ),
         (
             Controlled,
-            Message::DataPing { tx_id, padding: 0 },
+            Message::DataPing { tx_id },
             DropReason::WrongChannel,
         ),
         (

@@ -204,7 +204,7 @@ impl Bench {
     /// Answers every data ping that is waiting, through the tunnel.
     fn answer_probes(&mut self) {
         for message in self.sent_through_tunnel() {
-            if let Message::DataPing { tx_id, .. } = message {
+            if let Message::DataPing { tx_id } = message {
                 self.receive_through_tunnel(&Message::DataPong { tx_id });
             }
         }
@@ -216,7 +216,7 @@ impl Bench {
             .outputs
             .iter()
             .filter_map(|output| match output {
-                Output::Send { to, data, .. } => Some((*to, self.open(data))),
+                Output::Send(Datagram { to, data, .. }) => Some((*to, self.open(data))),
                 _ => None,
             })
             .collect();
@@ -264,7 +264,7 @@ impl Bench {
         let mut sent = Vec::new();
         for output in std::mem::take(&mut self.outputs) {
             match output {
-                Output::Send { to, data, .. } => sent.push((to, self.open(&data))),
+                Output::Send(Datagram { to, data, .. }) => sent.push((to, self.open(&data))),
                 other => self.outputs.push(other),
             }
         }

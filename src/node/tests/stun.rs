@@ -10,7 +10,7 @@ const PUBLIC: &str = "203.0.113.1:7777";
 fn has_searched(bench: &Bench) -> bool {
     let counters = bench.node.counters();
     let searched = |it: &Output| match it {
-        Output::Send { port, .. } => *port != 7777,
+        Output::Send(Datagram { port, .. }) => *port != 7777,
         Output::ListenOnExtraPorts(listens) => *listens,
         _ => false,
     };
@@ -21,7 +21,7 @@ fn has_searched(bench: &Bench) -> bool {
 fn answer(bench: &mut Bench, server: &str) {
     let server = addr(server);
     let asked = bench.outputs.iter().rev().find_map(|it| match it {
-        Output::Send { to, data, .. } if *to == server => Some(data),
+        Output::Send(Datagram { to, data, .. }) if *to == server => Some(data),
         _ => None,
     });
     let Ok(StunMessage::Request { tx_id, .. }) = stun::decode(asked.unwrap()) else {

@@ -134,7 +134,7 @@ fn transitions() {
             || Bench::with_tunnel(Controlled),
             |it| {
                 let tx_id = TxId([9; 12]);
-                it.receive_through_tunnel(&Message::DataPing { tx_id, padding: 0 });
+                it.receive_through_tunnel(&Message::DataPing { tx_id });
             },
             State::Punching,
         ),

@@ -7,7 +7,8 @@ use crate::peer::constants::{
     BURST_GAPS, HOLD_DOWN_MAX, HOLD_DOWN_MIN, IDLE_GAP, LOCAL_ADDRESS_MAX_AGE, MAX_ADVERTISED,
     MAX_LEARNED, MOVE_HOLD_DOWN, UPGRADE_SAMPLES,
 };
-use crate::peer::path::{self, Path};
+use crate::peer::path::Path;
+use crate::proto::address::is_sendable;
 
 /// A smoothed round trip, as in RFC 6298 section 2: each new measurement counts for an eighth.
 #[derive(Clone, Copy, Debug, Default)]
@@ -282,10 +283,7 @@ impl Candidates {
         for candidate in &mut self.list {
             *candidate.sources.advertised(by) = false;
         }
-        for remote in endpoints
-            .filter(|it| path::is_usable(*it))
-            .take(MAX_ADVERTISED)
-        {
+        for remote in endpoints.filter(|it| is_sendable(*it)).take(MAX_ADVERTISED) {
             *self.entry(remote, now).sources.advertised(by) = true;
         }
         let added = self.list.len() > known;

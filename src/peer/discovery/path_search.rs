@@ -11,9 +11,10 @@ use crate::peer::discovery::candidates::AdvertisedBy;
 use crate::peer::discovery::port_mapping::is_open;
 use crate::peer::packet_window::Budget;
 use crate::peer::timers::Timer;
-use crate::peer::{Context, DropReason, Output, Path, Peer, State, StateReason, path};
+use crate::peer::{Context, DropReason, Output, Path, Peer, Signal, State, StateReason};
+use crate::proto::TxId;
+use crate::proto::address::{is_private, is_public};
 use crate::proto::disco::Message;
-use crate::proto::{TxId, is_public};
 
 /// The search under way, or the last one.
 #[derive(Debug)]
@@ -174,14 +175,14 @@ impl Peer {
             }
             None => {
                 let (to, sealed) = (self.node_key, self.seal(cx, &message));
-                cx.out.push_back(Output::Signal { to, sealed });
+                cx.out.push_back(Output::Signal(Signal { to, sealed }));
             }
         }
     }
 
     /// Calls the peer, and has STUN say whether what the call tells still holds; if not, another call follows.
     fn ask_stun_and_call(&mut self, cx: &mut Context<'_>) {
-        *cx.ask_stun = true;
+        cx.outcome.asks_stun = true;
         self.send_call_me_maybe(cx);
     }
 
@@ -197,7 +198,7 @@ impl Peer {
     /// The peer calls: it is looking for a path, or has something new to offer.
     pub(crate) fn handle_call(&mut self, cx: &mut Context<'_>, endpoints: Vec<SocketAddr>) {
         cx.counters.calls_received += 1;
-        *cx.ask_stun = true;
+        cx.outcome.asks_stun = true;
         let own = &cx.host.endpoints;
         let endpoints = endpoints.into_iter().filter(|it| !own.contains(it));
         let added =
@@ -236,8 +237,8 @@ impl Peer {
             self.discovery.answers_count_since(cx.now)
         };
         let added = self.discovery.candidates.heard(cx.now, path, start);
-        if !path::is_private(path.remote.ip()) {
-            *cx.udp_came_in = Some(cx.now);
+        if !is_private(path.remote.ip()) {
+            cx.outcome.udp_came_in = true;
         }
         self.hasten_loss(cx.now);
         if path.port != cx.host.port {

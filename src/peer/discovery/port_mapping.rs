@@ -2,7 +2,7 @@
 
 use std::net::SocketAddrV4;
 
-use crate::proto::is_public;
+use crate::proto::address::is_public;
 
 /// The port mapping of this host's router, or why there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use crate::peer::discovery::port_offer::{OfferInput, OfferStep};
 use crate::peer::packet_window::Budget;
 use crate::peer::path::switch_reason::SwitchReason;
 use crate::peer::timers::Timer;
-use crate::peer::{Context, DropReason, Output, Path, Peer, State};
+use crate::peer::{Context, Datagram, DropReason, Output, Path, Peer, Signal, State};
 use crate::proto::TxId;
 use crate::proto::disco::{Message, PortOffer};
 
@@ -258,7 +258,7 @@ impl Peer {
             OfferStep::Nothing => {}
             OfferStep::Wait(at) => self.timers.set(Timer::PortSearch, at),
             OfferStep::Sample(until) => {
-                *cx.observe_nat = true;
+                cx.outcome.samples_nat = true;
                 self.timers.set(Timer::PortSearch, until);
             }
             OfferStep::Tell => self.tell_nat(cx),
@@ -279,7 +279,7 @@ impl Peer {
         if let Some(offer) = offer {
             let message = Message::PortSearch(offer);
             let (to, sealed) = (self.node_key, self.seal(cx, &message));
-            cx.out.push_back(Output::Signal { to, sealed });
+            cx.out.push_back(Output::Signal(Signal { to, sealed }));
             self.begin_attempt(cx);
         }
     }
@@ -383,12 +383,12 @@ impl Peer {
         };
         let data = self.seal(cx, &ping);
         cx.counters.port_search_pings_sent += 1;
-        cx.out.push_back(Output::Send {
+        cx.out.push_back(Output::Send(Datagram {
             local: None,
             port,
             to,
             data,
-        });
+        }));
     }
 
     /// A guess, or a ping of the fan-out, was answered.

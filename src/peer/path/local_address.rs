@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::peer::path::{Path, Via, is_private};
+use crate::peer::path::{Path, Via};
+use crate::proto::address::is_private;
 
 /// The kind of link that an address is on, the best for reaching peers first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -79,24 +79,3 @@ impl fmt::Display for Via {
         f.write_str(self.as_str())
     }
 }
-
-/// Whether an address means something only inside one site: RFC 1918, IPv4 and IPv6 link-local, RFC 4193. The shared
-/// space of carrier NATs (RFC 6598) is not among them: two customers of one carrier share no LAN.
-pub(crate) fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-    }
-}
-
-/// Whether a datagram can be sent there at all, from one host to another.
-pub(crate) fn is_usable(remote: SocketAddr) -> bool {
-    let ip = remote.ip();
-    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    // A link-local IPv6 address needs a scope, which no candidate carries.
-    let scoped = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    // An IPv4 address inside an IPv6 one (RFC 4291 section 2.5.5) is on no wire.
-    let embedded = matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-    let nowhere = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast;
-    remote.port() != 0 && !(nowhere || scoped || embedded)
-}

@@ -70,7 +70,7 @@ impl Peer {
             } else {
                 tunnel.path
             };
-            *cx.tunnel = Some(Outside {
+            cx.outcome.tunnel = Some(Outside {
                 number,
                 path,
                 overlap: self.overlap.other(),

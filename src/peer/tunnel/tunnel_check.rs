@@ -157,7 +157,7 @@ impl Peer {
         }
         tunnel.probes.push_back((tx_id, cx.now));
         tunnel.pings = tunnel.pings.saturating_add(1);
-        let ping = Message::DataPing { tx_id, padding: 0 };
+        let ping = Message::DataPing { tx_id };
         if self.send_through_tunnel(cx, &ping) {
             cx.counters.data_pings_sent += 1;
         }

@@ -36,7 +36,7 @@ impl PeerName {
                 .collect::<String>()
                 .escape_debug()
                 .to_string(),
-            suggestion: suggest(&name),
+            suggestion: nearest_label(&name),
         })
     }
 
@@ -93,7 +93,8 @@ impl From<PeerName> for String {
     }
 }
 
-fn is_label(name: &str) -> bool {
+/// Whether a text is a DNS label in small letters (RFC 1123 section 2.1).
+pub fn is_label(name: &str) -> bool {
     (1..=MAX_LEN).contains(&name.len())
         && name
             .bytes()
@@ -102,9 +103,10 @@ fn is_label(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-/// Returns the first label, with unfit characters replaced by hyphens.
-fn suggest(name: &str) -> Option<String> {
-    let label = name.split('.').next().unwrap_or(name);
+/// Returns the first label of a host's name in small letters, with unfit characters replaced by hyphens; `None` if no letter or digit
+/// is left.
+pub fn nearest_label(name: &str) -> Option<String> {
+    let label = name.split('.').next().unwrap_or(name).to_ascii_lowercase();
     let fit: String = label
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
