@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gretun::node::{
-    InterfaceNumbers, NetworkSettings, Node, NodeConfig, Output, Outside, Path, TunnelReport,
+    Datagram, InterfaceNumbers, NetworkSettings, Node, NodeConfig, Output, Outside, Path, Signal,
+    TunnelReport,
 };
 use gretun::proto::api::{
     self, Endpoint, EndpointKind, PeerRecord, RegisterRequest, RegisterResponse, SignalList,
@@ -231,7 +232,7 @@ impl Member {
     async fn carry_out(&mut self) {
         while let Some(output) = self.node.poll_output() {
             match output {
-                Output::Send { to, data, .. } => {
+                Output::Send(Datagram { to, data, .. }) => {
                     let _ = self.socket.send_to(&data, to).await;
                 }
                 Output::SendThroughTunnel { peer, data } => {
@@ -261,7 +262,7 @@ impl Member {
                 Output::RemoveTunnel { peer } => {
                     self.tunnels.remove(&peer);
                 }
-                Output::Signal { to, sealed } => {
+                Output::Signal(Signal { to, sealed }) => {
                     let body = to_json(&SignalRequest::new(to, &sealed));
                     let coordinator = self.coordinator.clone();
                     tokio::spawn(async move {
