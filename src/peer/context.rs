@@ -17,6 +17,7 @@ use crate::peer::path::local_address::{self, LocalAddress};
 use crate::peer::path::{Path, Via};
 use crate::peer::tunnel::desired::Outside;
 use crate::peer::verdict::input::HostSnapshot;
+use crate::proto::address::is_public;
 use crate::proto::{DiscoPublic, NodePublic, TxId};
 
 /// The host that the peers' machines run on.
@@ -57,6 +58,14 @@ impl Host {
         let seen_from = candidate.and_then(|it| it.seen_from);
         let is_own_source = seen_from.is_none_or(|ip| self.locals.contains(&ip));
         local_address::via(&self.addresses, path, is_own_source)
+    }
+
+    /// Whether guesses may be sent to an address that a peer says is its own. Not into a network that is not the internet, which its
+    /// routers and hosts would suffer from, unless STUN sees this host in such a network itself.
+    pub(crate) fn may_be_guessed_at(&self, ip: IpAddr) -> bool {
+        let is_public_v4 = |ip: IpAddr| matches!(ip, IpAddr::V4(v4) if is_public(v4));
+        let is_inside = self.nat.seen.is_some_and(|it| !is_public_v4(it.ip()));
+        ip.is_ipv4() && (is_public_v4(ip) || is_inside)
     }
 
     /// Whether there is an address to send from at all.

@@ -1,7 +1,8 @@
 //! A deterministic simulation of hosts, NATs and the coordinator around the real [`gretun::node::Node`]s.
 //!
 //! `GRETUN_SIM_SCHEDULES=n` sets how many random schedules there are: the seeds from 0 on. `GRETUN_SIM_MORE=n` adds n seeds from
-//! `GRETUN_SIM_FROM` on, so that each commit sees other schedules. `GRETUN_SIM_SEED=n` reruns one seed and shows the nodes' logs.
+//! `GRETUN_SIM_FROM` on, so that each commit sees other schedules. `GRETUN_SIM_SEED=n` reruns one seed and shows the
+//! nodes' logs in the world's time, with `GRETUN_SIM_TRACE=1` every message.
 
 // All of this is test code, also what is outside of test functions.
 #![allow(clippy::expect_used, clippy::panic)]
@@ -23,6 +24,7 @@ mod world;
 mod explain;
 mod faults;
 mod grid;
+mod hostile;
 mod join_time;
 mod mtu;
 mod paths;

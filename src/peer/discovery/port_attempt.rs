@@ -202,7 +202,7 @@ impl PortSearch {
         let just_began = self.began.is_some_and(|at| cx.now < at + ATTEMPT_MIN_GAP);
         let plan = AttemptPlan::of(&ours, &theirs);
         let is_hopeless = plan == AttemptPlan::default();
-        if is_hopeless || just_began {
+        if is_hopeless || just_began || !self.has_budget(cx.now) {
             self.back_off(cx.now);
             return Beginning::Refused {
                 tells_more: is_hopeless && ours.dependent,
@@ -223,6 +223,7 @@ impl PortSearch {
         debug!(?attempt, "port search begins");
         self.phase = Phase::Attempting(attempt);
         self.began = Some(cx.now);
+        self.use_budget(cx.now);
         self.tx_id = Some(cx.tx_id());
         self.listen(cx.now);
         Beginning::Began

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::peer::constants::{
-    ATTEMPT_GAP, ATTEMPT_LISTEN, ATTEMPT_MIN_GAP, ATTEMPT_PATIENCE, FOUND_PATIENCE, OFFER_DELAY,
-    PORT_SEARCH_GAPS,
+    ATTEMPT_BURST, ATTEMPT_GAP, ATTEMPT_LISTEN, ATTEMPT_MEAN_GAP, ATTEMPT_MIN_GAP,
+    ATTEMPT_PATIENCE, FOUND_PATIENCE, OFFER_DELAY, PEER_OFFER_LEAD, PORT_SEARCH_GAPS,
 };
 use crate::peer::discovery::candidates::Candidate;
 use crate::peer::discovery::port_attempt::{Attempt, Beginning, NextPacket};
@@ -101,6 +101,8 @@ pub(crate) struct PortSearch {
     /// Attempts in a row without success.
     failures: usize,
     pub(super) not_before: Option<Instant>,
+    /// How far the attempts so far use up what may follow each other quickly: the time at which none counts any more.
+    used_until: Option<Instant>,
     /// The packets that the latest attempt sent without finding an open port, and where to.
     in_vain: Option<(usize, SocketAddr)>,
 }
@@ -127,6 +129,24 @@ impl PortSearch {
     /// Whether the attempt under way has sent from this port.
     fn has_sent_from(&self, port: u16) -> bool {
         matches!(&self.phase, Phase::Attempting(attempt) if attempt.has_sent_from(port))
+    }
+
+    /// Whether one more attempt keeps within [`ATTEMPT_BURST`] and [`ATTEMPT_MEAN_GAP`].
+    pub(super) fn has_budget(&self, now: Instant) -> bool {
+        let full = now + ATTEMPT_MEAN_GAP * (ATTEMPT_BURST - 1);
+        self.used_until.is_none_or(|until| until <= full)
+    }
+
+    /// Takes an attempt out of the budget.
+    pub(super) fn use_budget(&mut self, now: Instant) {
+        let from = self.used_until.map_or(now, |until| until.max(now));
+        self.used_until = Some(from + ATTEMPT_MEAN_GAP);
+    }
+
+    /// Whether this host's own pause rules out what the peer asks for.
+    pub(super) fn is_pausing(&self, now: Instant) -> bool {
+        self.not_before
+            .is_some_and(|until| now + PEER_OFFER_LEAD < until)
     }
 
     /// Holds the next search down after one that led nowhere, longer with each in a row.
@@ -169,6 +189,7 @@ impl PortSearch {
     pub(crate) fn succeeded(&mut self) {
         self.renew();
         self.began = None;
+        self.used_until = None;
     }
 
     /// The peer or this host is elsewhere now: what failed before may work.
@@ -295,8 +316,8 @@ impl Peer {
         }
         let ip = offer.seen.ip();
         let is_candidate = |it: &Candidate| it.remote.ip() == ip;
-        // Only where the peer says to be anyway: nobody else gets our guesses.
-        if !ip.is_ipv4() || !self.discovery.candidates.iter().any(is_candidate) {
+        // Only where the peer says to be anyway, and no network of a third party: nobody else gets our guesses.
+        if !cx.host.may_be_guessed_at(ip) || !self.discovery.candidates.iter().any(is_candidate) {
             return Err(DropReason::WrongSource);
         }
         let input = self.offer_input(cx);
