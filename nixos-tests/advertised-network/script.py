@@ -5,6 +5,8 @@ start_all()
 with subtest("two peers are joined, and one offers a network"):
     join(alice, bob)
     alice.wait_until_succeeds("ip route show 10.20.0.0/24 | grep -q gretun")
+    record = peers(alice)["bob"]
+    assert (record["routes"], record["routes_refused"]) == (["10.20.0.0/24"], []), record
     assert bob.succeed("cat /proc/sys/net/ipv4/ip_forward").strip() == "1", "advertise-routes turns forwarding on"
     assert bob.succeed("ip route show 10.20.0.0/24 dev eth2").strip(), "the offering host reaches its own network as before"
 

@@ -424,10 +424,10 @@ impl Conductor {
                 Act::Write(Content::InterfaceNumbers(numbers))
             }
             Output::StateChange(change) => {
-                if change.from == State::Punching && change.to.is_proven() {
+                if change.from == State::Punching && change.to.is_connected() {
                     let after = change.after;
                     self.acts.push_back(Act::CountHolePunch { after });
-                } else if change.from.is_proven() {
+                } else if change.from.is_connected() {
                     self.acts.push_back(Act::RecheckPortMapping);
                 }
                 Act::LogState(change)

@@ -11,8 +11,10 @@ use super::state_writer::Content;
 use super::teardown;
 use crate::error::chain;
 use crate::kernel::tunnel::dump::ObservedTunnel;
-use crate::local_api::{DaemonNetView, ExplainView, PathsView, PeerView, Query, Request, StunView};
-use crate::node::{Evidence, Explanation, PeerStatus};
+use crate::local_api::{
+    DaemonNetView, ExplainView, PathsView, PeerView, Query, RefusedRouteView, Request, StunView,
+};
+use crate::node::{Evidence, Explanation, Node, PeerStatus, RouteRefusal};
 
 /// Time for the last answer to reach its client.
 const ANSWER_GRACE: Duration = Duration::from_millis(50);
@@ -100,11 +102,11 @@ impl Daemon {
     /// Returns the question for `peers`: the counters of the tunnels are the kernel's.
     fn peer_views(&self) -> Ask {
         let peers = self.conductor.node().status(Instant::now()).into_iter();
-        let peers: Vec<(PeerStatus, Option<u32>)> = peers
+        let peers: Vec<(PeerView, Option<u32>)> = peers
             .map(|status| {
                 let link = self.conductor.link(status.node_key);
                 let index = link.map(|link| link.index);
-                (status, index)
+                (peer_view(status, self.conductor.node()), index)
             })
             .collect();
         let kernel = self.kernel.clone();
@@ -112,7 +114,7 @@ impl Daemon {
             let links = kernel.links_without_routes();
             let tunnels = links.map_err(|error| chain(&error))?.tunnels;
             let peers = peers.into_iter();
-            let views = peers.map(|(status, index)| peer_view(status, index, &tunnels));
+            let views = peers.map(|(view, index)| with_link(view, index, &tunnels));
             Ok(serde_json::json!(views.collect::<Vec<_>>()))
         })
     }
@@ -138,10 +140,21 @@ fn reply(
     let _ = client.send(answer);
 }
 
-/// A peer's line of `gretun peers`; `link` is the index of its tunnel.
-fn peer_view(status: PeerStatus, link: Option<u32>, observed: &[ObservedTunnel]) -> PeerView {
-    let link = link.and_then(|index| observed.iter().find(|tunnel| tunnel.index == index));
+/// A peer of `gretun peers`, as far as the node knows it.
+fn peer_view(status: PeerStatus, node: &Node) -> PeerView {
+    let offers = node.offered_routes(status.node_key);
+    let refused = offers.iter().filter_map(|it| {
+        let reason = match it.refusal? {
+            RouteRefusal::CarriedBy(peer) => format!("{} carries it", node.name(peer)),
+            refusal => refusal.to_string(),
+        };
+        let network = it.network;
+        Some(RefusedRouteView { network, reason })
+    });
+    let routed = offers.iter().filter(|it| it.refusal.is_none());
     PeerView {
+        routes: routed.map(|it| it.network).collect(),
+        routes_refused: refused.collect(),
         name: status.name,
         node_key: status.node_key,
         tunnel_ips: status.tunnel_ips,
@@ -149,12 +162,27 @@ fn peer_view(status: PeerStatus, link: Option<u32>, observed: &[ObservedTunnel])
         reason: status.reason.to_string(),
         via: status.via.map(|via| via.to_string()),
         endpoint: status.path.map(|path| path.remote),
-        interface: link.map(|link| link.state.link.name.clone()),
+        interface: None,
         rtt_ms: status.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
-        mtu: link.map(|link| link.state.link.mtu),
-        rx_bytes: link.map_or(0, |link| link.counters.rx_bytes),
-        tx_bytes: link.map_or(0, |link| link.counters.tx_bytes),
+        mtu: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
         since: rfc3339(status.since),
+    }
+}
+
+/// The same with what the kernel has of its tunnel, which is the link of this index.
+fn with_link(view: PeerView, index: Option<u32>, observed: &[ObservedTunnel]) -> PeerView {
+    let link = index.and_then(|index| observed.iter().find(|tunnel| tunnel.index == index));
+    let Some(link) = link else {
+        return view;
+    };
+    PeerView {
+        interface: Some(link.state.link.name.clone()),
+        mtu: Some(link.state.link.mtu),
+        rx_bytes: link.counters.rx_bytes,
+        tx_bytes: link.counters.tx_bytes,
+        ..view
     }
 }
 

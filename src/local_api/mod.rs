@@ -12,7 +12,7 @@ pub use error::LocalApiError;
 pub use server::{Query, Server};
 pub use view::{
     DaemonNetView, ExplainView, PathView, PathsView, PeerView, PortMappingView, ProtocolView,
-    Request, StunView,
+    RefusedRouteView, Request, StunView,
 };
 
 /// Time for a client to send its request or take its answer.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::node::{Evidence, Explanation};
@@ -52,6 +53,10 @@ pub struct PeerView {
     pub via: Option<String>,
     /// The outer address and port of the peer.
     pub endpoint: Option<SocketAddr>,
+    /// The networks that it offers and that are routed into its tunnel.
+    pub routes: Vec<IpNet>,
+    /// The networks that it offers and that are not.
+    pub routes_refused: Vec<RefusedRouteView>,
     /// The tunnel interface.
     pub interface: Option<String>,
     /// Round trip of the last probe through the tunnel, in milliseconds.
@@ -64,6 +69,15 @@ pub struct PeerView {
     pub tx_bytes: u64,
     /// Since when it is in this state, RFC 3339.
     pub since: String,
+}
+
+/// A network that a peer offers and that is not routed into its tunnel. The names are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRouteView {
+    /// The network.
+    pub network: IpNet,
+    /// Why it is not, in a sentence.
+    pub reason: String,
 }
 
 /// One public endpoint as `gretun stun` shows it. The names are stable.

@@ -467,7 +467,7 @@ impl Node {
         if let Some(outside) = tunnel {
             self.network.ask(key, outside);
         }
-        self.network.set_verified(key, peer.state().is_proven());
+        self.network.set_connected(key, peer.state().is_connected());
         self.network.update(&mut self.out);
         if changed {
             self.update_listening();

@@ -93,7 +93,7 @@ struct Member {
     /// As last asked for; `None` without a tunnel.
     outside: Option<Outside>,
     /// Whether data crosses the tunnel.
-    is_verified: bool,
+    is_connected: bool,
     /// Whether the outside was asked for since the last [`Network::update`].
     is_asked: bool,
     /// The inside as last handed out, or as found at start.
@@ -216,11 +216,11 @@ impl Network {
     }
 
     /// Notes whether data crosses the tunnel of `peer`.
-    pub(super) fn set_verified(&mut self, peer: NodePublic, is_verified: bool) {
+    pub(super) fn set_connected(&mut self, peer: NodePublic, is_connected: bool) {
         if let Some(member) = self.members.get_mut(&peer)
-            && member.is_verified != is_verified
+            && member.is_connected != is_connected
         {
-            member.is_verified = is_verified;
+            member.is_connected = is_connected;
             self.routes_changed |= member.offers_routes();
         }
     }
@@ -331,9 +331,9 @@ impl Network {
         let before = std::mem::take(&mut self.carriers);
         for (network, peers) in candidates {
             let rank = |peer: &NodePublic| {
-                let is_verified = self.members.get(peer).is_some_and(|it| it.is_verified);
+                let is_connected = self.members.get(peer).is_some_and(|it| it.is_connected);
                 let is_carrier = before.get(&network) == Some(peer);
-                (is_verified, is_carrier, Reverse(*peer))
+                (is_connected, is_carrier, Reverse(*peer))
             };
             if let Some(carrier) = peers.into_iter().max_by_key(rank) {
                 self.carriers.insert(network, carrier);

@@ -98,8 +98,8 @@ impl Bench {
         self.collect();
     }
 
-    fn verify(&mut self, peer: u8, is_verified: bool) {
-        self.network.set_verified(key(peer), is_verified);
+    fn verify(&mut self, peer: u8, is_connected: bool) {
+        self.network.set_connected(key(peer), is_connected);
         self.collect();
     }
 
@@ -411,7 +411,7 @@ impl Bench {
             }
             Step::Leave(peer) => self.leave(*peer),
             Step::Ask(peer, remote) => self.ask(*peer, &format!("203.0.113.{remote}")),
-            Step::Verify(peer, is_verified) => self.verify(*peer, *is_verified),
+            Step::Verify(peer, is_connected) => self.verify(*peer, *is_connected),
         }
     }
 
@@ -439,7 +439,7 @@ impl Bench {
                 network,
                 could
             );
-            let verified = |peer: &u8| self.network.members[&key(*peer)].is_verified;
+            let verified = |peer: &u8| self.network.members[&key(*peer)].is_connected;
             for carrier in carriers {
                 prop_assert!(could.contains(&carrier), "{} by {}", network, carrier);
                 prop_assert!(
@@ -505,7 +505,7 @@ proptest! {
             other.network.carriers = bench.network.carriers.clone();
             other.network.set_records(records.into_iter());
             for (peer, member) in members {
-                other.network.set_verified(*peer, member.is_verified);
+                other.network.set_connected(*peer, member.is_connected);
                 if let Some(outside) = member.outside {
                     other.network.ask(*peer, outside);
                 }

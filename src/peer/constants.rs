@@ -86,10 +86,10 @@ pub(crate) const UPGRADE_SHARE: u32 = 5;
 /// So many round trips in a row must be shorter before a path is called faster: fewer would be luck.
 pub(crate) const UPGRADE_SAMPLES: usize = 3;
 
-/// How long a path that failed is left alone; doubles with each failure in a row.
+/// How long a path whose test failed is not nominated; doubles with each failure in a row.
 pub(crate) const HOLD_DOWN_MIN: Duration = ms(5_000);
 
-/// Longest time that a path which failed is left alone.
+/// Longest time that a path whose test failed is not nominated.
 pub(crate) const HOLD_DOWN_MAX: Duration = ms(60_000);
 
 /// How long a path is not moved to after a move to it failed: what worked was cut for a second, for nothing.

@@ -195,7 +195,7 @@ impl Peer {
             self.discovery.candidates.keep_locals(&cx.host.locals);
             if let Some(gone) = self.abandon_lost_local(cx) {
                 self.begin_search(cx, StateReason::LocalAddressLost(gone));
-            } else if self.state.is_proven() {
+            } else if self.state.is_connected() {
                 // The new address may lead to the peer's LAN, and the old path may not lead anywhere any more.
                 self.discovery.candidates.burst(cx.now, 0);
                 self.send_data_probe(cx);
@@ -255,6 +255,7 @@ impl Peer {
         self.replay.insert(envelope.nonce);
         trace!(?channel, ?message, "received");
         if let Err(reason) = self.judge(channel, &message) {
+            // Answered though refused: a controlling side that started anew learns the number in force.
             if let (
                 DropReason::StaleNomination,
                 Channel::Udp(path),
@@ -391,7 +392,7 @@ impl Peer {
             since: self.since,
             path,
             via: path
-                .filter(|_| self.state.is_proven())
+                .filter(|_| self.state.is_connected())
                 .map(|path| self.via(host, path)),
             rtt: self.round_trip(),
         }

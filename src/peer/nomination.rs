@@ -59,7 +59,7 @@ impl Peer {
         if !self.controlling {
             return;
         }
-        let start = self.discovery.search.started;
+        let start = self.discovery.search.counts_since;
         let lately = self.discovery.answers_count_since(cx.now);
         let best = self
             .discovery
@@ -353,7 +353,7 @@ fn preemption_class(host: &Host, candidate: &Candidate, start: Instant) -> (bool
     )
 }
 
-/// Returns the rank among candidates that answered lately, or among the others. Greater is better: an answer, few failures, a low cost, both directions over one mapping, a short round trip.
+/// Ranks candidates of which all have answered lately, or none. Greater is better: an answer, few failures, a low cost, both directions over one mapping, a short round trip.
 fn rank(host: &Host, candidate: &Candidate, start: Instant) -> impl Ord + use<> {
     let round_trip = candidate.round_trip.get().unwrap_or(Duration::MAX);
     (

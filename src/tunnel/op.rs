@@ -151,7 +151,7 @@ impl KernelOp {
     }
 
     /// Whether an overlay tunnel does without this where the kernel refuses it: an alternative name that another link has, a
-    /// route that the host has elsewhere, address translation without `nft`.
+    /// route that the host has elsewhere, address translation where the kernel lacks `nft_masq`.
     pub fn is_optional(&self) -> bool {
         matches!(
             self,

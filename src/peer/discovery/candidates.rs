@@ -176,14 +176,14 @@ impl Candidate {
         self.held_down_until.is_some_and(|until| now < until)
     }
 
-    /// Leaves the candidate alone for a while that doubles with each failure in a row.
+    /// Keeps the candidate from being nominated for a while that doubles with each failure in a row; it is still pinged.
     pub(crate) fn hold_down(&mut self, now: Instant) {
         let doubled = HOLD_DOWN_MIN * (1 << self.failures.min(4));
         self.held_down_until = Some(now + doubled.min(HOLD_DOWN_MAX));
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// A move to this candidate cost a second of data and failed: no other is tried for long, unless there is no path at all.
+    /// A move to this candidate cost a second of data and failed: no other move to it is tried for an hour, unless there is no path at all.
     pub(crate) fn keep_from_moving(&mut self, now: Instant) {
         self.no_move_until = Some(now + MOVE_HOLD_DOWN);
     }

@@ -57,7 +57,9 @@ impl Discovery {
     /// NAT may have lost its mapping meanwhile, and whoever gave the answer be gone.
     pub(in crate::peer) fn answers_count_since(&self, now: Instant) -> Instant {
         let lately = now.checked_sub(ANSWER_LIFETIME);
-        lately.map_or(self.search.started, |it| it.max(self.search.started))
+        lately.map_or(self.search.counts_since, |it| {
+            it.max(self.search.counts_since)
+        })
     }
 
     /// Remembers a ping until its pong comes.

@@ -19,8 +19,8 @@ use crate::proto::disco::Message;
 /// The search under way, or the last one.
 #[derive(Debug)]
 pub(crate) struct Search {
-    /// When the search began; packets that came from a candidate before this count for nothing.
-    pub(crate) started: Instant,
+    /// When the search began, or the path in use came into doubt; packets that came from a candidate before this count for nothing.
+    pub(crate) counts_since: Instant,
     /// When the candidates last got a burst of pings.
     pub(super) burst_at: Option<Instant>,
     /// How often an unreachable peer was tried again.
@@ -30,7 +30,7 @@ pub(crate) struct Search {
 impl Search {
     pub(crate) fn new(now: Instant) -> Self {
         Search {
-            started: now,
+            counts_since: now,
             burst_at: None,
             retries: 0,
         }
@@ -71,7 +71,7 @@ impl Peer {
         started: Instant,
         reason: StateReason,
     ) {
-        self.discovery.search.started = started;
+        self.discovery.search.counts_since = started;
         self.discovery.search.retries = 0;
         self.timers.set(Timer::Search, cx.now + SEARCH_TIMEOUT);
         self.timers.clear(Timer::Retry);
@@ -110,7 +110,7 @@ impl Peer {
         self.timers.set(Timer::Retry, cx.now + gap);
         self.judge_again(cx);
         if !self.is_choosing() {
-            self.discovery.search.started = cx.now;
+            self.discovery.search.counts_since = cx.now;
         }
         self.ask_kernel_again(cx);
         if self.online {
@@ -139,7 +139,9 @@ impl Peer {
 
     /// Gives the verdict and goes on trying, slowly.
     pub(crate) fn conclude(&mut self, cx: &mut Context<'_>) {
-        let heard = self.discovery.is_heard_since(self.discovery.search.started);
+        let heard = self
+            .discovery
+            .is_heard_since(self.discovery.search.counts_since);
         let state = if self.discovery.candidates.is_empty() {
             State::Unknown
         } else if self.online || heard {
@@ -209,7 +211,7 @@ impl Peer {
             self.discovery.port_search.renew();
         }
         match self.state {
-            state if state.is_proven() => self.recheck_path(cx),
+            state if state.is_connected() => self.recheck_path(cx),
             State::Punching => {
                 if added {
                     self.timers.set(Timer::Search, cx.now + SEARCH_TIMEOUT);
@@ -230,9 +232,9 @@ impl Peer {
 
     /// A packet of the peer came over `path`.
     pub(crate) fn heard_from(&mut self, cx: &mut Context<'_>, path: Path) {
-        // While a path works, nothing new is learned for want of an answer: the tunnel's path itself is pinged rarely.
-        let start = if self.state.is_proven() {
-            self.discovery.search.started
+        // While the pair is connected its own candidate is pinged rarely; a missing answer is then no reason to learn another port.
+        let start = if self.state.is_connected() {
+            self.discovery.search.counts_since
         } else {
             self.discovery.answers_count_since(cx.now)
         };
@@ -389,7 +391,7 @@ impl Peer {
             return None;
         };
         let heard = self.discovery.candidates.get(remote)?.heard;
-        let until = self.discovery.search.started + OFFER_DELAY;
+        let until = self.discovery.search.counts_since + OFFER_DELAY;
         let waits = clashes && is_public(ip) && heard.is_none() && cx.now < until;
         waits.then_some(until)
     }

@@ -250,10 +250,10 @@ impl Peer {
 
     /// Offers a search, if one is of use. What answers by itself needs none.
     fn offer_port_search(&mut self, cx: &mut Context<'_>) {
-        let started = self.discovery.search.started;
+        let started = self.discovery.search.counts_since;
         if !cx.host.aggressive
             || !self.online
-            || self.state.is_proven()
+            || self.state.is_connected()
             || self.state == State::Unknown
             || !self.discovery.port_search.may_offer(cx.now)
             || self.discovery.is_answered_since(started)
@@ -269,7 +269,7 @@ impl Peer {
         OfferInput {
             now: cx.now,
             nat: cx.host.nat,
-            search_started: self.discovery.search.started,
+            search_started: self.discovery.search.counts_since,
             is_punching: self.state == State::Punching,
         }
     }
@@ -311,7 +311,7 @@ impl Peer {
         cx: &mut Context<'_>,
         offer: PortOffer,
     ) -> Result<(), DropReason> {
-        if !cx.host.aggressive || self.state.is_proven() {
+        if !cx.host.aggressive || self.state.is_connected() {
             return Ok(());
         }
         let ip = offer.seen.ip();
@@ -362,7 +362,7 @@ impl Peer {
         else {
             return;
         };
-        if self.state.is_proven() || self.discovery.is_answered_since(attempt.began) {
+        if self.state.is_connected() || self.discovery.is_answered_since(attempt.began) {
             return self.found(cx);
         }
         self.discovery.port_search.listen(cx.now);
@@ -432,7 +432,7 @@ impl Peer {
     /// right. What comes to a port of an earlier search is sent to a mapping of then, and answers may leave by another.
     pub(crate) fn heard_at_extra_port(&mut self, cx: &mut Context<'_>, path: Path) {
         let used = self.tunnel.as_ref().map(|it| it.path);
-        if self.state.is_proven() || used == Some(path) {
+        if self.state.is_connected() || used == Some(path) {
             return;
         }
         if !self.discovery.port_search.has_sent_from(path.port) {

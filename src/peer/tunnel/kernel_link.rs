@@ -38,7 +38,7 @@ impl Peer {
                 self.tunnel = Some(tunnel);
                 self.timers.clear(Timer::Probe);
                 self.timers.clear(Timer::Mtu);
-                let patience = match self.state.is_proven() {
+                let patience = match self.state.is_connected() {
                     true => UNCHECKED_TIMEOUT,
                     false => APPLY_TIMEOUT,
                 };
@@ -135,7 +135,7 @@ impl Peer {
                     CheckState::Proven { .. } | CheckState::Late { .. } => {
                         let local = tunnel.path.local;
                         self.discovery.candidates.forget_local(local);
-                        self.discovery.search.started = cx.now;
+                        self.discovery.search.counts_since = cx.now;
                         self.handle_path_loss(cx);
                     }
                     CheckState::Silent { .. } => {}

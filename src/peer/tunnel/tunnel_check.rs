@@ -39,7 +39,7 @@ impl Peer {
         };
         tunnel.check = CheckState::Testing { reason, step: 0 };
         let timeout = match reason {
-            CheckReason::Nominated if self.state.is_proven() => MOVE_TIMEOUT,
+            CheckReason::Nominated if self.state.is_connected() => MOVE_TIMEOUT,
             CheckReason::Nominated => TEST_TIMEOUT,
             CheckReason::Revalidation => REVALIDATION_TIMEOUT,
         };
@@ -52,7 +52,7 @@ impl Peer {
     /// do not renew the time: data must cross in between.
     pub(super) fn check_until(&self, now: Instant, patience: Duration) -> Instant {
         let until = now + patience;
-        let tunnel = self.tunnel.as_ref().filter(|_| self.state.is_proven());
+        let tunnel = self.tunnel.as_ref().filter(|_| self.state.is_connected());
         let Some(proven_at) = tunnel.and_then(|it| it.proven_at) else {
             return until;
         };
@@ -110,7 +110,7 @@ impl Peer {
                 unanswered: first,
                 probes: if called { LATE_PROBES - 1 } else { 0 },
             };
-            self.discovery.search.started = cx.now;
+            self.discovery.search.counts_since = cx.now;
             let round_trip = self.round_trip().unwrap_or_default();
             let patience = loss_timeout.max(round_trip * LOSS_ROUND_TRIPS);
             // A driver that was stalled comes here late, and the answer may lie in the socket.
@@ -236,7 +236,7 @@ impl Peer {
             candidate.clear_hold_down();
         }
         self.resume_mtu_search(cx);
-        if !self.state.is_proven() {
+        if !self.state.is_connected() {
             let remote = path.remote;
             let reason = StateReason::DataCrossed { remote, round_trip };
             self.enter(cx, State::Direct, reason);
@@ -249,7 +249,7 @@ impl Peer {
             return;
         };
         match tunnel.check {
-            CheckState::Asked if self.state.is_proven() => {
+            CheckState::Asked if self.state.is_connected() => {
                 let path = tunnel.path;
                 let rest = APPLY_TIMEOUT - UNCHECKED_TIMEOUT;
                 self.timers.set(Timer::TunnelCheck, cx.now + rest);
@@ -278,7 +278,7 @@ impl Peer {
         let round_trip = self.round_trip().unwrap_or_default();
         let patience = LOSS_TIMEOUT_SILENT.max(round_trip * LOSS_ROUND_TRIPS);
         let is_called = self.tunnel.as_ref().is_some_and(|it| it.is_called);
-        let late = self.discovery.search.started;
+        let late = self.discovery.search.counts_since;
         let is_heard = self.discovery.is_heard_since(late);
         let until = first + patience;
         (!is_called && !is_heard && now < until).then_some(until)
@@ -322,7 +322,7 @@ impl Peer {
 
     /// The path in use carries no data any more.
     pub(super) fn handle_path_loss(&mut self, cx: &mut Context<'_>) {
-        let late = self.discovery.search.started;
+        let late = self.discovery.search.counts_since;
         let heard = self.discovery.is_heard_since(late);
         let Some(tunnel) = &mut self.tunnel else {
             return;
@@ -356,17 +356,17 @@ impl Peer {
         self.timers.clear(Timer::TunnelCheck);
         self.timers.set(Timer::Probe, cx.now + UNPROVEN_GAP);
         self.abandon_nomination();
-        let moved = self.state.is_proven();
+        let was_connected = self.state.is_connected();
         if reason != CheckReason::Revalidation
             && let Some(candidate) = self.discovery.candidates.get_mut(path.remote)
             && !candidate.is_held_down(cx.now)
         {
             candidate.hold_down(cx.now);
-            if moved {
+            if was_connected {
                 candidate.keep_from_moving(cx.now);
             }
         }
-        if moved {
+        if was_connected {
             self.begin_search(cx, StateReason::SwitchFailed(path));
         }
         self.choose(cx);

@@ -34,7 +34,7 @@ impl State {
     ];
 
     /// Whether data crossed the tunnel both ways and is taken to do so still, over whatever kind of path.
-    pub fn is_proven(self) -> bool {
+    pub fn is_connected(self) -> bool {
         self == State::Direct
     }
 
