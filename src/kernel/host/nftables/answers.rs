@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{DecodeError, Nla as _, Parseable as _};
+use netlink_packet_core::{DecodeError, NlasIterator, Parseable as _};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, ExpressionAttribute, Expressions, GenAttribute,
-    GenMessage, Hook as HookAttribute, InetHookNumber, ListAttribute, Lookup, RuleAttribute,
-    RuleMessage, SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetMessage,
+    ChainAttribute, ChainMessage, ExpressionAttribute, Expressions, GenAttribute, GenMessage,
+    Hook as HookAttribute, InetHookNumber, ListAttribute, Lookup, RuleAttribute, RuleMessage,
+    SetAttribute, SetMessage,
 };
 
 use super::messages::{ACCEPT, INTERFACE, expressions, kind_of_set};
@@ -17,6 +17,12 @@ use crate::tunnel::sources;
 
 /// `struct nfgenmsg`, which stands before the attributes.
 const HEADER: usize = 4;
+
+// Attributes of linux/netfilter/nf_tables.h.
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_KEY_END: u16 = 10;
+const NFTA_DATA_VALUE: u16 = 1;
 
 /// Reads the generation of all rules.
 pub(super) fn read_generation(payload: &[u8]) -> Result<Option<u32>, DecodeError> {
@@ -44,18 +50,19 @@ pub(super) fn read_set(payload: &[u8]) -> Result<Option<(String, Option<Family>)
 }
 
 /// Reads elements. Those that are no networks are somebody else's and are left out.
+///
+/// By hand: the crate would write each list of elements out as text, for errors that do not happen, and take seconds for a thousand.
 pub(super) fn read_elements(
     payload: &[u8],
     family: Family,
 ) -> Result<Option<Vec<Element>>, DecodeError> {
-    let lists = SetElementMessage::parse(attributes(payload))?.attributes;
     let mut elements = Vec::new();
-    for list in lists {
-        if let SetElementList::Elements(found) = list {
-            elements.extend(found.into_iter().filter_map(|it| match it {
-                ListAttribute::Element(attributes) => read_element(&attributes, family),
-                _ => None,
-            }));
+    for list in NlasIterator::new(attributes(payload)) {
+        let list = list?;
+        if list.kind() == NFTA_SET_ELEM_LIST_ELEMENTS {
+            for element in NlasIterator::new(list.value()) {
+                elements.extend(read_element(element?.value(), family)?);
+            }
         }
     }
     Ok(Some(elements))
@@ -162,27 +169,28 @@ fn attributes(payload: &[u8]) -> &[u8] {
     payload.get(HEADER..).unwrap_or_default()
 }
 
-fn read_element(attributes: &[SetElementAttribute], family: Family) -> Option<Element> {
+fn read_element(attributes: &[u8], family: Family) -> Result<Option<Element>, DecodeError> {
     let (mut first, mut last) = (None, None);
-    for attribute in attributes {
-        match attribute {
-            SetElementAttribute::Key(DataAttribute::Value(key)) => first = read_key(key, family),
-            SetElementAttribute::KeyEnd(parts) => {
-                let mut value = Vec::new();
-                if let [part] = &parts[..] {
-                    value.resize(part.value_len(), 0);
-                    part.emit_value(&mut value);
-                }
-                last = read_key(&value, family);
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute?;
+        let key = match attribute.kind() {
+            NFTA_SET_ELEM_KEY => &mut first,
+            NFTA_SET_ELEM_KEY_END => &mut last,
+            _ => continue,
+        };
+        for data in NlasIterator::new(attribute.value()) {
+            let data = data?;
+            if data.kind() == NFTA_DATA_VALUE {
+                *key = read_key(data.value(), family);
             }
-            _ => {}
         }
     }
-    let (link, first) = first?;
+    let Some((link, first)) = first else {
+        return Ok(None);
+    };
     // The kernel leaves the end out where it is the beginning.
     let last = last.map_or(first, |(_, last)| last);
-    let network = network(first, last)?;
-    Some((link, network))
+    Ok(network(first, last).map(|network| (link, network)))
 }
 
 fn read_key(key: &[u8], family: Family) -> Option<(String, IpAddr)> {
