@@ -189,7 +189,6 @@ impl PortSearch {
     pub(crate) fn succeeded(&mut self) {
         self.renew();
         self.began = None;
-        self.used_until = None;
     }
 
     /// The peer or this host is elsewhere now: what failed before may work.

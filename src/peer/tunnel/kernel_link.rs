@@ -199,9 +199,6 @@ impl Peer {
             Some(at) => self.timers.set(Timer::Mtu, at),
             None => self.timers.clear(Timer::Mtu),
         }
-        if turn.shows_life {
-            self.send_data_probe(cx);
-        }
     }
 
     /// Goes on where the tunnel's silence had stopped the search.
@@ -220,7 +217,7 @@ impl Peer {
     /// Takes a pong that [`Peer::is_mtu_pong`] knows.
     pub(crate) fn handle_mtu_pong(&mut self, cx: &mut Context<'_>, tx_id: TxId) {
         let tunnel = self.tunnel.as_mut();
-        if tunnel.is_some_and(|it| it.handle_mtu_pong(cx.now, tx_id)) {
+        if tunnel.is_some_and(|it| it.handle_mtu_pong(tx_id)) {
             self.mtu_due(cx);
         }
     }

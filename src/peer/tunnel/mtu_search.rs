@@ -3,8 +3,10 @@
 //!
 //! A search goes by rounds. The first asks for all well-known sizes at once, so that most paths are known after a single round
 //! trip; the others narrow down what is left. A round ends when its largest ping is answered, or when all that are not were
-//! sent three times. Nothing is concluded from silence unless data crossed the tunnel meanwhile: then large packets are lost,
-//! and not the path. Once the size is known a ping confirms it every few seconds, and larger ones ask for more now and then.
+//! sent three times. The pings that are sent together are a *volley*. A lost ping counts only when another one of its volley was
+//! answered: then large packets are lost, and not the path. From the second volley of a round on, a ping without padding, the
+//! *witness*, goes with it for that. Once the size is known a ping confirms it every few seconds, and larger ones ask for more now and
+//! then.
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,12 @@ const LEAST_IPV6: u16 = 1280;
 /// The largest that is asked for: what the data port's receive buffer holds, above every jumbo frame in use.
 const LARGEST: u16 = 9216;
 
+/// The size of a witness: a ping without padding.
+pub(crate) const WITNESS: u16 = 0;
+
+/// Witnesses that may still be answered: more than are sent in the slowest round trip.
+const MAX_WITNESSES: usize = 8;
+
 /// Sizes that a round of narrowing down asks for.
 const POINTS: u16 = 3;
 
@@ -46,10 +54,15 @@ enum Phase {
 #[derive(Debug)]
 struct Probe {
     size: u16,
-    /// The id of each ping of this size that may still be answered.
-    tx_ids: Vec<TxId>,
-    /// Number of pings sent while the path worked.
-    tries: usize,
+    /// The pings of this size.
+    pings: Vec<SentPing>,
+}
+
+/// A ping, and the number of its volley.
+#[derive(Clone, Copy, Debug)]
+struct SentPing {
+    tx_id: TxId,
+    volley: usize,
 }
 
 /// The search over one path.
@@ -63,9 +76,16 @@ pub(crate) struct MtuSearch {
     /// The largest size that may get through.
     limit: u16,
     phase: Phase,
+    /// The sizes whose pings were not answered, and each larger than what was.
     round: Vec<Probe>,
-    round_began: Instant,
-    answered_at: Option<Instant>,
+    /// Number of volleys of this round so far.
+    volleys: usize,
+    /// The witnesses of this round that were not answered.
+    witnesses: Vec<SentPing>,
+    /// The volleys of this round of which a ping was answered.
+    answered_volleys: Vec<usize>,
+    /// Whether a ping was answered since the latest volley was sent.
+    shows_life: bool,
     confirm_at: Instant,
     raise_at: Instant,
     settled: Option<u16>,
@@ -74,10 +94,8 @@ pub(crate) struct MtuSearch {
 /// The next step of the search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Send a ping of each of these sizes, and call again after a round trip.
+    /// Send a ping of each of these sizes, of which one may be [`WITNESS`], and call again after a round trip.
     Send(Vec<u16>),
-    /// Nothing is answered: a data ping must show whether the path lives. Call again after a round trip.
-    ShowLife,
     /// Nothing until then.
     Sleep(Instant),
 }
@@ -98,23 +116,25 @@ impl MtuSearch {
             limit: bound,
             phase: Phase::Search,
             round: Vec::new(),
-            round_began: now,
-            answered_at: None,
+            volleys: 0,
+            witnesses: Vec::new(),
+            answered_volleys: Vec::new(),
+            shows_life: false,
             confirm_at: now,
             raise_at: now,
             settled: used,
         };
-        search.restart(now);
+        search.restart();
         search
     }
 
     /// The device's MTU may have changed; returns whether the search begins again for that.
-    pub(crate) fn set_bound(&mut self, now: Instant, bound: u16) -> bool {
+    pub(crate) fn set_bound(&mut self, bound: u16) -> bool {
         let bound = bound.min(LARGEST);
         let changed = self.bound != bound;
         if changed {
             self.bound = bound;
-            self.restart(now);
+            self.restart();
         }
         changed
     }
@@ -129,8 +149,8 @@ impl MtuSearch {
         (round_trip * 2).clamp(MTU_PATIENCE_MIN, MTU_PATIENCE_MAX)
     }
 
-    /// Goes on. `alive_at` is when data last crossed the tunnel and back.
-    pub(crate) fn advance(&mut self, now: Instant, alive_at: Option<Instant>) -> Step {
+    /// Goes on.
+    pub(crate) fn advance(&mut self, now: Instant) -> Step {
         loop {
             if self.phase == Phase::Rest
                 && let Some(until) = self.end_rest(now)
@@ -139,25 +159,34 @@ impl MtuSearch {
             }
             let unsent = self.unsent();
             if !unsent.is_empty() {
-                return Step::Send(unsent);
-            }
-            let alive = [alive_at, self.answered_at].into_iter().flatten();
-            let lives = alive.max().is_some_and(|at| at >= self.round_began);
-            if !self.round.is_empty() && self.phase != Phase::Raise && !lives {
-                return Step::ShowLife;
+                return Step::Send(self.volley(unsent));
             }
             self.conclude(now);
         }
+    }
+
+    /// Returns the sizes of the next volley. While nothing is answered at all it is a witness alone.
+    fn volley(&mut self, mut sizes: Vec<u16>) -> Vec<u16> {
+        self.volleys += 1;
+        let is_silent = !std::mem::take(&mut self.shows_life);
+        match self.volleys {
+            1 if self.phase == Phase::Raise => sizes.push(WITNESS),
+            1 => {}
+            2 => sizes.push(WITNESS),
+            _ if is_silent => sizes = vec![WITNESS],
+            _ => sizes.push(WITNESS),
+        }
+        sizes
     }
 
     /// Begins the round that is due, or says when one will be.
     fn end_rest(&mut self, now: Instant) -> Option<Instant> {
         let may_grow = self.good < self.bound;
         if now >= self.confirm_at {
-            self.begin_round(now, Phase::Confirm, vec![self.good]);
+            self.begin_round(Phase::Confirm, vec![self.good]);
         } else if may_grow && now >= self.raise_at {
             let larger = self.well_known(self.good + 1);
-            self.begin_round(now, Phase::Raise, larger);
+            self.begin_round(Phase::Raise, larger);
         } else if may_grow {
             return Some(self.confirm_at.min(self.raise_at));
         } else {
@@ -168,29 +197,49 @@ impl MtuSearch {
 
     /// A ping of this size was sent.
     pub(crate) fn sent(&mut self, size: u16, tx_id: TxId) {
-        if let Some(probe) = self.round.iter_mut().find(|probe| probe.size == size) {
-            probe.tx_ids.push(tx_id);
-            probe.tries += 1;
+        let ping = SentPing {
+            tx_id,
+            volley: self.volleys,
+        };
+        if size == WITNESS {
+            if self.witnesses.len() == MAX_WITNESSES {
+                self.witnesses.remove(0);
+            }
+            self.witnesses.push(ping);
+        } else if let Some(probe) = self.round.iter_mut().find(|probe| probe.size == size) {
+            probe.pings.push(ping);
         }
     }
 
     /// Whether a ping with this id was sent and waits for its answer.
     pub(crate) fn awaits(&self, tx_id: TxId) -> bool {
-        self.round.iter().any(|it| it.tx_ids.contains(&tx_id))
+        let pings = self.round.iter().flat_map(|it| &it.pings);
+        pings.chain(&self.witnesses).any(|it| it.tx_id == tx_id)
     }
 
     /// A ping was answered. False when it was none of these. An answer that comes after its round, over a path that has become slower
     /// than it was, counts as one in time: the search goes on from it with the next [`MtuSearch::advance`].
-    pub(crate) fn answered(&mut self, now: Instant, tx_id: TxId) -> bool {
-        let Some(size) = self
+    pub(crate) fn answered(&mut self, tx_id: TxId) -> bool {
+        let pings = self
             .round
             .iter()
-            .find(|probe| probe.tx_ids.contains(&tx_id))
-            .map(|probe| probe.size)
+            .flat_map(|probe| probe.pings.iter().map(|ping| (probe.size, ping)));
+        let witnesses = self.witnesses.iter().map(|ping| (WITNESS, ping));
+        let Some((size, volley)) = pings
+            .chain(witnesses)
+            .find(|(_, ping)| ping.tx_id == tx_id)
+            .map(|(size, ping)| (size, ping.volley))
         else {
             return false;
         };
-        self.answered_at = Some(now);
+        self.shows_life = true;
+        if !self.answered_volleys.contains(&volley) {
+            self.answered_volleys.push(volley);
+        }
+        self.witnesses.retain(|it| it.tx_id != tx_id);
+        if size == WITNESS {
+            return true;
+        }
         self.good = self.good.max(size);
         self.limit = self.limit.max(size);
         self.round.retain(|probe| probe.size > size);
@@ -200,20 +249,10 @@ impl MtuSearch {
         true
     }
 
-    /// Data crosses the path, which it did not before: the pings that were lost meanwhile say nothing about sizes, and are sent again.
-    /// When the path `was_lost`, packets may take another way now, whose size has to be found.
-    pub(crate) fn path_works(&mut self, now: Instant, was_lost: bool) {
-        match self.phase {
-            Phase::Search => {}
-            _ if was_lost => return self.restart(now),
-            Phase::Confirm | Phase::Raise => {}
-            Phase::Rest => return,
-        }
-        self.round_began = now;
-        for probe in &mut self.round {
-            probe.tries = 0;
-            let old = probe.tx_ids.len().saturating_sub(MTU_TRIES);
-            probe.tx_ids.drain(..old);
+    /// The path was lost and is back: packets may take another way now, whose size has to be found.
+    pub(crate) fn path_is_back(&mut self) {
+        if self.phase != Phase::Search {
+            self.restart();
         }
     }
 
@@ -222,22 +261,28 @@ impl MtuSearch {
         self.phase != Phase::Rest && self.round.is_empty()
     }
 
-    fn restart(&mut self, now: Instant) {
+    /// Begins again. The size in use is among the first that are asked for, so that a path which carries it still is not left with less.
+    fn restart(&mut self) {
         self.good = self.least.min(self.bound);
         self.limit = self.bound;
-        let sizes = self.well_known(self.least);
-        self.begin_round(now, Phase::Search, sizes);
+        let mut sizes = self.well_known(self.least);
+        sizes.extend(self.settled.filter(|it| *it < self.bound));
+        sizes.sort_unstable();
+        sizes.dedup();
+        self.begin_round(Phase::Search, sizes);
     }
 
-    fn begin_round(&mut self, now: Instant, phase: Phase, sizes: Vec<u16>) {
+    fn begin_round(&mut self, phase: Phase, sizes: Vec<u16>) {
         self.phase = phase;
-        self.round_began = now;
+        self.volleys = 0;
+        self.witnesses.clear();
+        self.answered_volleys.clear();
+        self.shows_life = false;
         self.round = sizes
             .into_iter()
             .map(|size| Probe {
                 size,
-                tx_ids: Vec::new(),
-                tries: 0,
+                pings: Vec::new(),
             })
             .collect();
     }
@@ -261,16 +306,22 @@ impl MtuSearch {
         };
         self.round
             .iter()
-            .filter(|probe| probe.tries < tries)
+            .filter(|probe| self.lost(probe) < tries)
             .map(|probe| probe.size)
             .collect()
+    }
+
+    /// How many pings of this size were lost while the path worked.
+    fn lost(&self, probe: &Probe) -> usize {
+        let counts = |ping: &&SentPing| self.answered_volleys.contains(&ping.volley);
+        probe.pings.iter().filter(counts).count()
     }
 
     /// The round is over: what is still in it did not get through.
     fn conclude(&mut self, now: Instant) {
         let refused = self.round.iter().map(|probe| probe.size).min();
         match self.phase {
-            Phase::Confirm if refused.is_some() => return self.restart(now),
+            Phase::Confirm if refused.is_some() => return self.restart(),
             Phase::Confirm => return self.rest(now),
             Phase::Raise if self.settled.is_some_and(|settled| self.good <= settled) => {
                 self.raise_at = now + MTU_RAISE_GAP;
@@ -296,7 +347,7 @@ impl MtuSearch {
             })
             .collect();
         sizes.dedup();
-        self.begin_round(now, Phase::Search, sizes);
+        self.begin_round(Phase::Search, sizes);
     }
 
     fn rest(&mut self, now: Instant) {

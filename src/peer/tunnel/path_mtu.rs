@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::peer::path::Path;
-use crate::peer::tunnel::check_state::{CheckState, Tunnel};
+use crate::peer::tunnel::check_state::Tunnel;
 use crate::peer::tunnel::mtu_search::{MtuSearch, Step};
 use crate::proto::TxId;
 use crate::proto::disco::PING_LEN;
@@ -52,10 +52,10 @@ impl TunnelMtu {
         }
     }
 
-    /// Data crosses the path, which it did not before.
-    pub(super) fn path_works(&mut self, now: Instant, was_lost: bool) {
+    /// Data crosses the path again.
+    pub(super) fn path_is_back(&mut self) {
         if let Some(search) = &mut self.search {
-            search.path_works(now, was_lost);
+            search.path_is_back();
         }
     }
 
@@ -77,8 +77,6 @@ pub(super) struct Turn {
     pub(super) asks_kernel: bool,
     /// The sizes of the pings to send.
     pub(super) sizes: Vec<u16>,
-    /// Whether a data ping must show that the path lives.
-    pub(super) shows_life: bool,
     /// When the turn after it is due; `None` while the tunnel is silent.
     pub(super) next: Option<Instant>,
 }
@@ -87,7 +85,7 @@ impl Tunnel {
     /// The link is in place, and leaves through a device with this MTU. Returns whether the search begins.
     pub(super) fn set_device_mtu(&mut self, now: Instant, device_mtu: u16) -> bool {
         match &mut self.mtu.search {
-            Some(search) => search.set_bound(now, device_mtu),
+            Some(search) => search.set_bound(device_mtu),
             none => {
                 *none = Some(MtuSearch::new(now, self.path, device_mtu, self.mtu.asked));
                 true
@@ -101,21 +99,17 @@ impl Tunnel {
         let mut turn = Turn {
             asks_kernel: false,
             sizes: Vec::new(),
-            shows_life: false,
             next: None,
         };
         if self.check.is_silent() {
             // Goes on when data crosses again.
             return Some(turn);
         }
-        let step = search.advance(now, self.proven_at);
+        let step = search.advance(now);
         turn.asks_kernel = self.mtu.follow(self.path);
         turn.next = Some(now + MtuSearch::patience(round_trip));
         match step {
             Step::Send(sizes) => turn.sizes = sizes,
-            Step::ShowLife => {
-                turn.shows_life = self.check == (CheckState::Proven { unanswered: None });
-            }
             Step::Sleep(until) => turn.next = Some(until),
         }
         Some(turn)
@@ -127,9 +121,9 @@ impl Tunnel {
     }
 
     /// An awaited pong came. Returns whether the search has something to go on with.
-    pub(super) fn handle_mtu_pong(&mut self, now: Instant, tx_id: TxId) -> bool {
+    pub(super) fn handle_mtu_pong(&mut self, tx_id: TxId) -> bool {
         let search = self.mtu.search.as_mut();
-        search.is_some_and(|it| it.answered(now, tx_id) && it.is_answered())
+        search.is_some_and(|it| it.answered(tx_id) && it.is_answered())
     }
 }
 

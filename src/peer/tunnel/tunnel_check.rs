@@ -212,9 +212,8 @@ impl Peer {
             return;
         };
         let path = tunnel.path;
-        if !matches!(tunnel.check, CheckState::Proven { .. }) {
-            let was_lost = !tunnel.check.is_in_use();
-            tunnel.mtu.path_works(cx.now, was_lost);
+        if tunnel.check.is_silent() {
+            tunnel.mtu.path_is_back();
         }
         tunnel.check = CheckState::Proven { unanswered: None };
         tunnel.proven_at = Some(cx.now);
