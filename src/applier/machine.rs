@@ -251,6 +251,16 @@ impl Machine {
         }
         *count += 1;
         let at = now + backoff(*count);
+        // Whoever waits for a tunnel learns why it does not come.
+        for (peer, desired) in std::mem::take(&mut self.due) {
+            let waits = self
+                .tunnels
+                .get(&peer)
+                .is_none_or(|it| !it.satisfies(Some(&desired)));
+            if waits {
+                self.failed(now, peer, Some(&desired), error.to_owned());
+            }
+        }
         self.held_until = Some(at);
         self.look_at_all = Some(at);
         self.has_routes = true;

@@ -4,8 +4,8 @@
 //! Pure: no clock, no sockets. The event loop hands over what came in, by a `handle_*`, carries out each [`Act`] of
 //! [`Conductor::poll_act`], and sleeps until [`Conductor::poll_timeout`]. The simulator's hosts do the same.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, trace, warn};
@@ -29,6 +29,9 @@ pub const CHANGE_SETTLE: Duration = Duration::from_millis(20);
 
 /// The same after changes of routes alone, while no packet lacks one: a routing daemon changes thousands a second.
 pub const ROUTES_SETTLE: Duration = Duration::from_millis(500);
+
+/// Destinations without a route that are remembered: enough to notice that one of them has a route now.
+const MAX_WITHOUT_ROUTE: usize = 16;
 
 /// After this time the host's addresses are read again that could not be read.
 pub const ADDRESSES_RETRY: Duration = Duration::from_secs(1);
@@ -65,8 +68,11 @@ pub enum Act {
     Write(Content),
     /// Ask these STUN servers, `host:port`.
     LookUpStunServers(Vec<String>),
-    /// Read the host's addresses, and tell [`Conductor::handle_host_addresses`].
-    ReadHostAddresses,
+    /// Read the host's addresses, look for routes to these destinations, and tell [`Conductor::handle_host`].
+    ReadHost {
+        /// Where something could not be sent for want of a route.
+        without_route: Vec<IpAddr>,
+    },
     /// Open new connections to the coordinator.
     Reconnect,
     /// Ask the router soon whether it still has the port mapping.
@@ -80,6 +86,15 @@ pub enum Act {
         /// The time that it took.
         after: Duration,
     },
+}
+
+/// The host as it was read.
+#[derive(Clone, Debug, Default)]
+pub struct HostView {
+    /// The addresses that packets to peers can leave from.
+    pub addresses: Vec<LocalAddress>,
+    /// The destinations of [`Act::ReadHost`] to which there is a route now.
+    pub with_route: Vec<IpAddr>,
 }
 
 /// The settings that decisions depend on.
@@ -115,8 +130,8 @@ pub struct Conductor {
     look_at: Option<Instant>,
     /// Whether they are being read.
     is_looking: bool,
-    /// Whether something could not be sent for want of a route.
-    lacked_route: bool,
+    /// Where something could not be sent for want of a route.
+    without_route: BTreeSet<IpAddr>,
     /// The coordinator's last answer, as it is kept on disk.
     network: Network,
     stun_names: Vec<String>,
@@ -150,7 +165,7 @@ impl Conductor {
             addresses: found.addresses,
             look_at: Some(now),
             is_looking: false,
-            lacked_route: false,
+            without_route: BTreeSet::new(),
             network: found.network,
             stun_names: Vec::new(),
             coordinator_up: false,
@@ -328,7 +343,7 @@ impl Conductor {
 
     /// Links, addresses or routes of the host changed.
     pub fn handle_net_change(&mut self, now: Instant, change: NetChange) {
-        let is_urgent = change.links || change.addresses || self.lacked_route;
+        let is_urgent = change.links || change.addresses || !self.without_route.is_empty();
         let settle = if is_urgent {
             CHANGE_SETTLE
         } else {
@@ -340,24 +355,34 @@ impl Conductor {
 
     /// A datagram could not be sent for want of a route: to a candidate in a network that this host cannot reach, or to all of them,
     /// while the host has an address and no route yet.
-    pub fn handle_lack_of_route(&mut self) {
-        self.lacked_route = true;
+    pub fn handle_lack_of_route(&mut self, to: IpAddr) {
+        if self.without_route.len() < MAX_WITHOUT_ROUTE {
+            self.without_route.insert(to);
+        }
     }
 
-    /// The host's addresses were read; `None` when that failed.
-    pub fn handle_host_addresses(&mut self, now: Instant, addresses: Option<Vec<LocalAddress>>) {
+    /// The host was read; `None` when that failed.
+    pub fn handle_host(&mut self, now: Instant, host: Option<HostView>) {
         self.is_looking = false;
-        let Some(addresses) = addresses else {
+        let Some(HostView {
+            addresses,
+            with_route,
+        }) = host
+        else {
             let again = now + ADDRESSES_RETRY;
             self.look_at = Some(self.look_at.map_or(again, |at| at.min(again)));
             return;
         };
+        let has_new_route = with_route.iter().any(|it| self.without_route.contains(it));
+        if addresses != self.addresses || has_new_route {
+            self.without_route.clear();
+        }
         if addresses != self.addresses {
             info!(?addresses, "local addresses changed");
             self.addresses.clone_from(&addresses);
             self.node.handle_local_addresses(now, addresses);
             self.acts.push_back(Act::Reconnect);
-        } else if std::mem::take(&mut self.lacked_route) {
+        } else if has_new_route {
             self.node.handle_route_change(now);
             if !self.coordinator_up {
                 self.acts.push_back(Act::Reconnect);
@@ -371,7 +396,8 @@ impl Conductor {
         if !self.is_looking && self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
             self.is_looking = true;
-            self.acts.push_back(Act::ReadHostAddresses);
+            let without_route = self.without_route.iter().copied().collect();
+            self.acts.push_back(Act::ReadHost { without_route });
         }
         if let Some((_, reason)) = self.node.poll_timeout().filter(|(at, _)| *at <= now) {
             trace!(reason, "timeout");

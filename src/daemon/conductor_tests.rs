@@ -1,9 +1,10 @@
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 
 use super::*;
 use crate::node::{NodeConfig, Path};
 use crate::proto::DiscoSecret;
 use crate::proto::api::PeerList;
+use crate::proto::stun::{self, StunMessage};
 
 const OWN: [u8; 32] = [1; 32];
 
@@ -11,6 +12,17 @@ fn addresses() -> Vec<LocalAddress> {
     vec![LocalAddress::from(
         "192.168.1.10".parse::<IpAddr>().unwrap(),
     )]
+}
+
+/// Where nothing could be sent.
+const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+
+/// The host with its addresses, and a route to wherever it is asked for.
+fn host() -> HostView {
+    HostView {
+        addresses: addresses(),
+        with_route: vec![FAR],
+    }
 }
 
 fn conductor(now: Instant) -> Conductor {
@@ -39,7 +51,7 @@ fn acts(conductor: &mut Conductor) -> Vec<Act> {
 }
 
 fn is_read(act: &Act) -> bool {
-    matches!(act, Act::ReadHostAddresses)
+    matches!(act, Act::ReadHost { .. })
 }
 
 fn is_reconnect(act: &Act) -> bool {
@@ -51,7 +63,7 @@ fn settled(now: Instant) -> Conductor {
     let mut conductor = conductor(now);
     conductor.handle_timeout(now);
     assert!(acts(&mut conductor).iter().any(is_read));
-    conductor.handle_host_addresses(now, Some(addresses()));
+    conductor.handle_host(now, Some(host()));
     assert!(!acts(&mut conductor).iter().any(is_reconnect));
     conductor
 }
@@ -76,7 +88,7 @@ fn looks_after(conductor: &mut Conductor, now: Instant, change: NetChange) -> Du
     assert!(!acts(conductor).iter().any(is_read));
     conductor.handle_timeout(at);
     assert_eq!(acts(conductor).iter().filter(|it| is_read(it)).count(), 1);
-    conductor.handle_host_addresses(at, Some(addresses()));
+    conductor.handle_host(at, Some(host()));
     at - now
 }
 
@@ -88,10 +100,59 @@ fn changes_of_routes_alone_are_not_urgent_unless_a_packet_lacks_one() {
     let now = now + Duration::from_secs(10);
     assert_eq!(looks_after(&mut conductor, now, ROUTES), ROUTES_SETTLE);
     let now = now + Duration::from_secs(10);
-    conductor.handle_lack_of_route();
+    conductor.handle_lack_of_route(FAR);
     assert_eq!(looks_after(&mut conductor, now, ROUTES), CHANGE_SETTLE);
     let now = now + Duration::from_secs(10);
     assert_eq!(looks_after(&mut conductor, now, ROUTES), ROUTES_SETTLE);
+}
+
+/// As on a host with an IPv6 address and no IPv6 route, while links come and go: nothing begins anew, and STUN's answer over IPv4 is taken.
+#[test]
+fn a_destination_that_stays_without_a_route_costs_the_others_nothing() {
+    let begin = Instant::now();
+    let mut conductor = settled(begin);
+    let unreachable: SocketAddr = "198.51.100.9:3478".parse().unwrap();
+    let server: SocketAddr = "203.0.113.1:3478".parse().unwrap();
+    conductor.handle_stun_servers(begin, vec![unreachable, server]);
+    let (mut requests, mut answers) = (0, Vec::new());
+    for ms in 0..1000 {
+        let now = begin + Duration::from_millis(ms);
+        conductor.handle_net_change(now, LINKS);
+        conductor.handle_timeout(now);
+        for act in acts(&mut conductor) {
+            match act {
+                Act::Send(it) if it.to == unreachable => conductor.handle_lack_of_route(it.to.ip()),
+                Act::Send(it) if it.to == server => {
+                    requests += 1;
+                    answers.push((now + Duration::from_millis(50), it.data));
+                }
+                Act::ReadHost { without_route } => {
+                    assert!(without_route.is_empty() || without_route == [unreachable.ip()]);
+                    let addresses = addresses();
+                    let with_route = Vec::new();
+                    conductor.handle_host(
+                        now,
+                        Some(HostView {
+                            addresses,
+                            with_route,
+                        }),
+                    );
+                }
+                _ => {}
+            }
+        }
+        for (_, request) in answers.extract_if(.., |(at, _)| *at <= now) {
+            let Ok(StunMessage::Request { tx_id, .. }) = stun::decode(&request) else {
+                panic!("a STUN request");
+            };
+            let mapped = "203.0.113.50:7777".parse().unwrap();
+            let answer = stun::binding_success(tx_id, mapped);
+            let own = SocketAddr::new(addresses()[0].ip, 7777);
+            conductor.handle_datagram(now, 2, own, server, &answer);
+        }
+    }
+    assert_eq!(conductor.node().stun_answers().count(), 1);
+    assert!(requests < 5, "{requests}");
 }
 
 #[test]
@@ -113,7 +174,7 @@ fn a_flood_of_changes_neither_puts_off_a_look_nor_has_two_at_a_time() {
         }
         if answers_at.is_some_and(|at| at <= now) {
             answers_at = None;
-            conductor.handle_host_addresses(now, Some(addresses()));
+            conductor.handle_host(now, Some(host()));
         }
     }
     // Half a second, then each as soon as the one before is answered.
@@ -128,7 +189,7 @@ fn addresses_that_cannot_be_read_are_read_again_and_those_known_stay() {
     conductor.handle_timeout(now + CHANGE_SETTLE);
     assert!(acts(&mut conductor).iter().any(is_read));
     let now = now + CHANGE_SETTLE;
-    conductor.handle_host_addresses(now, None);
+    conductor.handle_host(now, None);
     assert!(
         acts(&mut conductor).is_empty(),
         "nothing is known to change"
@@ -141,7 +202,11 @@ fn addresses_that_cannot_be_read_are_read_again_and_those_known_stay() {
     let other = vec![LocalAddress::from(
         "192.168.7.10".parse::<IpAddr>().unwrap(),
     )];
-    conductor.handle_host_addresses(now, Some(other));
+    let other = HostView {
+        addresses: other,
+        ..HostView::default()
+    };
+    conductor.handle_host(now, Some(other));
     assert!(acts(&mut conductor).iter().any(is_reconnect));
 }
 
@@ -157,11 +222,11 @@ fn a_route_that_comes_back_connects_to_a_coordinator_that_was_lost_alone() {
         };
         conductor.handle_coordinator(now, event);
         acts(&mut conductor);
-        conductor.handle_lack_of_route();
+        conductor.handle_lack_of_route(FAR);
         conductor.handle_net_change(now, ROUTES);
         now += CHANGE_SETTLE;
         conductor.handle_timeout(now);
-        conductor.handle_host_addresses(now, Some(addresses()));
+        conductor.handle_host(now, Some(host()));
         let reconnects = acts(&mut conductor).iter().any(is_reconnect);
         assert_eq!(reconnects, !is_up);
     }

@@ -1,6 +1,6 @@
 //! The event loop: one task owns the node; everything else sends it events and takes its outputs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
@@ -10,7 +10,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, info_span, trace, warn};
 
-use super::conductor::{Act, Conductor};
+use super::conductor::{Act, Conductor, HostView};
 use super::metrics::Metrics;
 use super::offloaded::Offloaded;
 use super::port_mapping;
@@ -118,7 +118,7 @@ pub struct Daemon {
     pub(super) interrupt: Signal,
     pub(super) _socket: local_api::Server,
     /// The host's addresses, and the router that may be asked for a port, while they are being read.
-    pub(super) host_network: Offloaded<(Addresses, Option<portmap::Network>)>,
+    pub(super) host_network: Offloaded<HostNetwork>,
 }
 
 impl Daemon {
@@ -179,7 +179,7 @@ impl Daemon {
                         trace!(%to, %error, "datagram not sent");
                         let errno = error.raw_os_error();
                         if matches!(errno, Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) {
-                            self.conductor.handle_lack_of_route();
+                            self.conductor.handle_lack_of_route(to.ip());
                         }
                     }
                 }
@@ -201,7 +201,7 @@ impl Daemon {
                 Act::LookUpStunServers(names) => {
                     self.stun_names.send_replace(names);
                 }
-                Act::ReadHostAddresses => self.read_host_network(),
+                Act::ReadHost { without_route } => self.read_host_network(without_route),
                 Act::Reconnect => self.coordinator.reconnect(),
                 Act::RecheckPortMapping => {
                     if let Some(port_mapping) = &self.port_mapping {
@@ -234,31 +234,40 @@ impl Daemon {
         }
     }
 
-    /// Has the host's addresses read on another thread, and its router found.
-    fn read_host_network(&mut self) {
+    /// Has the host's addresses read on another thread, its router found, and routes to these destinations looked for.
+    fn read_host_network(&mut self, without_route: Vec<IpAddr>) {
         let kernel = self.kernel.clone();
         let asks_router = self.port_mapping.is_some();
         self.host_network.ask(move || {
             let router = asks_router.then(|| port_mapping::network(&kernel));
-            (source_addresses(&kernel), router.flatten())
+            let has_route = |to: &IpAddr| kernel.route_between(None, *to).is_ok();
+            let with_route = without_route.into_iter().filter(has_route).collect();
+            let addresses = source_addresses(&kernel);
+            let host = addresses.map(|addresses| HostView {
+                addresses,
+                with_route,
+            });
+            (host, router.flatten())
         });
     }
 
     /// Passes on what was read; `None` where the thread panicked.
-    fn handle_host_network(&mut self, read: Option<(Addresses, Option<portmap::Network>)>) {
-        let addresses = read.and_then(|(addresses, router)| {
+    fn handle_host_network(&mut self, read: Option<HostNetwork>) {
+        let host = read.and_then(|(host, router)| {
             if let Some(port_mapping) = &self.port_mapping {
                 port_mapping.look_at(router);
             }
             let warn = |error: &KernelError| {
                 warn!(error = %chain(error), "the host's addresses cannot be read; they are read again in a moment");
             };
-            addresses.inspect_err(warn).ok()
+            host.inspect_err(warn).ok()
         });
-        self.conductor
-            .handle_host_addresses(Instant::now(), addresses);
+        self.conductor.handle_host(Instant::now(), host);
     }
 }
+
+/// The host as it was read, or why it cannot be; and its router.
+pub(super) type HostNetwork = (Result<HostView, KernelError>, Option<portmap::Network>);
 
 /// The host's addresses, or why they cannot be read.
 pub(super) type Addresses = Result<Vec<LocalAddress>, KernelError>;
@@ -285,7 +294,7 @@ pub(super) fn source_addresses(kernel: &Kernel) -> Addresses {
 }
 
 /// Tells the service manager; without one there is nobody to tell, and that is no error.
-fn notify(state: NotifyState<'_>) {
+pub(super) fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         debug!(%error, "the service manager cannot be told");
     }

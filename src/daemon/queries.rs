@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::event_loop::Daemon;
+use super::event_loop::{Daemon, notify};
 use super::metrics::Gauges;
 use super::state_writer::Content;
 use super::teardown;
@@ -15,6 +16,9 @@ use crate::local_api::{
     DaemonNetView, ExplainView, PathsView, PeerView, Query, RefusedRouteView, Request, StunView,
 };
 use crate::node::{Evidence, Explanation, Node, PeerStatus, RouteRefusal};
+
+/// The service manager's patience while everything is removed, microseconds.
+const DOWN_WATCHDOG: u32 = 300_000_000;
 
 /// Time for the last answer to reach its client.
 const ANSWER_GRACE: Duration = Duration::from_millis(50);
@@ -69,6 +73,8 @@ impl Daemon {
             }
             Request::Down => {
                 info!("taking the tunnels down");
+                // The loop stands still until the kernel has given up everything.
+                notify(NotifyState::WatchdogUsec(DOWN_WATCHDOG));
                 let extra = self.state.extra_ports();
                 let port = self.config.port;
                 let stopped = self.wanted.stop().await;

@@ -74,6 +74,7 @@ pub struct NodeConfig {
 struct Adopted {
     path: Path,
     path_mtu: u16,
+    gre_key: u32,
     /// What the kernel said of it meanwhile.
     report: Option<TunnelReport>,
 }
@@ -260,23 +261,32 @@ impl Node {
     /// asked for as it is, so that it stays until more is known.
     pub fn handle_adopted(&mut self, now: Instant, peer: NodePublic, tunnel: DesiredTunnel) {
         let path = tunnel.outside.path;
-        let path_mtu = tunnel.outside.path_mtu.unwrap_or(FIRST_PATH_MTU);
+        let adopted = Adopted {
+            path,
+            path_mtu: tunnel.outside.path_mtu.unwrap_or(FIRST_PATH_MTU),
+            gre_key: tunnel.outside.gre_key,
+            report: None,
+        };
         self.network.adopt(peer, tunnel);
         self.network.update(&mut self.out);
-        self.adopt(now, peer, path, path_mtu);
+        self.adopt(now, peer, adopted);
     }
 
-    fn adopt(&mut self, now: Instant, peer: NodePublic, path: Path, path_mtu: u16) {
+    fn adopt(&mut self, now: Instant, peer: NodePublic, adopted: Adopted) {
         if self.peers.contains_key(&peer) {
-            self.with_peer(now, peer, |peer, cx| {
-                peer.handle_adopted(cx, path, path_mtu);
-            });
-        } else {
-            let adopted = Adopted {
+            let Adopted {
                 path,
                 path_mtu,
-                report: None,
-            };
+                gre_key,
+                report,
+            } = adopted;
+            self.with_peer(now, peer, |peer, cx| {
+                peer.handle_adopted(cx, path, path_mtu, gre_key);
+            });
+            if let Some(report) = report {
+                self.handle_tunnel(now, peer, report);
+            }
+        } else {
             self.adopted.insert(peer, adopted);
         }
         self.update_listening();
@@ -397,10 +407,7 @@ impl Node {
                 let peer = Peer::new(now, &self.host, record, shared);
                 self.peers.insert(key, peer);
                 if let Some(adopted) = self.adopted.remove(&key) {
-                    self.adopt(now, key, adopted.path, adopted.path_mtu);
-                    if let Some(report) = adopted.report {
-                        self.handle_tunnel(now, key, report);
-                    }
+                    self.adopt(now, key, adopted);
                 }
             }
             Some(known) if known != record.disco_key => {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use gretun::daemon::conductor::{Act, Conductor};
+use gretun::daemon::conductor::{Act, Conductor, HostView};
 use gretun::daemon::state_writer::Content;
 use gretun::node::{Datagram, Path, Signal, State, StateChange, VerdictChange};
 use gretun::proto::NodePublic;
@@ -40,7 +40,7 @@ impl World {
                     if !host.has_route
                         && let Some(daemon) = &mut host.daemon
                     {
-                        daemon.handle_lack_of_route();
+                        daemon.handle_lack_of_route(to.ip());
                     }
                     self.send_from_host(id, (local, port), to, Payload::Datagram(data));
                 }
@@ -76,12 +76,19 @@ impl World {
                     self.wake_applier(id);
                 }
                 Act::Write(Content::Network(network)) => self.hosts[id.0].kept = network,
-                Act::ReadHostAddresses => {
+                Act::ReadHost { without_route } => {
                     let now = self.local_time(id);
                     let host = &mut self.hosts[id.0];
-                    let addresses = host.locals();
+                    let view = HostView {
+                        addresses: host.locals(),
+                        with_route: if host.has_route {
+                            without_route
+                        } else {
+                            Vec::new()
+                        },
+                    };
                     if let Some(daemon) = &mut host.daemon {
-                        daemon.handle_host_addresses(now, Some(addresses));
+                        daemon.handle_host(now, Some(view));
                     }
                 }
                 Act::LogState(change) => {

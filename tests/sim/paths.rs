@@ -166,6 +166,12 @@ fn a_path_moves_to_the_lan_when_one_appears_and_loses_nothing() {
                 .any(|it| !it.receiving.is_empty())
         };
         assert!(!overlaps(a) && !overlaps(b), "the move is over");
+        for (at, of) in [(a, b), (b, a)] {
+            let status = world.status(at, of);
+            let remote = status.path.expect("a path").remote.to_string();
+            let reason = status.reason.to_string();
+            assert!(reason.contains(&remote), "{reason}");
+        }
         for (from, to) in [(a, b), (b, a)] {
             let lost = world.lost_user_data(from, to);
             assert_eq!(lost, 0, "{from:?} to {to:?}, kernels slow by {delays:?} ms");

@@ -207,7 +207,7 @@ impl Bench {
         if let Some(look) = self.machine.begin(self.now) {
             if self.kernel.cannot_be_read {
                 self.machine.handle_failed_look(self.now, "no");
-                return Vec::new();
+                return std::iter::from_fn(|| self.machine.poll_report()).collect();
             }
             let mtus = look.paths.iter().map(|it| (it.0, Ok(1500))).collect();
             let observation = Observation {
@@ -570,11 +570,17 @@ fn nothing_is_kept_of_tunnels_that_are_gone() {
 #[test]
 fn a_kernel_that_cannot_be_read_is_asked_again_later() {
     let mut bench = Bench::new();
+    assert_eq!(done(&bench.want([(1, tunnel(1, 1))])), [1]);
     bench.kernel.cannot_be_read = true;
-    assert_eq!(bench.want([(1, tunnel(1, 1))]), []);
+    // Whoever waits for a tunnel is told why it does not come, and nobody else.
+    let told = bench.want([(1, tunnel(1, 1)), (2, tunnel(2, 2))]);
+    let [Applied::Failed { peer: of, error, .. }] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!((*of, error.as_str()), (peer(2), "no"));
     assert!(bench.machine.poll_timeout(bench.now) > Some(bench.now));
     bench.kernel.cannot_be_read = false;
-    assert_eq!(done(&bench.later(SECOND)), [1]);
+    assert_eq!(done(&bench.later(SECOND)), [2]);
 }
 
 #[test]

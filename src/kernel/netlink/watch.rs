@@ -3,7 +3,7 @@
 
 use std::io;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 use tokio::io::unix::AsyncFd;
@@ -69,18 +69,17 @@ pub(in crate::kernel) fn stream<T: Send + 'static>(
 ) -> io::Result<impl Stream<Item = T> + Send + use<T>> {
     // SAFETY: the socket keeps the descriptor that it was made with, and is dropped with the registration.
     let socket = unsafe { AsyncFd::register(socket) }?;
-    Ok(futures_util::stream::unfold(
-        socket,
-        move |socket| async move {
-            match next(&socket, take).await {
-                Ok(change) => Some((change, socket)),
-                Err(error) => {
-                    tracing::error!(%error, "the network cannot be watched any more");
-                    None
-                }
+    // Polled again after its end, an unfolded stream panics.
+    let changes = futures_util::stream::unfold(socket, move |socket| async move {
+        match next(&socket, take).await {
+            Ok(change) => Some((change, socket)),
+            Err(error) => {
+                tracing::error!(%error, "the network cannot be watched any more");
+                None
             }
-        },
-    ))
+        }
+    });
+    Ok(changes.fuse())
 }
 
 fn open() -> io::Result<Socket> {

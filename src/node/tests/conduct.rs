@@ -227,9 +227,9 @@ fn a_removed_peer_loses_its_tunnel_and_its_voice() {
 fn an_adopted_tunnel_of_nobody_is_removed() {
     let mut bench = Bench::new(Role::Controlling);
     let peer = NodePublic::from_bytes([77; 32]);
-    bench.node.handle_adopted(bench.now, peer, found());
+    bench.node.handle_adopted(bench.now, peer, found(1));
     bench.collect();
-    let tunnel = found();
+    let tunnel = found(1);
     assert!(bench.outputs.contains(&Output::SetTunnel { peer, tunnel }));
     bench.outputs.clear();
     // Nothing was kept from last time: nothing is known of anybody.
@@ -241,7 +241,7 @@ fn an_adopted_tunnel_of_nobody_is_removed() {
 }
 
 /// A tunnel over [`REMOTE`] as a start finds it.
-fn found() -> DesiredTunnel {
+fn found(gre_key: u32) -> DesiredTunnel {
     DesiredTunnel {
         outside: Outside {
             number: 0,
@@ -252,7 +252,7 @@ fn found() -> DesiredTunnel {
             },
             overlap: None,
             path_mtu: Some(1500),
-            gre_key: 1,
+            gre_key,
         },
         inside: Inside {
             name: "gretun5".to_owned(),
@@ -265,7 +265,10 @@ fn found() -> DesiredTunnel {
 fn an_adopted_tunnel_counts_once_data_crossed_it() {
     for role in [Role::Controlling, Role::Controlled] {
         let mut bench = Bench::new(role);
-        bench.node.handle_adopted(bench.now, bench.peer, found());
+        let found = found(bench.shared.gre_key());
+        bench
+            .node
+            .handle_adopted(bench.now, bench.peer, found.clone());
         bench.tell(&[REMOTE], true);
         assert_eq!(bench.state(), State::Punching);
         bench.answer_probes();
@@ -276,8 +279,25 @@ fn an_adopted_tunnel_counts_once_data_crossed_it() {
         });
         let asked: Vec<Outside> = asked.collect();
         // As it was found, and once more with the peer's name.
-        assert_eq!(asked, [found().outside; 2]);
+        assert_eq!(asked, [found.outside; 2]);
     }
+}
+
+/// The disco key was lost, or the peer's was: nothing crosses a tunnel with the key of before.
+#[test]
+fn an_adopted_tunnel_with_another_gre_key_is_made_anew() {
+    let mut bench = Bench::new(Role::Controlled);
+    let key = bench.shared.gre_key();
+    bench
+        .node
+        .handle_adopted(bench.now, bench.peer, found(key ^ 1));
+    bench.tell(&[REMOTE], true);
+    bench.nominate(1, REMOTE);
+    let asked = bench.outputs.iter().filter_map(|it| match it {
+        Output::SetTunnel { tunnel, .. } => Some(tunnel.outside.gre_key),
+        _ => None,
+    });
+    assert_eq!(asked.last(), Some(key));
 }
 
 /// The coordinator's list and its signals come over different connections.

@@ -19,13 +19,22 @@ use crate::proto::TxId;
 use crate::proto::disco::Message;
 
 impl Peer {
-    /// A tunnel found in the kernel at start: it stays as it is, is tested, and counts once data crossed.
-    pub(crate) fn handle_adopted(&mut self, cx: &mut Context<'_>, path: Path, path_mtu: u16) {
+    /// A tunnel found in the kernel at start: it stays as it is, is tested, and counts once data crossed. One with another GRE key than
+    /// the pair's was made before a disco key changed: nothing crosses it, and it stays until another is asked for.
+    pub(crate) fn handle_adopted(
+        &mut self,
+        cx: &mut Context<'_>,
+        path: Path,
+        path_mtu: u16,
+        gre_key: u32,
+    ) {
         if self.tunnel.is_some() {
             return;
         }
         self.discovery.candidates.adopt(cx.now, path);
-        self.tunnel = Some(Tunnel::adopted(cx.now, path, path_mtu));
+        if gre_key == self.shared.gre_key() {
+            self.tunnel = Some(Tunnel::adopted(cx.now, path, path_mtu));
+        }
         self.begin_search(cx, StateReason::Adopted(path));
         self.send_data_probe(cx);
         self.send_due_pings(cx);
@@ -235,8 +244,9 @@ impl Peer {
             candidate.clear_hold_down();
         }
         self.resume_mtu_search(cx);
-        if !self.state.is_connected() {
-            let remote = path.remote;
+        let remote = path.remote;
+        let is_told = matches!(&self.reason, StateReason::DataCrossed { remote: told, .. } if *told == remote);
+        if !self.state.is_connected() || !is_told {
             let reason = StateReason::DataCrossed { remote, round_trip };
             self.enter(cx, State::Direct, reason);
         }
