@@ -193,9 +193,12 @@ impl Coordinator {
                     }
                 }
             }
-            match http_client(&self.registration.url) {
-                Ok(client) => self.http = client,
-                Err(error) => self.report(&error),
+            // The certificates that are trusted are read from files.
+            let url = self.registration.url.clone();
+            match tokio::task::spawn_blocking(move || http_client(&url)).await {
+                Ok(Ok(client)) => self.http = client,
+                Ok(Err(error)) => self.report(&error),
+                Err(error) => warn!(%error, "no new connections to the coordinator"),
             }
         }
     }

@@ -574,7 +574,12 @@ fn a_kernel_that_cannot_be_read_is_asked_again_later() {
     bench.kernel.cannot_be_read = true;
     // Whoever waits for a tunnel is told why it does not come, and nobody else.
     let told = bench.want([(1, tunnel(1, 1)), (2, tunnel(2, 2))]);
-    let [Applied::Failed { peer: of, error, .. }] = &told[..] else {
+    let [
+        Applied::Failed {
+            peer: of, error, ..
+        },
+    ] = &told[..]
+    else {
         panic!("{told:?}");
     };
     assert_eq!((*of, error.as_str()), (peer(2), "no"));

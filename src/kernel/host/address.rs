@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
 
 use crate::kernel::{Kernel, KernelError};
@@ -68,16 +68,15 @@ impl Kernel {
     /// When the kernel cannot be asked.
     pub fn local_addresses(&self) -> Result<Vec<LocalAddress>, KernelError> {
         let links = self.list.links()?;
+        let kinds = link_kinds(&links);
         let usable: HashMap<u32, (LinkKind, bool)> = links
             .iter()
             .filter(|link| link.header.flags.contains(LinkFlags::Up))
             .filter(|link| !link.attributes.iter().any(is_tunnel))
             .map(|link| {
                 let has_carrier = link.header.flags.contains(LinkFlags::LowerUp);
-                (
-                    link.header.index,
-                    (link_kind(&link.attributes), has_carrier),
-                )
+                let index = link.header.index;
+                (index, (kinds[&index], has_carrier))
             })
             .collect();
         let addresses = self.list.addresses()?;
@@ -249,16 +248,50 @@ fn is_tunnel(attribute: &LinkAttribute) -> bool {
         .any(|info| matches!(info, LinkInfo::Kind(kind) if KINDS.contains(kind)))
 }
 
-/// The kind of a link that addresses for packets to peers are on.
-fn link_kind(attributes: &[LinkAttribute]) -> LinkKind {
+/// Links of links: a VLAN of a bridge of a VXLAN has three levels, and hardly anybody has more.
+const LEVELS: usize = 4;
+
+/// The kinds of the links that addresses for packets to peers are on. A bridge or bond with an overlay's link among its ports, and a VLAN or
+/// the like on top of one, lead into the overlay.
+fn link_kinds(links: &[LinkMessage]) -> HashMap<u32, LinkKind> {
+    let mut kinds: HashMap<u32, LinkKind> = links
+        .iter()
+        .map(|it| (it.header.index, link_kind(info_kind(&it.attributes))))
+        .collect();
+    for _ in 0..LEVELS {
+        for link in links {
+            let kind = info_kind(&link.attributes);
+            for attribute in &link.attributes {
+                let (below, above) = match attribute {
+                    LinkAttribute::Controller(above) => (link.header.index, *above),
+                    // Of a pair, the other end.
+                    LinkAttribute::Link(_) if kind == Some(&InfoKind::Veth) => continue,
+                    LinkAttribute::Link(below) => (*below, link.header.index),
+                    _ => continue,
+                };
+                if kinds.get(&below) == Some(&LinkKind::Overlay)
+                    && let Some(kind) = kinds.get_mut(&above)
+                {
+                    *kind = LinkKind::Overlay;
+                }
+            }
+        }
+    }
+    kinds
+}
+
+fn info_kind(attributes: &[LinkAttribute]) -> Option<&InfoKind> {
     let infos = attributes.iter().filter_map(|it| match it {
         LinkAttribute::LinkInfo(infos) => Some(infos),
         _ => None,
     });
-    let kind = infos.flatten().find_map(|it| match it {
+    infos.flatten().find_map(|it| match it {
         LinkInfo::Kind(kind) => Some(kind),
         _ => None,
-    });
+    })
+}
+
+fn link_kind(kind: Option<&InfoKind>) -> LinkKind {
     match kind {
         Some(InfoKind::Bridge) => LinkKind::Bridge,
         Some(
