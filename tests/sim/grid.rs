@@ -74,7 +74,7 @@ fn join_time(
     };
     let bound = if possible { bound } else { WATCH };
     let joined = world.run_until(bound, |world| world.joined(a, b));
-    let kinds = [one, other].map(|it| Vec::from_iter(it));
+    let kinds = [one, other].map(Vec::from_iter);
     assert!(
         joined <= Some(JOIN_BOUND_EASY) || !joined_without_search(&kinds[0], &kinds[1]),
         "{one:?} with {other:?}: {joined:?}"
