@@ -186,12 +186,12 @@ fn kill_when(mut command: Command, mut is_time: impl FnMut() -> bool) {
         assert_eq!(waited, process, "{}", io::Error::last_os_error());
         assert!(libc::WIFSTOPPED(status), "it ended before: {status:x}");
         if is_time() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            return;
+            break;
         }
         ptrace(libc::PTRACE_SYSCALL, process).unwrap();
     }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
