@@ -125,9 +125,11 @@ def link(machine: Host, name: str) -> Record:
 
 def links_left(machine: Host) -> str:
     """What gretun has made in the kernel and not removed: links that carry its mark or have other names, and what is on them or leads to
-    them; FOU ports; its nftables tables. No host of a scenario has such names, ingress filters or routes of its own."""
+    them; FOU ports; its nftables tables. No host of a scenario has ingress filters or such routes of its own."""
     records = json.loads(machine.succeed("ip -j link"))
-    marked = [it["ifname"] for it in records if it.get("ifalias", "").startswith("gretun") or it.get("altnames")]
+    # Ethernet devices have alternative names from udev.
+    named = [it for it in records if it.get("altnames") and it["link_type"] != "ether"]
+    marked = [it["ifname"] for it in records if it.get("ifalias", "").startswith("gretun") or it in named]
     filters = [f"filters of {it['dev']}" for it in json.loads(machine.succeed("tc -j qdisc")) if it["kind"] in ("ingress", "clsact")]
     listed = machine.succeed("ip route show table all; ip -6 route show table all").splitlines()
     routes = [line for line in listed if "dev gretun" in line]
