@@ -124,11 +124,18 @@ def link(machine: Host, name: str) -> Record:
 
 
 def links_left(machine: Host) -> str:
-    """What gretun has made in the kernel and not removed: links that carry its mark, FOU ports, and its nftables tables."""
-    marked = [record["ifname"] for record in json.loads(machine.succeed("ip -j link")) if record.get("ifalias", "").startswith("gretun")]
+    """What gretun has made in the kernel and not removed: links that carry its mark or have other names, and what is on them or leads to
+    them; FOU ports; its nftables tables. No host of a scenario has ingress filters or such routes of its own."""
+    records = json.loads(machine.succeed("ip -j link"))
+    # Ethernet devices have alternative names from udev.
+    named = [it for it in records if it.get("altnames") and it["link_type"] != "ether"]
+    marked = [it["ifname"] for it in records if it.get("ifalias", "").startswith("gretun") or it in named]
+    filters = [f"filters of {it['dev']}" for it in json.loads(machine.succeed("tc -j qdisc")) if it["kind"] in ("ingress", "clsact")]
+    listed = machine.succeed("ip route show table all; ip -6 route show table all").splitlines()
+    routes = [line for line in listed if "dev gretun" in line]
     ports = machine.succeed("ip fou show 2>/dev/null || true").split()
     tables = [line for line in machine.succeed("nft list tables").splitlines() if "gretun" in line]
-    return " ".join([*marked, *ports, *tables])
+    return " ".join([*marked, *filters, *routes, *ports, *tables])
 
 
 def family(ip: str) -> int:

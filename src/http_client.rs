@@ -40,3 +40,7 @@ pub async fn read_body(
     }
     Ok(Some(body))
 }
+
+#[cfg(test)]
+#[path = "http_client_tests.rs"]
+pub(crate) mod tests;

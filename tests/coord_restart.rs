@@ -141,6 +141,24 @@ fn endpoints_and_generations_go_on_after_a_stop() {
     assert!(!after.peers[0].online);
 }
 
+/// Endpoints are not stored with each publication, but soon after: a coordinator that was killed knows where nodes are.
+#[test]
+fn published_endpoints_survive_a_kill_9_that_comes_later() {
+    let mut coord = Coord::open();
+    let (mut alice, mut bob) = (Node::joined(&coord, "alice"), Node::joined(&coord, "bob"));
+    // Longer on a machine that is busy.
+    for seconds in [2, 4, 8, 16] {
+        assert_eq!(bob.publish("192.0.2.2:2").status, 200);
+        thread::sleep(Duration::from_secs(seconds));
+        coord = Coord::start_in(coord.kill(), &["--open"]);
+        (alice.api, bob.api) = (coord.api, coord.api);
+        if !alice.peers().peers[0].endpoints.is_empty() {
+            return;
+        }
+    }
+    panic!("they are not stored");
+}
+
 #[test]
 fn keys_are_made_listed_and_revoked_with_and_without_a_coordinator() {
     let dir = tempfile::tempdir().unwrap();

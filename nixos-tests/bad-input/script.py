@@ -1,3 +1,8 @@
+# What the daemon keeps in its state directory.
+KEYS = {"node.key", "disco.key"}
+FILES = {"network.json", "links.json", "extra-ports.json", "router-port.json"}
+# How much of it comes.
+COUNT = "nft 'table inet shouts { chain came { type filter hook prerouting priority -400; ip saddr 203.0.113.1 counter; }; }'"
 UP = "gretun up --coordinator http://203.0.113.1:8443 --node-name alice"
 
 
@@ -58,17 +63,24 @@ with subtest("corrupt state: said, never overwritten"):
     state = bob.succeed("readlink -f /var/lib/gretun").strip()
     assert state == "/var/lib/private/gretun", state
     bob.succeed(f"cp -a {state} /tmp/good")
-    for name in bob.succeed(f"cd {state} && find . -type f").split():
+    there = set(bob.succeed(f"ls {state}").split())
+    assert KEYS <= there <= KEYS | FILES | {"lock"}, there
+    for name in sorted(KEYS | FILES):
         bob.succeed(f"head -c 20 /dev/urandom >{state}/{name}")
-        digest = bob.succeed(f"sha256sum {state}/{name}")
+        digest = bob.succeed(f"sha256sum <{state}/{name}")
         cursor = bob.succeed("journalctl -n 0 --show-cursor | sed -n 's/^-- cursor: //p'").strip()
         status, _ = bob.execute(f"systemctl start {unit}")
         output = bob.succeed(f"journalctl -u {unit} -o cat --no-pager --after-cursor '{cursor}'")
         bob.log(f"{name}: {status}: {output.strip().splitlines()[-1:]}")
         assert "panicked" not in output, output
-        if "key" in name:
+        if name in KEYS:
             assert status != 0 and "/var/lib/gretun" in output, f"{name}: started on a corrupt key: {output}"
-            assert bob.succeed(f"sha256sum {state}/{name}") == digest, f"{name} was overwritten"
+            assert bob.succeed(f"sha256sum <{state}/{name}") == digest, f"{name} was overwritten"
+        else:
+            assert status == 0, f"{name}: {output}"
+            bob.succeed("gretun --json peers")
+            aside = name.replace(".json", ".corrupt")
+            assert bob.succeed(f"sha256sum <{state}/{aside}") == digest, f"{name} was not put aside"
         bob.succeed(f"systemctl stop {unit}", f"rm -r {state}", f"cp -a /tmp/good {state}")
     bob.succeed(f"systemctl start {unit}", "gretun --json peers", f"systemctl stop {unit}", "gretun down || true")
     assert links_left(bob) == "", links_left(bob)
@@ -81,6 +93,8 @@ with subtest("two peers are joined, and then shouted at"):
     # What bob really received, said again from elsewhere; then noise, with and without disco's magic and STUN's cookie.
     bob.succeed("timeout 60 tcpdump -i eth1 -c 3 -w /tmp/disco.pcap 'udp dst port 7777 and udp[8:4] = 0x5453f09f' 2>/dev/null")
     capture = bob.succeed("base64 -w0 /tmp/disco.pcap").strip()
+    for machine in (alice, bob):
+        machine.succeed(COUNT)
     coord.succeed(f"""python3 - <<'END'
 import base64, os, random, socket, struct
 pcap = base64.b64decode("{capture}")
@@ -102,6 +116,9 @@ for target in ("203.0.113.30", "203.0.113.31"):
         s.sendto(start + rng.randbytes(rng.randrange(1400)), (target, 7777))
 END""")
     for machine, other in ((alice, "bob"), (bob, "alice")):
+        counted = re.search(r"counter packets (\d+)", machine.succeed("nft list table inet shouts"))
+        # Three envelopes or more, each twenty times and as often cut off, and the noise. Of the coordinator's answers there are few.
+        assert counted is not None and int(counted[1]) >= 620, f"{machine.name} was not shouted at: {counted}"
         wait_for_peer(machine, other, "direct")
         assert "panicked" not in unit_log(machine), unit_log(machine)
     assert [daemon_pid(alice), daemon_pid(bob)] == before, "a daemon was restarted"

@@ -1,4 +1,6 @@
 ADDRESSES = {"alice": "2001:db8:a::2", "bob": "2001:db8:b::2", "carol": "2001:db8:c::2"}
+COORDINATOR6 = "2001:db8:ffff::1"
+STUN = [("udp", PORT, 3478), ("udp", PORT, 3479)]
 HOMES = {"10": "2001:db8:a::/64", "20": "2001:db8:b::/64", "30": "2001:db8:c::/64"}
 
 start_all()
@@ -25,7 +27,11 @@ with subtest("the routers saw UDP between the data ports, and no GRE as such"):
     for router, inside in ((gwa, "alice"), (gwb, "bob"), (gwc, "carol")):
         assert other_protocols(router, 6) <= {"icmpv6"}, other_protocols(router, 6)
         for source, protocol, sport, destination, dport in flows(router, "out", 6):
-            if protocol == "udp" and destination in ADDRESSES.values():
-                assert (source, sport, dport) == (ADDRESSES[inside], PORT, PORT), (source, sport, destination, dport)
+            flow = (source, protocol, sport, destination, dport)
+            assert source == ADDRESSES[inside], flow
+            if destination == COORDINATOR6:
+                assert (protocol, dport) == ("tcp", 8443) or (protocol, sport, dport) in STUN, flow
+            else:
+                assert destination in ADDRESSES.values() and (protocol, sport, dport) == ("udp", PORT, PORT), flow
         carried = sum(flows(router, "out", 6).values()) + sum(flows(router, "in", 6).values())
         assert carried > TRANSFER_BYTES, f"{router.name} carried only {carried} bytes of IPv6"

@@ -111,6 +111,24 @@ with subtest("a configuration that cannot be carried out leaves everything as it
     assert switch(alice, system) == 0
     assert link(alice, "declared")["linkinfo"]["info_data"]["okey"] == "0.0.0.42"
 
+# The store of a real NixOS takes nothing that was not built.
+if alice.execute("test -w /nix/store")[0] == 0:
+    with subtest("another version of gretun: the daemon is restarted, and no tunnel is taken down"):
+        before = (link(alice, "declared")["ifindex"], daemon_pid(alice))
+        alice.succeed(
+            "ln -s gretun /nix/store/gretun-upgraded",
+            f"cp -r {system} /nix/store/upgraded",
+            "sed -i 's|/nix/store/gretun/|/nix/store/gretun-upgraded/|' /nix/store/upgraded/units/*",
+            "grep -l gretun-upgraded /nix/store/upgraded/units/gretun-down.service",
+        )
+        assert switch(alice, "/nix/store/upgraded") == 0
+        wait_for_peer(alice, "bob", "direct")
+        assert daemon_pid(alice) != before[1], "the daemon was not restarted"
+        assert link(alice, "declared")["ifindex"] == before[0]
+        alice.succeed("systemctl is-active gretun-down.service")
+        assert switch(alice, system) == 0
+        wait_for_peer(alice, "bob", "direct")
+
 with subtest("the watchdog finds the daemon that hangs"):
     bob.wait_until_succeeds(f"journalctl -u {UNIT} -o cat | grep -q 'Watchdog timeout'", timeout=120)
     retry(lambda last: daemon_pid(bob) not in (0, hanging) and show(bob, UNIT, "ActiveState") == "active", 60)
@@ -122,6 +140,13 @@ with subtest("through all of that the peers' tunnel was the same, and no ping wa
     measured("pings_sent", sent)
     assert not lost, f"of {sent} these were lost: {lost}"
     assert link(alice, "bob")["ifindex"] == index, "the link was made anew"
+
+with subtest("gretun down ends the daemon for good"):
+    bob.succeed("gretun down")
+    assert links_left(bob) == "", links_left(bob)
+    time.sleep(5)  # a unit that ends otherwise is started again after one second
+    state = [show(bob, UNIT, name) for name in ("ActiveState", "Result", "MainPID")]
+    assert state == ["inactive", "success", "0"], state
 
 with subtest("what is removed from the configuration is removed from the kernel"):
     assert switch(alice, system, "nothing") == 0

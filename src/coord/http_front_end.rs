@@ -61,6 +61,9 @@ const SOURCE_RATE: Rate = Rate {
     burst: 2000.0,
 };
 
+/// Interval at which quiet sources are forgotten.
+const SWEEP: Duration = Duration::from_secs(10);
+
 /// Names the listener of the request to the server behind the front end.
 pub const HEADER_LISTENER: &str = "x-gretun-listener";
 /// Names the client to the server behind the front end, for the log.
@@ -146,7 +149,6 @@ impl FrontEnd {
             };
             match accepted {
                 Ok((stream, from)) => {
-                    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
                     match Admitted::new(&self, from) {
                         Ok(admitted) => {
                             let connection = Connection {
@@ -180,8 +182,15 @@ impl FrontEnd {
         }
     }
 
-    /// Forgets sources that have been quiet. To be called every few seconds.
-    pub fn forget_quiet_sources(&self) {
+    /// Forgets quiet sources from time to time, for ever.
+    pub(super) async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.forget_quiet_sources();
+        }
+    }
+
+    fn forget_quiet_sources(&self) {
         let uptime = self.clock.now().uptime;
         lock(&self.sources).retain(|_, source| {
             source.connections > 0 || !source.requests.is_full(SOURCE_RATE, uptime)
@@ -219,6 +228,8 @@ struct Admitted {
 
 impl Admitted {
     fn new(front_end: &Arc<FrontEnd>, from: SocketAddr) -> Result<Admitted, Refused> {
+        // A listener of both versions of IP has IPv4 clients in one /64 of IPv6, `::ffff:0:0/96`.
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         let uptime = front_end.clock.now().uptime;
         let open = usize::try_from(front_end.metrics.connections.get()).unwrap_or(0);
         let mut sources = lock(&front_end.sources);

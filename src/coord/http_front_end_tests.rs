@@ -134,6 +134,20 @@ fn connections_are_limited_per_source_and_in_all() {
 }
 
 #[test]
+fn an_ipv4_client_of_an_ipv6_listener_counts_by_its_own_address() {
+    let front_end = front_end(10);
+    for (mapped, plain) in [
+        ("[::ffff:192.0.2.1]", "192.0.2.1"),
+        ("[::ffff:127.0.0.1]", "127.0.0.1"),
+    ] {
+        let admitted = Admitted::new(&front_end, from(mapped)).unwrap();
+        assert_eq!(admitted.from, from(plain));
+        let sources = lock(&front_end.sources);
+        assert_eq!(sources[&source_of(from(plain).ip())].connections, 1);
+    }
+}
+
+#[test]
 fn a_64_counts_as_one_source() {
     assert_eq!(
         source_of(from("[2001:db8::1]").ip()),
@@ -160,14 +174,16 @@ fn requests_are_limited_per_source_but_for_loopback() {
     assert!((0..10_000).all(|_| front_end.spend(from("127.0.0.1").ip()).is_ok()));
 }
 
-#[test]
-fn quiet_sources_are_forgotten() {
+#[tokio::test(start_paused = true)]
+async fn quiet_sources_are_forgotten() {
     let front_end = front_end(10);
+    let _sweep = tokio::spawn(front_end.clone().sweep());
     let connection = Admitted::new(&front_end, from("192.0.2.1")).unwrap();
-    front_end.forget_quiet_sources();
+    tokio::time::sleep(SWEEP * 2).await;
     assert_eq!(lock(&front_end.sources).len(), 1);
     drop(connection);
+    // The coordinator's clock is not the runtime's, which is paused.
     std::thread::sleep(Duration::from_millis(10));
-    front_end.forget_quiet_sources();
+    tokio::time::sleep(SWEEP * 2).await;
     assert_eq!(lock(&front_end.sources).len(), 0);
 }

@@ -155,6 +155,19 @@ fn what_cannot_be_sent_to_or_is_too_much_is_refused() {
             count: MAX_ENDPOINTS + 1
         })
     );
+    let mut unreachable = request(1, None);
+    unreachable.endpoints = vec![endpoint("192.0.2.1:1"), endpoint("224.0.0.1:1")];
+    let refused = core.plan_registration(node(1), unreachable, at(0));
+    assert!(matches!(refused, Err(ApiError::Endpoint { .. })));
+    let mut crowded = request(1, None);
+    crowded.endpoints = vec![endpoint("192.0.2.1:1"); MAX_ENDPOINTS + 1];
+    let refused = core.plan_registration(node(1), crowded, at(0));
+    assert!(matches!(refused, Err(ApiError::TooManyEndpoints { .. })));
+    let mut generous = request(1, None);
+    generous.routes = vec!["10.0.0.0/8".parse().unwrap(); MAX_ROUTES + 1];
+    let refused = core.plan_registration(node(1), generous, at(0));
+    let count = MAX_ROUTES + 1;
+    assert_eq!(refused, Err(ApiError::TooManyRoutes { count }));
     let mut long = request(1, None);
     long.version = "v".repeat(MAX_VERSION + 1);
     assert!(matches!(
@@ -188,6 +201,20 @@ fn a_nonce_counts_once() {
     assert_eq!(core.check_fresh(&stranger, at(1)), Ok(()));
     core.remember(&stranger, at(1));
     assert_eq!(core.check_fresh(&stranger, at(1)), Err(repeated));
+}
+
+/// Nonces are kept as long as their requests could be sent again, or the coordinator would grow for ever.
+#[test]
+fn time_takes_nonces_away() {
+    let mut core = core(true);
+    join(&mut core, 1);
+    assert_eq!(core.admit(&headers(1, 1, at(1)), at(1)), Ok(false));
+    core.tick(at(50));
+    let again = headers(1, 1, at(50));
+    let repeated = Err(ApiError::NotFresh(NotFresh::Repeated));
+    assert_eq!(core.check_fresh(&again, at(50)), repeated);
+    core.tick(at(200));
+    assert_eq!(core.check_fresh(&headers(1, 1, at(200)), at(200)), Ok(()));
 }
 
 #[test]

@@ -45,8 +45,6 @@ const WORKERS: usize = 4;
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks between two stores of changed endpoints.
 const TICKS_PER_SAVE: u32 = 4;
-/// Interval at which quiet sources are forgotten.
-const SWEEP: Duration = Duration::from_secs(10);
 
 /// The most client connections, unless the system allows fewer files.
 const MAX_CONNECTIONS: usize = 4096;
@@ -356,7 +354,7 @@ async fn face_network(
     for (server, _) in ports.stun {
         background.spawn(server.serve());
     }
-    background.spawn(sweep(front_end.clone()));
+    background.spawn(front_end.clone().sweep());
     if let Some(period) = sd_notify::watchdog_enabled() {
         background.spawn(feed_watchdog(behind.http_socket.clone(), period / 3));
     }
@@ -378,13 +376,6 @@ async fn face_network(
     answer_all(service, service.stop_waiting());
     while listeners.join_next().await.is_some() {}
     ended.map(drop)
-}
-
-async fn sweep(front_end: Arc<FrontEnd>) {
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        front_end.forget_quiet_sources();
-    }
 }
 
 /// Tells systemd that the coordinator is alive, for as long as it answers the way that it answers peers. An answer may

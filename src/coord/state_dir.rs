@@ -131,3 +131,20 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever can connect to it is the coordinator's administrator.
+    #[test]
+    fn a_socket_is_for_its_owner_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        for _ in 0..2 {
+            let _socket = listen(&path).unwrap();
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+        }
+    }
+}

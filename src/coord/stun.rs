@@ -167,3 +167,27 @@ impl StunServer {
         self.metrics.stun_drops.with_label_values(&[reason]).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::TxId;
+    use crate::proto::stun::binding_request;
+
+    /// A coordinator with several addresses listens on all of them, and the system would send answers from the first.
+    #[tokio::test]
+    async fn the_answer_comes_from_the_address_that_was_asked() {
+        let any = "0.0.0.0:0".parse().unwrap();
+        let server = StunServer::bind(any, Metrics::new().unwrap()).unwrap();
+        let port = server.local_addr().unwrap().port();
+        tokio::spawn(server.serve());
+        for address in ["127.0.0.1", "127.0.0.2"] {
+            // Unlike a connected socket, this one hears answers from anywhere.
+            let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let request = binding_request(TxId([7; 12]));
+            client.send_to(&request, (address, port)).await.unwrap();
+            let (_, from) = client.recv_from(&mut [0; 100]).await.unwrap();
+            assert_eq!(from, SocketAddr::new(address.parse().unwrap(), port));
+        }
+    }
+}

@@ -1,61 +1,18 @@
 //! A client against a coordinator that does what it should not.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::coordinator::{Event, Handle, Registration, http_client, start};
+use crate::coordinator::http::{ANSWER_MAX, Requester};
+use crate::coordinator::{ClientError, Event, Handle, Registration, http_client, start};
+use crate::http_client::tests::FakeServer;
 use crate::proto::api;
 use crate::proto::keys::{DiscoPublic, NodeSecret};
 
-/// An HTTP server that answers every request of a path alike, and counts the requests to each path.
-struct Fake {
-    url: String,
-    counts: Arc<Mutex<BTreeMap<String, u32>>>,
-}
-
-impl Fake {
-    /// `answer` returns the head's status and headers, and the body.
-    async fn start(answer: fn(&str) -> (&'static str, String)) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let counts = Arc::new(Mutex::new(BTreeMap::new()));
-        let counted = Arc::clone(&counts);
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let counted = Arc::clone(&counted);
-                tokio::spawn(async move {
-                    let mut request = vec![0; 65536];
-                    let length = stream.read(&mut request).await.unwrap_or(0);
-                    let request = String::from_utf8_lossy(&request[..length]).into_owned();
-                    let Some(path) = request.split(' ').nth(1) else {
-                        return;
-                    };
-                    let path = path.split('?').next().unwrap_or_default();
-                    *counted.lock().unwrap().entry(path.to_owned()).or_default() += 1;
-                    let (status, body) = answer(path);
-                    let length = body.len();
-                    let answer = format!(
-                        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-                    );
-                    // The client may have gone away.
-                    let _ = stream.write_all(answer.as_bytes()).await;
-                });
-            }
-        });
-        Fake { url, counts }
-    }
-
-    fn count(&self, path: &str) -> u32 {
-        let counts = self.counts.lock().unwrap();
-        counts.get(path).copied().unwrap_or_default()
-    }
-
+impl FakeServer {
     /// Starts a client, with an auth key where that is said.
     fn client(&self, auth_key_file: Option<&std::path::Path>) -> (Handle, mpsc::Receiver<Event>) {
         let (events_tx, events) = mpsc::channel(1024);
@@ -87,7 +44,7 @@ fn hasty(path: &str) -> (&'static str, String) {
 /// The signed request, an auth key in it, is not sent to where somebody else says.
 #[tokio::test]
 async fn redirects_are_not_followed() {
-    let fake = Fake::start(|path| match path {
+    let fake = FakeServer::start(|path| match path {
         "/elsewhere" => ("200 OK", String::new()),
         _ => (
             "307 Temporary Redirect\r\nlocation: /elsewhere",
@@ -105,21 +62,22 @@ async fn redirects_are_not_followed() {
 /// A proxy that holds no requests, or another host with the same node key, whose poll ends this one.
 #[tokio::test]
 async fn polls_that_are_answered_at_once_have_a_floor() {
-    let fake = Fake::start(hasty).await;
+    let fake = FakeServer::start(hasty).await;
+    let begun = Instant::now();
     let (_handle, mut events) = fake.client(None);
     assert!(matches!(events.recv().await, Some(Event::Registered(_))));
-    tokio::time::sleep(Duration::from_secs(1)).await;
     for path in [api::PATH_PEERS, api::PATH_SIGNAL] {
-        let count = fake.count(path);
-        assert!((2..=7).contains(&count), "{count} of {path} in a second");
+        fake.wait_for(path, 8).await;
     }
+    // With seven pauses of 0.2 s.
+    assert!(begun.elapsed() >= Duration::from_millis(1400));
 }
 
 /// News without end.
 #[tokio::test]
 async fn polls_that_bring_news_without_end_have_a_floor() {
     static GENERATION: AtomicU64 = AtomicU64::new(2);
-    let fake = Fake::start(|path| match path {
+    let fake = FakeServer::start(|path| match path {
         api::PATH_PEERS => {
             let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
             let body = format!(r#"{{"generation": {generation}, "peers": []}}"#);
@@ -130,19 +88,21 @@ async fn polls_that_bring_news_without_end_have_a_floor() {
     .await;
     let (_handle, mut events) = fake.client(None);
     let reading = tokio::spawn(async move { while events.recv().await.is_some() {} });
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let count = fake.count(api::PATH_PEERS);
-    assert!((10..=65).contains(&count), "{count} polls in 2 s");
+    let begun = Instant::now();
+    // Fifty at once and then a pause of 0.2 s each, or one poll that took as long on a busy machine and fifty more at once.
+    fake.wait_for(api::PATH_PEERS, 56).await;
+    assert!(begun.elapsed() >= Duration::from_millis(200));
     reading.abort();
 }
 
 #[tokio::test]
 async fn a_coordinator_that_fails_is_left_alone_for_longer_each_time() {
-    let fake = Fake::start(|_| ("500 Internal Server Error", String::new())).await;
+    let fake = FakeServer::start(|_| ("500 Internal Server Error", String::new())).await;
+    let begun = Instant::now();
     let (_handle, _events) = fake.client(None);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let count = fake.count(api::PATH_REGISTER);
-    assert!((2..=4).contains(&count), "{count} registrations in 2 s");
+    fake.wait_for(api::PATH_REGISTER, 4).await;
+    // The pauses are at least half of 0.5, 1 and 2 s.
+    assert!(begun.elapsed() >= Duration::from_millis(1750));
 }
 
 /// A used or revoked auth key is no reason for haste.
@@ -151,14 +111,25 @@ async fn a_refused_auth_key_is_not_sent_without_pause() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("auth-key");
     std::fs::write(&file, "used\n").unwrap();
-    let fake = Fake::start(|_| {
+    let fake = FakeServer::start(|_| {
         let body = r#"{"error": "the auth key was used already"}"#;
         ("403 Forbidden", body.to_owned())
     })
     .await;
+    let begun = Instant::now();
     let (_handle, _events) = fake.client(Some(&file));
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let count = fake.count(api::PATH_REGISTER);
     // The first goes without the key, the next at once with it.
-    assert!((3..=5).contains(&count), "{count} registrations in 2 s");
+    fake.wait_for(api::PATH_REGISTER, 4).await;
+    assert!(begun.elapsed() >= Duration::from_millis(750));
+}
+
+/// Somebody else's server may answer without end.
+#[tokio::test]
+async fn no_more_of_an_answer_is_read_than_the_longest_honest_one_has() {
+    let fake = FakeServer::start(|_| ("200 OK", " ".repeat(ANSWER_MAX + 1))).await;
+    let url = fake.url.parse().unwrap();
+    let node = Arc::new(NodeSecret::from_bytes([7; 32]));
+    let requester = Requester::new(http_client(&url).unwrap(), &url, node);
+    let answer = requester.poll::<serde_json::Value>(api::PATH_PEERS).await;
+    assert!(matches!(answer, Err(ClientError::TooLong)), "{answer:?}");
 }

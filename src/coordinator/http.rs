@@ -29,7 +29,7 @@ pub const POLL_WAIT: Duration = Duration::from_secs(25);
 const HEALTH_PATH: &str = "/healthz";
 
 /// The largest answer that is read, in bytes.
-const ANSWER_MAX: usize = 4 << 20;
+pub(super) const ANSWER_MAX: usize = 4 << 20;
 
 /// Sends one signed request at a time.
 pub struct Requester {

@@ -360,3 +360,7 @@ enum HttpError {
     #[error("the router's answer is too long")]
     TooLong,
 }
+
+#[cfg(test)]
+#[path = "port_mapping_tests.rs"]
+mod tests;

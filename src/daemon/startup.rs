@@ -380,3 +380,7 @@ impl UserError for DaemonError {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "startup_tests.rs"]
+mod tests;

@@ -195,8 +195,8 @@ impl ExtraPortsFile {
 
 /// Reads a file whose loss costs nothing lasting: what cannot be read is put aside, and said.
 fn load_json<T: DeserializeOwned + Default>(path: &Path) -> T {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
+    let content = match fs::read(path) {
+        Ok(content) => content,
         Err(error) => {
             if error.kind() != io::ErrorKind::NotFound {
                 warn!(path = %path.display(), %error, "state file cannot be read; going on without it");
@@ -204,7 +204,7 @@ fn load_json<T: DeserializeOwned + Default>(path: &Path) -> T {
             return T::default();
         }
     };
-    serde_json::from_str(&text).unwrap_or_else(|error| {
+    serde_json::from_slice(&content).unwrap_or_else(|error| {
         let aside = path.with_extension("corrupt");
         warn!(path = %path.display(), aside = %aside.display(), %error, "state file is corrupt; put aside");
         if let Err(error) = fs::rename(path, &aside) {

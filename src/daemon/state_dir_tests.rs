@@ -46,9 +46,13 @@ fn a_corrupt_key_is_an_error_and_is_left_alone() {
 fn a_corrupt_cache_is_put_aside() {
     let dir = tempfile::tempdir().unwrap();
     let state = StateDir::open(dir.path()).unwrap();
-    fs::write(dir.path().join(NETWORK), "{\"tunnel_ips\": [").unwrap();
-    assert!(state.network().peers.is_empty());
-    assert!(dir.path().join("network.corrupt").exists());
+    let aside = dir.path().join("network.corrupt");
+    for content in [&b"{\"tunnel_ips\": ["[..], b"", &[0xff; 64]] {
+        fs::write(dir.path().join(NETWORK), content).unwrap();
+        assert!(state.network().peers.is_empty());
+        assert_eq!(fs::read(&aside).unwrap(), content);
+        assert!(!dir.path().join(NETWORK).exists());
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::applier::owner_alias::OwnerAlias;
 use crate::applier::thread::NoApplier;
 use crate::error::{Kind, UserError};
 use crate::kernel::host::preflight::{self, Need};
-use crate::kernel::tunnel::dump::Links;
+use crate::kernel::tunnel::dump::{Links, ObservedTunnel};
 use crate::kernel::tunnel::fou::Family;
 use crate::kernel::tunnel::transaction::StepError;
 use crate::kernel::{Kernel, KernelError};
@@ -67,26 +67,22 @@ pub fn remove_all(
     port: u16,
     extra: &ExtraPortsFile,
 ) -> Result<(), TeardownError> {
-    let (mut ours, mut others) = (BTreeSet::from([port]), BTreeSet::new());
-    ours.extend(extra.load().into_iter().map(|(port, _)| port));
     let mut links = kernel.links_without_routes()?;
     kernel.add_snat(&mut links);
     links.sources = kernel.sources().unwrap_or_default();
-    let mut removed = Vec::new();
-    for tunnel in &links.tunnels {
-        let link = &tunnel.state.link;
-        let listener = link.listener().map(|listener| listener.port);
-        if OwnerAlias::of(tunnel).is_some_and(|alias| alias.is_of(own)) {
-            info!(interface = link.name, "removing tunnel");
-            removed.push(&tunnel.state);
-            ours.extend(listener);
-        } else {
-            others.extend(listener);
-        }
+    let Found {
+        tunnels,
+        mut ports,
+        ports_of_others,
+    } = Found::new(own, &links);
+    for tunnel in &tunnels {
+        info!(interface = tunnel.link.name, "removing tunnel");
     }
-    remove_links(&removed, &links, |ops| kernel.execute(ops))?;
-    for port in ours {
-        if others.contains(&port) {
+    remove_links(&tunnels, &links, |ops| kernel.execute(ops))?;
+    ports.insert(port);
+    ports.extend(extra.load().into_iter().map(|(port, _)| port));
+    for port in ports {
+        if ports_of_others.contains(&port) {
             info!(port, "the FOU port stays: other tunnels use it");
             continue;
         }
@@ -94,6 +90,33 @@ pub fn remove_all(
         kernel.delete_fou(port, Family::V6)?;
     }
     Ok(())
+}
+
+/// The kernel's tunnels, told apart by who made them.
+struct Found<'a> {
+    /// The tunnels of the node.
+    tunnels: Vec<&'a TunnelState>,
+    /// The FOU ports of these.
+    ports: BTreeSet<u16>,
+    /// The FOU ports of all other tunnels.
+    ports_of_others: BTreeSet<u16>,
+}
+
+impl<'a> Found<'a> {
+    fn new(own: NodePublic, links: &'a Links) -> Self {
+        let is_own =
+            |it: &&ObservedTunnel| OwnerAlias::of(it).is_some_and(|alias| alias.is_of(own));
+        let (ours, others): (Vec<_>, Vec<_>) = links.tunnels.iter().partition(is_own);
+        let ports = |tunnels: &[&ObservedTunnel]| {
+            let listeners = tunnels.iter().filter_map(|it| it.state.link.listener());
+            listeners.map(|listener| listener.port).collect()
+        };
+        Found {
+            ports: ports(&ours),
+            ports_of_others: ports(&others),
+            tunnels: ours.into_iter().map(|it| &it.state).collect(),
+        }
+    }
 }
 
 /// Removes these tunnels and the sources that a killed daemon left behind, with one plan; where that fails, each tunnel by itself, so

@@ -66,3 +66,35 @@ fn a_link_that_the_kernel_does_not_give_up_keeps_no_other() {
         );
     }
 }
+
+/// Two daemons on one host, and a tunnel that a person made.
+#[test]
+fn tunnels_of_other_nodes_and_of_others_stay_with_their_ports() {
+    let [own, neighbour, peer] = [1, 2, 3].map(|byte| NodePublic::from_bytes([byte; 32]));
+    let owner = |node| OwnerAlias::new(node, peer).to_string();
+    let overlap = OwnerAlias::new(own, peer).of_overlap().to_string();
+    let there = [
+        ("gretun0", owner(own), 7777),
+        ("gretun0~1", overlap, 20_005),
+        ("site0", owner(neighbour), 7778),
+        ("theirs", "uplink".to_owned(), 7777),
+    ];
+    let mut links = Links::default();
+    for (name, alias, port) in there {
+        let mut wanted = desired();
+        wanted.inside.name = name.to_owned();
+        wanted.outside.path.port = port;
+        links.tunnels.push(ObservedTunnel {
+            index: 1,
+            state: wanted.state(alias, 1500),
+            other_routes: Vec::new(),
+            exact: true,
+            counters: Default::default(),
+        });
+    }
+    let found = Found::new(own, &links);
+    let names = found.tunnels.iter().map(|it| it.link.name.as_str());
+    assert_eq!(names.collect::<Vec<_>>(), ["gretun0", "gretun0~1"]);
+    assert_eq!(found.ports, [7777, 20_005].into());
+    assert_eq!(found.ports_of_others, [7777, 7778].into());
+}

@@ -41,9 +41,9 @@ use tunnel::make_before_break::Overlap;
 use verdict::peer_nat::PeerNat;
 
 pub(crate) use constants::MAX_STEP;
-#[cfg(test)]
-pub(crate) use constants::REPLAY_NONCES;
 pub use constants::{MAX_PACKETS_PER_SECOND, MAX_SEARCH_PACKETS_PER_SECOND};
+#[cfg(test)]
+pub(crate) use constants::{MAX_PROBES, REPLAY_NONCES};
 pub(crate) use context::{Context, Host, StepOutcome};
 pub use counters::{Counters, DropReason};
 pub use discovery::port_mapping::RouterPort;

@@ -35,3 +35,26 @@ impl ReplayWindow {
         self.seen.push_back(begin(&nonce));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nonce(number: usize) -> Nonce {
+        let mut nonce = [0; 24];
+        nonce[..8].copy_from_slice(&number.to_le_bytes());
+        nonce
+    }
+
+    #[test]
+    fn the_latest_nonces_are_known_and_no_others_are_kept() {
+        let mut window = ReplayWindow::default();
+        for number in 0..10_000 {
+            window.insert(nonce(number));
+        }
+        assert_eq!(window.seen.len(), REPLAY_NONCES);
+        let first = 10_000 - REPLAY_NONCES;
+        assert!((first..10_000).all(|it| window.contains(&nonce(it))));
+        assert!(!window.contains(&nonce(first - 1)));
+    }
+}

@@ -65,7 +65,7 @@ impl Encap {
 pub struct FouPort {
     /// The port.
     pub port: u16,
-    /// InheritOrFixed IP version.
+    /// Outer IP version.
     pub family: Family,
     /// The contents of the UDP packets.
     pub receives: Receives,

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::pin::pin;
 
-use gretun::kernel::{Kernel, LinkKind};
+use futures_util::StreamExt as _;
+use gretun::kernel::{Kernel, LinkKind, NetChange};
 
-use crate::lab::{Host, kernel_is_able};
+use crate::applier::PATIENCE;
+use crate::lab::{Host, kernel_is_able, run};
 
 /// Beside another overlay's link, gretun would take its addresses for those of a LAN and move its tunnel inside.
 #[test]
@@ -54,4 +57,35 @@ fn links_of_other_overlays_are_told_from_networks() {
     let found = found.iter().filter(|it| it.ip.is_ipv4());
     let found: BTreeMap<IpAddr, LinkKind> = found.map(|it| (it.ip, it.link)).collect();
     assert_eq!(found, expected);
+}
+
+/// The host of a daemon that runs changes its addresses and its routes, of either version of IP.
+#[test]
+fn changes_of_addresses_and_of_routes_are_seen_and_told_apart() {
+    if !kernel_is_able() {
+        return;
+    }
+    let (host, _far) = Host::pair();
+    let addresses: fn(&NetChange) -> bool = |it| it.addresses;
+    let routes: fn(&NetChange) -> bool = |it| it.routes;
+    for (command, is_seen) in [
+        ("ip addr add 198.51.100.9/32 dev eth0", addresses),
+        ("ip -6 addr add 2001:db8:9::9/128 dev eth0 nodad", addresses),
+        ("ip route add 203.0.113.0/24 via 192.0.2.2", routes),
+        ("ip -6 route add 2001:db8:5::/48 dev eth0", routes),
+    ] {
+        host.block_on(|| async {
+            let mut changes = pin!(Kernel::watch().unwrap());
+            run(command);
+            let seen = async {
+                while let Some(change) = changes.next().await {
+                    if is_seen(&change) {
+                        return;
+                    }
+                }
+            };
+            let seen = tokio::time::timeout(PATIENCE, seen).await;
+            assert!(seen.is_ok(), "nobody noticed: {command}");
+        });
+    }
 }

@@ -1,6 +1,8 @@
 //! The applier's thread over a real kernel, and what it needs of it: the lock, ports, links of others.
 
 use std::collections::BTreeSet;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gretun::applier::machine::{Applied, Config};
@@ -14,6 +16,7 @@ use gretun::proto::NodePublic;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::lab::{Host, kernel_is_able, run};
+use crate::tunnel_cli::{signal, wait_for};
 
 const PORT: u16 = 7777;
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -213,29 +216,65 @@ fn the_kernel_says_itself_what_it_can() {
     });
 }
 
-/// As in a container, or on an image without modules: nothing but the kernel itself can tell what was built into it.
-#[test]
-fn what_is_in_the_kernel_is_there_also_where_no_file_tells_of_modules() {
-    if !kernel_is_able() {
-        return;
-    }
-    let (host, _far) = Host::pair();
+/// Runs this on a host where no file tells of modules, as in a container, or on an image without modules: nothing but the kernel itself
+/// can tell what was built into it, and of `fou6` it says nothing.
+fn without_module_files(host: &Host, run_there: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let hidden = scope.spawn(|| {
             host.enter();
             // SAFETY: only this thread, which ends soon, has other mounts from now on.
             let unshared = unsafe { libc::unshare(libc::CLONE_NEWNS) };
             assert_eq!(unshared, 0, "{}", std::io::Error::last_os_error());
-            crate::lab::run("mount --make-rprivate /");
+            run("mount --make-rprivate /");
             for directory in ["/lib/modules", "/sys/module"] {
-                crate::lab::run(&format!("mount -t tmpfs none {directory}"));
+                run(&format!("mount -t tmpfs none {directory}"));
             }
-            preflight::check(&preflight::OVERLAY).unwrap();
-            // Of this one the kernel says nothing: there are no tunnels over IPv6 then.
-            let error = preflight::check(&preflight::OVERLAY_IPV6).unwrap_err();
-            assert!(error.to_string().contains("fou6"), "{error}");
+            run_there();
         });
         hidden.join().expect("the thread whose modules are hidden");
+    });
+}
+
+#[test]
+fn what_is_in_the_kernel_is_there_also_where_no_file_tells_of_modules() {
+    if !kernel_is_able() {
+        return;
+    }
+    let (host, _far) = Host::pair();
+    without_module_files(&host, || {
+        preflight::check(&preflight::OVERLAY).unwrap();
+        let error = preflight::check(&preflight::OVERLAY_IPV6).unwrap_err();
+        assert!(error.to_string().contains("fou6"), "{error}");
+    });
+}
+
+#[test]
+fn a_daemon_without_fou6_opens_its_port_over_ipv4_alone() {
+    if !kernel_is_able() {
+        return;
+    }
+    let (host, _far) = Host::pair();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    without_module_files(&host, || {
+        let mut daemon = Command::new(env!("CARGO_BIN_EXE_gretun"))
+            .args([
+                "up",
+                "--coordinator",
+                "http://192.0.2.2:8443",
+                "--state-dir",
+            ])
+            .args([path("state"), "--socket".into(), path("gretun.sock")])
+            .spawn()
+            .unwrap();
+        wait_for("the daemon has started", || {
+            UnixStream::connect(path("gretun.sock")).is_ok()
+        });
+        let ports = Kernel::open().unwrap().fou_ports().unwrap();
+        signal(&daemon, libc::SIGKILL);
+        daemon.wait().unwrap();
+        let ports: Vec<_> = ports.iter().map(|it| (it.port, it.family)).collect();
+        assert_eq!(ports, [(PORT, Family::V4)]);
     });
 }
 

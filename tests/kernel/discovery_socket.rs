@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gretun::kernel::Kernel;
@@ -111,14 +112,30 @@ fn what_we_send_ourselves_is_not_received() {
     if !kernel_is_able() {
         return;
     }
-    let (a, _b) = Host::pair();
-    a.block_on(|| async {
-        let (_kernel, mut port) = open_port().await;
-        port.send(None, PORT, SocketAddr::new(ip("192.0.2.2"), PORT), &disco())
-            .unwrap();
-        assert!(timeout(NEVER, port.recv()).await.is_err());
-        assert_eq!(port.overruns(), 0);
-    });
+    let (a, b) = Host::pair();
+    let is_received = AtomicBool::new(false);
+    both(
+        || {
+            a.block_on(|| async {
+                let (_kernel, mut port) = open_port().await;
+                let far = SocketAddr::new(ip("192.0.2.2"), PORT);
+                // The other side may still be starting: say it until it was heard there.
+                while !is_received.load(Ordering::Relaxed) {
+                    port.send(None, PORT, far, &disco()).unwrap();
+                    assert!(timeout(NEVER, port.recv()).await.is_err());
+                }
+                assert_eq!(port.overruns(), 0);
+            });
+        },
+        || {
+            b.block_on(|| async {
+                let (_kernel, mut port) = open_port().await;
+                let heard = timeout(SOON, port.recv()).await;
+                is_received.store(true, Ordering::Relaxed);
+                assert_eq!(heard.unwrap().unwrap().data, disco());
+            });
+        },
+    );
 }
 
 /// The tunnel of one side, made as a person would, and its probe socket.
@@ -218,6 +235,9 @@ fn a_firewall_that_drops_data_lets_disco_be_seen_but_no_probe() {
                     timeout(NEVER * 3, probe(&mut probes)).await.is_err(),
                     "data crossed the firewall"
                 );
+                b.run("nft delete table inet fw");
+                let (_, data) = timeout(SOON, probe(&mut probes)).await.unwrap().unwrap();
+                assert_eq!(data, b"probe");
                 port.send(None, PORT, heard.from, &disco()).unwrap();
             });
         },

@@ -1,29 +1,32 @@
 //! Two hosts on one wire: network namespaces connected by a veth pair.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::future::Future;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use gretun::kernel::host::preflight;
 
-/// Returns whether the kernel can do what the tests need; a skip is loud, and a failure where it is not allowed.
+/// Returns whether the kernel can do what the tests need; see [`skip`].
 pub fn kernel_is_able() -> bool {
     let needs = [&preflight::OVERLAY[..], &preflight::OVERLAY_IPV6[..]].concat();
     match preflight::check(&needs) {
         Ok(()) => true,
-        Err(error) => {
-            assert!(
-                std::env::var_os("GRETUN_REQUIRE_KERNEL").is_none(),
-                "GRETUN_REQUIRE_KERNEL is set, and {error}"
-            );
-            eprintln!("SKIPPED: {error}");
-            false
-        }
+        Err(error) => skip(&error),
     }
+}
+
+/// Says that a test is skipped and returns `false`, where the caller of the tests allows that.
+pub fn skip(reason: &dyn Display) -> bool {
+    assert!(
+        std::env::var_os("GRETUN_ALLOW_SKIP").is_some(),
+        "{reason}; with GRETUN_ALLOW_SKIP=1 the test is skipped"
+    );
+    eprintln!("SKIPPED: {reason}");
+    false
 }
 
 /// Runs a program that must succeed; gives its output.
@@ -117,15 +120,6 @@ impl Host {
             });
             count.join().expect("the thread that counts")
         })
-    }
-
-    /// Waits until there are so many links whose names begin so.
-    pub fn wait_for_links(&self, prefix: &str, count: usize) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.count_links(prefix) < count {
-            assert!(Instant::now() < deadline, "no {count} links {prefix}...");
-            std::thread::yield_now();
-        }
     }
 
     /// Runs a script on this host, which is too long for an argument.

@@ -1,5 +1,5 @@
-//! Tests against a real kernel: root, FOU and GRE are needed. Where they are missing every test says so loudly and passes,
-//! unless `GRETUN_REQUIRE_KERNEL=1`, as in the guest of `scripts/test`, makes that a failure.
+//! Tests against a real kernel: root, FOU and GRE are needed. Where they are missing every test fails, unless
+//! `GRETUN_ALLOW_SKIP=1` says that it may be skipped.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +13,7 @@ mod applier;
 mod discovery_socket;
 mod fou;
 mod lab;
+mod masquerade;
 mod networkd;
 mod nftables;
 mod probe;

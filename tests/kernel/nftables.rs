@@ -11,7 +11,7 @@ use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::snat::{self, SnatPair};
 use gretun::tunnel::sources;
 
-use crate::lab::Host;
+use crate::lab::{Host, skip};
 use crate::tunnel_cli::gretun;
 use crate::tunnel_lab;
 
@@ -19,12 +19,7 @@ fn is_able() -> bool {
     if rustix::process::geteuid().is_root() {
         return true;
     }
-    assert!(
-        std::env::var_os("GRETUN_REQUIRE_KERNEL").is_none(),
-        "GRETUN_REQUIRE_KERNEL is set, and this is not root"
-    );
-    eprintln!("SKIPPED: not root");
-    false
+    skip(&"this is not root")
 }
 
 fn pair(link: &str, network: &str) -> SnatPair {

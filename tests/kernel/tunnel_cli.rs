@@ -3,6 +3,8 @@
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use gretun::kernel::host::lock::Lock;
+
 use crate::lab::Host;
 use crate::tunnel_lab::{is_able, traces};
 
@@ -313,77 +315,26 @@ fn a_foreground_tunnel_goes_with_its_process() {
     assert_eq!(traces(&host), before);
 }
 
+/// Without the lock each would remove the other's half-made links as leftovers.
 #[test]
-fn apply_survives_being_killed_at_any_point() {
+fn a_command_waits_for_another_that_changes_tunnels() {
     if !is_able() {
         return;
     }
-    const TUNNELS: usize = 40;
     let (host, _b) = Host::pair();
-    let before = traces(&host);
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("tunnels.toml");
-    let mut text = String::new();
-    for i in 1..=TUNNELS {
-        text.push_str(&format!(
-            "[tunnels.k{i}]\nremote = \"192.0.2.2\"\nkey = {i}\ntunnel-ip = \"10.200.{i}.1/30\"\nencap = \"fou\"\nencap-dport = 5555\n"
-        ));
+    let lock = host.block_on(|| async { Lock::take(Duration::from_secs(30)).unwrap() });
+    let mut child = gretun(&host, "create t0 --remote 192.0.2.2")
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < until {
+        assert!(!has_link(&host, "t0"), "it did not wait");
+        assert!(child.try_wait().unwrap().is_none(), "it did not wait");
+        std::thread::sleep(Duration::from_millis(100));
     }
-    std::fs::write(&path, text).unwrap();
-    let empty = directory.path().join("empty.toml");
-    std::fs::write(&empty, "").unwrap();
-    let apply = format!("apply {}", path.display());
-    let mut seen = Vec::new();
-    // Killed as soon as so many links are there.
-    for links in [1, TUNNELS / 2, TUNNELS] {
-        let mut child = background(&host, &apply);
-        host.wait_for_links("k", links);
-        signal(&child, libc::SIGKILL);
-        child.wait().unwrap();
-        seen.push(host.count_links("k"));
-        good(&host, &apply);
-        assert!(good(&host, &apply).contains("nothing to change"));
-        let list: serde_json::Value = serde_json::from_str(&good(&host, "--json list")).unwrap();
-        assert_eq!(list.as_array().unwrap().len(), TUNNELS);
-        good(&host, &format!("apply {}", empty.display()));
-        assert_eq!(traces(&host), before);
-    }
-    println!("links at the moment of death: {seen:?}");
-
-    host.run("ip link add half group 1735550324 type gre local 192.0.2.1 remote 192.0.2.2 key 5");
-    good(&host, &format!("apply {}", empty.display()));
-    assert_eq!(traces(&host), before);
-}
-
-#[test]
-fn a_lan_that_knows_nothing_of_the_tunnel_answers() {
-    if !is_able() {
-        return;
-    }
-    let (a, b) = Host::pair();
-    let (lan, _other) = Host::pair();
-    b.run(&format!(
-        "ip link add lan0 type veth peer name lan0 netns {}; ethtool -K lan0 tx off >/dev/null
-         ip addr add 10.77.0.1/24 dev lan0; ip link set lan0 up; echo 1 > /proc/sys/net/ipv4/ip_forward",
-        lan.name()
-    ));
-    lan.run(
-        "ethtool -K lan0 tx off >/dev/null; ip addr add 10.77.0.2/24 dev lan0; ip link set lan0 up",
-    );
-    good(
-        &a,
-        "create t0 --remote 192.0.2.2 --tunnel-ip 10.255.0.1/30 --route 10.77.0.0/24",
-    );
-    good(&b, "create t0 --remote 192.0.2.1 --tunnel-ip 10.255.0.2/30");
-    let ping = "ping -c 1 -W 2 10.77.0.2 >/dev/null && echo yes || echo no";
-    assert_eq!(a.run(ping), "no\n");
-    good(
-        &b,
-        "create t0 --replace --remote 192.0.2.1 --tunnel-ip 10.255.0.2/30 --snat 10.77.0.0/24",
-    );
-    assert_eq!(a.run(ping), "yes\n");
-    good(&b, "delete t0");
-    assert_eq!(b.run("nft list ruleset"), "");
+    drop(lock);
+    assert!(child.wait().unwrap().success());
+    assert!(has_link(&host, "t0"));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! A process that is killed while it changes tunnels.
 
 use std::cell::Cell;
+use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
 
 use gretun::kernel::tunnel::transaction::{Backend, execute};
 use gretun::kernel::{Kernel, KernelError};
@@ -12,8 +15,9 @@ use gretun::tunnel::op::KernelOp;
 use gretun::tunnel::plan;
 use gretun::tunnel::state::TunnelState;
 
-use crate::lab::in_own_thread;
-use crate::tunnel_lab::{Node, difference, is_able, side_by_side, state};
+use crate::lab::{Host, in_own_thread};
+use crate::tunnel_cli::{good, gretun};
+use crate::tunnel_lab::{Node, difference, is_able, side_by_side, state, traces};
 
 const SET: &str = "test";
 
@@ -160,4 +164,74 @@ async fn sorted(node: &Node) -> Vec<String> {
     lines.sort();
     lines.dedup();
     lines
+}
+
+/// Runs a program that is stopped before and after each of its system calls, and killed at the first stop at which this is so.
+fn kill_when(mut command: Command, mut is_time: impl FnMut() -> bool) {
+    let ptrace = |request: libc::c_uint, process: libc::pid_t| {
+        // SAFETY: none of the requests below reads or writes memory of this process.
+        match unsafe { libc::ptrace(request, process, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes one system call.
+    unsafe { command.pre_exec(move || ptrace(libc::PTRACE_TRACEME, 0)) };
+    let mut child = command.spawn().unwrap();
+    let process = libc::pid_t::try_from(child.id()).unwrap();
+    loop {
+        let mut status = 0;
+        // SAFETY: the process is a child of this thread that was not waited for, and the pointer is to an integer.
+        let waited = unsafe { libc::waitpid(process, &raw mut status, 0) };
+        assert_eq!(waited, process, "{}", io::Error::last_os_error());
+        assert!(libc::WIFSTOPPED(status), "it ended before: {status:x}");
+        if is_time() {
+            break;
+        }
+        ptrace(libc::PTRACE_SYSCALL, process).unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn apply_survives_being_killed_at_any_point() {
+    if !is_able() {
+        return;
+    }
+    // Far more than are made with one batch of requests.
+    const TUNNELS: usize = 400;
+    let (host, _b) = Host::pair();
+    let before = traces(&host);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tunnels.toml");
+    let mut text = String::new();
+    for i in 1..=TUNNELS {
+        text.push_str(&format!(
+            "[tunnels.k{i}]\nremote = \"192.0.2.2\"\nkey = {i}\ntunnel-ip = \"10.{}.{}.1/30\"\nencap = \"fou\"\nencap-dport = 5555\n",
+            i / 250,
+            i % 250
+        ));
+    }
+    std::fs::write(&path, text).unwrap();
+    let empty = directory.path().join("empty.toml");
+    std::fs::write(&empty, "").unwrap();
+    let apply = format!("apply {}", path.display());
+    let mut seen = Vec::new();
+    for links in [1, TUNNELS / 2, TUNNELS] {
+        kill_when(gretun(&host, &apply), || host.count_links("k") >= links);
+        seen.push(host.count_links("k"));
+        good(&host, &apply);
+        assert!(good(&host, &apply).contains("nothing to change"));
+        let list: serde_json::Value = serde_json::from_str(&good(&host, "--json list")).unwrap();
+        assert_eq!(list.as_array().unwrap().len(), TUNNELS);
+        good(&host, &format!("apply {}", empty.display()));
+        assert_eq!(traces(&host), before);
+    }
+    println!("links at the moment of death: {seen:?}");
+    assert!(seen[0] < seen[1] && seen[1] < TUNNELS, "{seen:?}");
+
+    host.run("ip link add half group 1735550324 type gre local 192.0.2.1 remote 192.0.2.2 key 5");
+    good(&host, &format!("apply {}", empty.display()));
+    assert_eq!(traces(&host), before);
 }

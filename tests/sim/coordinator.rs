@@ -115,9 +115,18 @@ impl World {
     }
 
     pub fn take_peers(&mut self, id: HostId, records: Vec<PeerRecord>) {
-        if self.has_network(id) {
-            self.tell_daemon(id, FromCoordinator::Peers(list(records)));
+        if !self.has_network(id) {
+            return;
         }
+        let is_removed = self
+            .coordinator
+            .removed
+            .contains(&self.hosts[id.0].node_key);
+        let event = match is_removed {
+            true => FromCoordinator::Lost,
+            false => FromCoordinator::Peers(list(records)),
+        };
+        self.tell_daemon(id, event);
     }
 
     fn tell_daemon(&mut self, id: HostId, event: FromCoordinator) {

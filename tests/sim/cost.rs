@@ -13,6 +13,13 @@ const TWO: Seen = Seen::FromTwoPorts;
 const ONE: Seen = Seen::FromOneServer;
 const DOCUMENTATION: &str = include_str!("../../docs/NAT_TRAVERSAL.md");
 
+/// The most packets until a pair is connected without a port search, whatever the documentation says.
+const MOST_UNTIL_JOINED: u64 = 30;
+/// The same with a port search, which takes 250 guesses on average.
+const MOST_UNTIL_FOUND: u64 = 400;
+/// The most packets in a second to a peer that is connected.
+const MOST_IDLE: u64 = 3;
+
 /// Packets that the host has sent to its peer, those of port searches included.
 fn sent(world: &World, host: HostId) -> u64 {
     world.hosts[host.0].sent_total + world.node(host).counters().port_search_pings_sent
@@ -47,6 +54,16 @@ fn row(name: &str, seen: Seen, one: Option<NatKind>, other: Option<NatKind>) -> 
     let before = hosts.map(|it| sent(&world, it));
     world.run(120 * SECOND);
     let idle = worst(hosts, |it| sent(&world, it) - before[it.0]);
+    if let Some(joined) = joined {
+        let searched = hosts.map(|it| world.node(it).counters().port_searches);
+        let most = if searched == [0; 2] {
+            MOST_UNTIL_JOINED
+        } else {
+            MOST_UNTIL_FOUND
+        };
+        assert!(joined <= most, "{name}: {joined} packets until joined");
+        assert!(idle <= MOST_IDLE * 120, "{name}: {idle} packets in 120 s");
+    }
     let joined = joined.map_or("not joined".to_owned(), |it| it.to_string());
     format!(
         "| {name} | {joined} | {busiest} | {:.1} |",

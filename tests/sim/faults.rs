@@ -501,10 +501,21 @@ fn a_peer_with_a_new_disco_key_joins_again() {
 #[test]
 fn an_expelled_peer_loses_its_tunnel() {
     let (mut world, a, b) = joined(17, (1, 2), restricted(), restricted());
+    world.watch_user_data(USER_GAP);
+    world.run(SECOND);
     world.expel(b);
     world.run(SECOND);
     assert!(world.hosts[a.0].tunnels.is_empty());
     assert_eq!(world.node(a).states().count(), 0);
+    // Whatever the one that was expelled sends over the tunnel that it still has.
+    let crossed = |world: &World| world.user_data(b, a).expect("user data").received;
+    let before = crossed(&world);
+    world.run(30 * SECOND);
+    assert_eq!(crossed(&world), before);
+    let daemon = world.hosts[b.0].daemon.as_ref();
+    let is_up = daemon.expect("the daemon runs").is_coordinator_up();
+    assert!(!is_up, "the coordinator answers it no more");
+    assert_eq!(world.state(b, a), State::Unreachable, "{}", world.story());
 }
 
 #[test]

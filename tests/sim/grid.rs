@@ -6,11 +6,15 @@ use std::time::Duration;
 use gretun::node::State;
 
 use crate::nat::{Filtering, Mapping, NatKind};
-use crate::oracle::{Seen, depends_on_luck, direct_possible, joined_by_any_search};
+use crate::oracle::{
+    Seen, depends_on_luck, direct_possible, joined_by_any_search, joined_without_search,
+};
 use crate::world::World;
 
 /// Both daemons run and know each other: what needs no port search needs far less.
 const JOIN_BOUND: Duration = Duration::from_secs(3);
+/// The same for a pair that needs no port search.
+const JOIN_BOUND_EASY: Duration = Duration::from_millis(300);
 /// With one STUN server every port search begins after the second that the ordinary path search has for itself, and both hosts guess.
 const JOIN_BOUND_ONE_SERVER: Duration = Duration::from_secs(4);
 /// How long an impossible pair is watched.
@@ -70,6 +74,11 @@ fn join_time(
     };
     let bound = if possible { bound } else { WATCH };
     let joined = world.run_until(bound, |world| world.joined(a, b));
+    let kinds = [one, other].map(Vec::from_iter);
+    assert!(
+        joined <= Some(JOIN_BOUND_EASY) || !joined_without_search(&kinds[0], &kinds[1]),
+        "{one:?} with {other:?}: {joined:?}"
+    );
     let lucky = depends_on_luck(seen, one, other);
     assert!(
         joined.is_some() == possible || lucky,

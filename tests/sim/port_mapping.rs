@@ -17,6 +17,9 @@ const SYMMETRIC: Option<NatKind> = Some(NatKind::SYMMETRIC);
 /// The external port: another than the data port, as where that belongs to another host of the LAN.
 const EXTERNAL: u16 = 40_123;
 
+/// The documented time in which a pair is connected where a router grants a port.
+const AT_ONCE: Duration = Duration::from_millis(150);
+
 fn verdict(world: &World, at: HostId, of: HostId) -> (Cause, Vec<Remedy>, String) {
     let peer = world.hosts[of.0].node_key;
     let found = world.node(at).explain(world.now, peer);
@@ -51,7 +54,11 @@ fn every_pair_is_joined_at_once_when_one_router_grants_a_port() {
                 let (world, joined) = join_time(seed, one, other);
                 let joined =
                     joined.unwrap_or_else(|| panic!("{one:?} {other:?}\n{}", world.story()));
-                println!("{one:?} {other:?} {order} {}", joined.as_millis());
+                let searches = [0, 1].map(|it| world.node(HostId(it)).counters().port_searches);
+                assert!(
+                    one.is_none() || (joined <= AT_ONCE && searches == [0; 2]),
+                    "{one:?} {other:?} {order}: {joined:?}, {searches:?} port searches"
+                );
             }
         }
     }

@@ -2,6 +2,7 @@
 //! more, every pair that can be connected must be.
 
 use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -41,6 +42,10 @@ const RECOVERY: Duration = Duration::from_secs(90);
 const SEARCH_RECOVERY: Duration = Duration::from_secs(660);
 /// Time from the connection to the path MTU: a first MTU search whose answers came too late is repeated after 30 s.
 const SETTLING: Duration = Duration::from_secs(45);
+
+/// The pairs of all schedules, and those of which an oracle knew whether they must be connected.
+static PAIRS: AtomicU64 = AtomicU64::new(0);
+static JUDGED: AtomicU64 = AtomicU64::new(0);
 
 /// The place of a host: its network, and the NAT in front of it.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +118,12 @@ fn every_seed_keeps_the_invariants_and_recovers() {
         "failed: {failed:?}; to repeat one: GRETUN_SIM_SEED={}",
         failed[0]
     );
+    let (judged, pairs) = (
+        JUDGED.load(Ordering::Relaxed),
+        PAIRS.load(Ordering::Relaxed),
+    );
+    println!("{judged} of {pairs} pairs judged");
+    assert!(judged * 4 >= pairs * 3, "{judged} of {pairs} pairs judged");
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -347,6 +358,7 @@ impl Run {
 
     fn judge(&self) {
         for (a, one, b, other) in self.pairs() {
+            PAIRS.fetch_add(1, Ordering::Relaxed);
             let Some(possible) = self.verdict(one, other) else {
                 continue;
             };
@@ -359,8 +371,11 @@ impl Run {
                 self.world.status(b, a),
                 self.world.story()
             );
+            JUDGED.fetch_add(1, Ordering::Relaxed);
             if !possible {
-                assert_ne!(self.world.state(a, b), State::Direct);
+                for (at, of) in [(a, b), (b, a)] {
+                    assert_ne!(self.world.state(at, of), State::Direct);
+                }
             } else if one.net != other.net {
                 self.judge_mtu(a, one, b, other);
             }

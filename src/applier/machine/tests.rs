@@ -210,8 +210,13 @@ impl Bench {
                 return std::iter::from_fn(|| self.machine.poll_report()).collect();
             }
             let mtus = look.paths.iter().map(|it| (it.0, Ok(1500))).collect();
+            let mut links = self.kernel.links.clone();
+            if !look.routes {
+                let states = links.tunnels.iter_mut().map(|it| &mut it.state);
+                states.for_each(|it| (it.routes, it.snat) = Default::default());
+            }
             let observation = Observation {
-                links: self.kernel.links.clone(),
+                links,
                 mtus,
                 fou_ports: self.kernel.fou_ports.clone(),
             };
@@ -586,6 +591,21 @@ fn a_kernel_that_cannot_be_read_is_asked_again_later() {
     assert!(bench.machine.poll_timeout(bench.now) > Some(bench.now));
     bench.kernel.cannot_be_read = false;
     assert_eq!(done(&bench.later(SECOND)), [2]);
+}
+
+/// The last network of all: nothing that is desired has routes any more, so that only this pass looks at them.
+#[test]
+fn a_network_that_is_not_desired_any_more_is_not_routed() {
+    let mut bench = Bench::new();
+    let mut routing = tunnel(1, 1);
+    routing.inside.routes = vec!["10.0.0.0/8".parse().unwrap()];
+    bench.want([(1, routing)]);
+    assert_eq!(
+        bench.kernel.tunnel("gretun1").unwrap().state.routes.len(),
+        1
+    );
+    bench.want([(1, tunnel(1, 2))]);
+    assert_eq!(bench.kernel.tunnel("gretun1").unwrap().state.routes, []);
 }
 
 #[test]

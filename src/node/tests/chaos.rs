@@ -2,7 +2,13 @@
 
 use proptest::prelude::*;
 
+use super::conduct::found;
 use super::*;
+use crate::proto::disco::PortOffer;
+
+/// While a peer is called direct, data must have crossed within this: a probe's second, the loss timeout, and a switch of the path whose
+/// new tunnel is set up and tested.
+const PROOF_AGE: Duration = Duration::from_millis(4500);
 
 /// What a peer, or somebody else, may do at any time.
 #[derive(Clone, Debug)]
@@ -11,7 +17,11 @@ enum Whatever {
     Signal(Vec<u8>),
     ThroughTunnel(Vec<u8>),
     Message(u8, u8, u32),
-    AnswerProbes,
+    /// For so many times 10 ms data probes are answered at once, and perhaps pings and nominations too. Those of before are lost.
+    Answer(u8, bool),
+    PortSearch(u8, bool),
+    RouteChange,
+    RouterPort(bool),
     Applied,
     Failed,
     Record(Vec<u16>, bool),
@@ -27,7 +37,11 @@ fn whatever() -> impl Strategy<Value = Whatever> {
         bytes().prop_map(Whatever::ThroughTunnel),
         (0..7_u8, 0..4_u8, 0..5_u32)
             .prop_map(|(kind, from, seq)| Whatever::Message(kind, from, seq)),
-        Just(Whatever::AnswerProbes),
+        (1..30_u8, any::<bool>()).prop_map(|(times, all)| Whatever::Answer(times, all)),
+        (0..4_u8, any::<bool>())
+            .prop_map(|(from, dependent)| Whatever::PortSearch(from, dependent)),
+        Just(Whatever::RouteChange),
+        any::<bool>().prop_map(Whatever::RouterPort),
         Just(Whatever::Applied),
         Just(Whatever::Failed),
         (
@@ -68,7 +82,37 @@ fn do_whatever(bench: &mut Bench, what: Whatever) {
                 bench.receive(&from, &message);
             }
         }
-        Whatever::AnswerProbes => bench.answer_probes(),
+        Whatever::Answer(times, all) => {
+            bench.sent_through_tunnel();
+            bench.sent();
+            for _ in 0..times {
+                bench.pass(10 * MS);
+                bench.answer_probes();
+                if all {
+                    answer_discovery(bench);
+                }
+            }
+        }
+        Whatever::PortSearch(from, dependent) => {
+            let offer = PortOffer {
+                dependent,
+                maybe_dependent: !dependent,
+                step: 1,
+                first_port: 20_480,
+                seen: addr(&format!("192.0.2.{}:4000", 2 + from)),
+            };
+            bench.receive_signal(&Message::PortSearch(offer));
+        }
+        Whatever::RouteChange => bench.node.handle_route_change(bench.now),
+        Whatever::RouterPort(is_granted) => {
+            let granted = RouterPort::Granted("198.51.100.9:7777".parse().unwrap());
+            let port = if is_granted {
+                granted
+            } else {
+                RouterPort::None
+            };
+            bench.node.handle_router_port(bench.now, port);
+        }
         Whatever::Applied | Whatever::Failed => {
             if bench.wanted_path().is_some() {
                 match what {
@@ -93,19 +137,45 @@ fn do_whatever(bench: &mut Bench, what: Whatever) {
     bench.collect();
 }
 
+/// Answers the pings and nominations that were sent, from where they were sent to.
+fn answer_discovery(bench: &mut Bench) {
+    for (to, message) in bench.sent() {
+        let answer = match message {
+            Message::Ping { tx_id, .. } => Message::Pong {
+                tx_id,
+                src: addr("198.51.100.1:1"),
+            },
+            Message::Nominate { seq, tx_id } => Message::Nominated { seq, tx_id },
+            _ => continue,
+        };
+        bench.receive(&to.to_string(), &answer);
+    }
+}
+
 proptest! {
-    /// Whatever comes in whatever order: no panic, no spinning (checked in `pass`), never direct without a data pong.
+    /// Whatever comes in whatever order: no panic, no spinning (checked in `pass`), never direct without a data pong of just now.
     #[test]
     fn nothing_upsets_a_node(
         controlling in any::<bool>(),
+        adopts in any::<bool>(),
         steps in proptest::collection::vec(whatever(), 1..60),
     ) {
         let role = if controlling { Role::Controlling } else { Role::Controlled };
-        let mut bench = Bench::with_peer(role);
+        let mut bench = Bench::new(role);
+        if adopts {
+            let found = found(bench.shared.gre_key());
+            bench.node.handle_adopted(bench.now, bench.peer, found);
+        }
+        bench.tell(&[REMOTE], true);
+        let (mut proofs, mut proven_at) = (0, None);
         for what in steps {
             do_whatever(&mut bench, what);
-            let proofs = bench.node.counters().data_pongs_received;
-            prop_assert!(proofs > 0 || bench.state() != State::Direct);
+            let pongs = bench.node.counters().data_pongs_received;
+            if pongs > proofs {
+                (proofs, proven_at) = (pongs, Some(bench.now));
+            }
+            let is_proven = proven_at.is_some_and(|at| bench.now <= at + PROOF_AGE);
+            prop_assert!(is_proven || bench.state() != State::Direct);
         }
     }
 }

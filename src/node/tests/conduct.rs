@@ -241,7 +241,7 @@ fn an_adopted_tunnel_of_nobody_is_removed() {
 }
 
 /// A tunnel over [`REMOTE`] as a start finds it.
-fn found(gre_key: u32) -> DesiredTunnel {
+pub(super) fn found(gre_key: u32) -> DesiredTunnel {
     DesiredTunnel {
         outside: Outside {
             number: 0,

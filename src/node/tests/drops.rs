@@ -1,7 +1,7 @@
 //! Input of no use is counted, and nothing else happens.
 
 use super::*;
-use crate::peer::REPLAY_NONCES;
+use crate::peer::{MAX_PROBES, REPLAY_NONCES};
 
 /// Input of no use: what it is, and why it is dropped. Nothing else happens.
 #[test]
@@ -84,6 +84,31 @@ fn a_replay_is_dropped() {
         .node
         .handle_data_probe(bench.now, bench.peer, &nominate);
     assert_eq!(bench.dropped(DropReason::Replay), 3);
+}
+
+/// Somebody who holds answers back keeps no memory of the probes for ever.
+#[test]
+fn the_answer_to_a_data_probe_of_long_ago_is_dropped() {
+    let mut bench = Bench::with_tunnel(Role::Controlled);
+    let mut asked = Vec::new();
+    while asked.len() <= MAX_PROBES {
+        bench.pass(SECOND);
+        let sent = bench.sent_through_tunnel().into_iter();
+        asked.extend(sent.filter_map(|it| match it {
+            Message::DataPing { tx_id, .. } => Some(tx_id),
+            _ => None,
+        }));
+    }
+    let remembered = asked.len() - MAX_PROBES;
+    for tx_id in &asked[..remembered] {
+        bench.receive_through_tunnel(&Message::DataPong { tx_id: *tx_id });
+    }
+    let dropped = bench.dropped(DropReason::Unsolicited);
+    assert_eq!(dropped, remembered as u64);
+    let tx_id = asked[remembered];
+    bench.receive_through_tunnel(&Message::DataPong { tx_id });
+    assert_eq!(bench.dropped(DropReason::Unsolicited), dropped);
+    assert_eq!(bench.state(), State::Direct);
 }
 
 #[test]

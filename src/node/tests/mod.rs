@@ -3,6 +3,7 @@
 mod chaos;
 mod conduct;
 mod drops;
+mod port_search;
 mod stun;
 mod transitions;
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::proto::stun::{self, StunMessage};
 
-const SERVERS: [&str; 2] = ["198.51.100.1:3478", "198.51.100.2:3478"];
+pub(super) const SERVERS: [&str; 2] = ["198.51.100.1:3478", "198.51.100.2:3478"];
 const PUBLIC: &str = "203.0.113.1:7777";
 
 /// The ping of a port search or the look at the NAT before it, which leave from other ports than the data port.
@@ -18,7 +18,7 @@ fn has_searched(bench: &Bench) -> bool {
 }
 
 /// Lets a server answer the latest request that was sent to it.
-fn answer(bench: &mut Bench, server: &str) {
+pub(super) fn answer(bench: &mut Bench, server: &str) {
     let server = addr(server);
     let asked = bench.outputs.iter().rev().find_map(|it| match it {
         Output::Send(Datagram { to, data, .. }) if *to == server => Some(data),
@@ -34,7 +34,7 @@ fn answer(bench: &mut Bench, server: &str) {
 }
 
 /// A node with a peer that was answered by the first of two servers.
-fn with_half_an_answer() -> Bench {
+pub(super) fn with_half_an_answer() -> Bench {
     let mut bench = Bench::new(Role::Controlling);
     let servers = SERVERS.map(addr).to_vec();
     bench.node.handle_stun_servers(bench.now, servers);

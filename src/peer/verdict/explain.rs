@@ -389,3 +389,7 @@ fn port_mappings(it: &Evidence) -> impl Iterator<Item = Remedy> + use<> {
     let sides = [here.then_some(Side::Here), peer.then_some(Side::Peer)];
     sides.into_iter().flatten().map(Remedy::PortMapping)
 }
+
+#[cfg(test)]
+#[path = "explain_tests.rs"]
+mod tests;

@@ -36,6 +36,10 @@ struct Router {
     mappings: BTreeMap<u16, Mapping>,
     /// External ports of other hosts.
     taken: Vec<u16>,
+    /// Whether a UPnP gateway tells of other hosts' mappings, before it refuses theirs as a conflict.
+    tells_entries: bool,
+    /// The external ports that a UPnP gateway was asked to map.
+    asked: Vec<u16>,
 }
 
 struct Bench {
@@ -60,6 +64,8 @@ impl Bench {
             booted: now - Duration::from_secs(1000),
             mappings: BTreeMap::new(),
             taken: Vec::new(),
+            tells_entries: true,
+            asked: Vec::new(),
         };
         change(&mut router);
         let mut bench = Bench {
@@ -253,7 +259,7 @@ impl Router {
         let done = |name: &str, values: &str| Ok((200, igd_server::success(name, values)));
         let name = header.trim_matches('"').rsplit_once('#').unwrap().1;
         match name {
-            "GetSpecificPortMappingEntry" if is_taken => done(
+            "GetSpecificPortMappingEntry" if is_taken && self.tells_entries => done(
                 name,
                 "<NewInternalPort>7777</NewInternalPort><NewInternalClient>192.168.1.99</NewInternalClient>",
             ),
@@ -262,6 +268,10 @@ impl Router {
                 let lifetime = value("NewLeaseDuration").unwrap();
                 if lifetime > 0 && !self.leases {
                     return fault(725);
+                }
+                self.asked.push(external);
+                if is_taken {
+                    return fault(718);
                 }
                 let lifetime = if lifetime == 0 { u32::MAX } else { lifetime };
                 let port = value("NewInternalPort").unwrap() as u16;
@@ -488,6 +498,7 @@ fn a_port_of_another_host_is_left_to_it() {
     for change in [
         |it: &mut Router| it.pcp = Pcp::Grants,
         |it: &mut Router| it.igd = true,
+        |it: &mut Router| (it.igd, it.tells_entries) = (true, false),
     ] {
         let mut bench = Bench::new(|it| {
             change(it);
@@ -497,6 +508,21 @@ fn a_port_of_another_host_is_left_to_it() {
         assert!(bench.is_mapped());
         assert_ne!(bench.external().map(|it| it.port()), Some(PORT));
     }
+}
+
+#[test]
+fn a_gateway_whose_ports_all_belong_to_others_is_asked_for_five() {
+    let mut bench = Bench::new(|it| {
+        (it.igd, it.tells_entries) = (true, false);
+        it.taken = (0..=u16::MAX).collect();
+    });
+    bench.seconds(2);
+    assert_eq!(bench.external(), None);
+    assert_eq!(bench.router.asked.len(), 5, "{:?}", bench.router.asked);
+    assert_eq!(bench.router.asked[0], PORT);
+    let finding = &bench.mapper.status().findings[Protocol::UpnpIgd as usize];
+    let said = finding.to_string();
+    assert!(said.contains("another host has this port"), "{said}");
 }
 
 #[test]
