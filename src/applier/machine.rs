@@ -299,6 +299,7 @@ impl Machine {
                 self.plan_tunnel(now, peer, desired, &links, observation);
             }
         }
+        self.let_in_together();
         self.plans.extend(unused);
     }
 
@@ -337,18 +338,11 @@ impl Machine {
                 let desired = self.desired.iter();
                 let users = desired.filter(|(_, it)| it.listen_port() == port);
                 let users: BTreeSet<_> = users.map(|(peer, _)| *peer).collect();
-                let is_users = |plan: &Plan| plan.job.peer().is_some_and(|it| users.contains(&it));
-                let (skipped, plans) = std::mem::take(&mut self.plans)
-                    .into_iter()
-                    .partition(is_users);
-                self.plans = plans;
                 self.ports.forget(port);
-                for Plan { job, .. } in Vec::from(skipped) {
-                    if let Job::Tunnel(job) = job {
-                        self.failed(now, job.peer, Some(&job.desired), error.clone());
-                    }
-                }
+                self.skip(now, &users, &error);
             }
+            // A link that lets nothing in is of no use.
+            Job::LetIn(peers) => self.skip(now, &peers, &error),
             Job::ClosePorts(_) => self.ports.warn_once(&error),
             Job::Remove(peers, sources) if peers.len() > 1 => {
                 debug!(error, "the links cannot be removed together");
@@ -395,7 +389,7 @@ impl Machine {
                 }
             }
             Job::Remove(peers, _) => peers.into_keys().for_each(|peer| self.removed(peer)),
-            Job::Receive(_) => {}
+            Job::LetIn(_) | Job::Receive(_) => {}
             Job::Tunnel(job) => {
                 let TunnelJob {
                     peer,
@@ -413,6 +407,20 @@ impl Machine {
                 progress.satisfied = Some(desired);
                 progress.refused = None;
                 self.report(peer, done);
+            }
+        }
+    }
+
+    /// Something failed that the tunnels of these peers need: what is left of their plans is not carried out.
+    fn skip(&mut self, now: Instant, peers: &BTreeSet<NodePublic>, error: &str) {
+        let is_theirs = |plan: &Plan| plan.job.peer().is_some_and(|it| peers.contains(&it));
+        let (skipped, plans) = std::mem::take(&mut self.plans)
+            .into_iter()
+            .partition(is_theirs);
+        self.plans = plans;
+        for Plan { job, .. } in Vec::from(skipped) {
+            if let Job::Tunnel(job) = job {
+                self.failed(now, job.peer, Some(&job.desired), error.to_owned());
             }
         }
     }

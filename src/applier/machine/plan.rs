@@ -1,6 +1,6 @@
 //! A plan: operations that happen together or not at all, and what they are for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Link;
 use crate::applier::desired::ListenPort;
@@ -34,6 +34,8 @@ pub(super) enum Job {
     ClosePorts(Vec<ListenPort>),
     /// Tunnels of peers that left are gone, and of the sources those that they let in.
     Remove(BTreeMap<NodePublic, Vec<TunnelState>>, Sources),
+    /// The links of these tunnels let in what is desired, in one transaction: each costs a look at the whole table, and a commit of it.
+    LetIn(BTreeSet<NodePublic>),
     /// Links that receive for a tunnel are there, or are gone.
     Receive(NodePublic),
     /// The tunnel itself.
@@ -54,7 +56,11 @@ impl Job {
         match self {
             Job::Receive(peer) => Some(*peer),
             Job::Tunnel(job) => Some(job.peer),
-            Job::DataPort | Job::OpenPort(_) | Job::ClosePorts(_) | Job::Remove(..) => None,
+            Job::DataPort
+            | Job::OpenPort(_)
+            | Job::ClosePorts(_)
+            | Job::Remove(..)
+            | Job::LetIn(_) => None,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::applier::receive_links::{free_name, remotes};
 use crate::kernel::tunnel::dump::{Links, ObservedTunnel};
 use crate::node::{DesiredTunnel, FIRST_PATH_MTU};
 use crate::proto::keys::NodePublic;
-use crate::tunnel::op::KernelOp;
+use crate::tunnel::op::{KernelOp, Stage};
 use crate::tunnel::plan;
 use crate::tunnel::sources::{self, Sources};
 use crate::tunnel::state::{LinkConfig, TunnelState};
@@ -197,6 +197,31 @@ impl Machine {
         }
         self.plans.push_back(plan);
         self.plans.extend(after);
+    }
+
+    /// Takes the changes of sources out of the plans of single tunnels, and puts them before all of these as one plan.
+    pub(super) fn let_in_together(&mut self) {
+        let (mut peers, mut together) = (BTreeSet::new(), Vec::new());
+        for plan in &mut self.plans {
+            let Job::Tunnel(job) = &plan.job else {
+                continue;
+            };
+            let (sources, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut plan.ops)
+                .into_iter()
+                .partition(|op| op.stage() == Stage::Source);
+            plan.ops = rest;
+            if !sources.is_empty() {
+                peers.insert(job.peer);
+                together.extend(sources);
+            }
+        }
+        let is_tunnel = |it: &Plan| matches!(it.job, Job::Tunnel(_));
+        if let Some(first) = self.plans.iter().position(is_tunnel)
+            && !together.is_empty()
+        {
+            let plan = Plan::new(Job::LetIn(peers), together);
+            self.plans.insert(first, plan);
+        }
     }
 
     fn plan_unless_done(&mut self, job: Job, ops: Vec<KernelOp>) {
