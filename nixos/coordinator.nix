@@ -73,15 +73,9 @@ in
     openFirewall = helpers.mkFlag ''
       Whether the firewall opens the ports of `settings.listen` (TCP) and `settings.stun-listen` (UDP).'';
 
-    authKeyFiles = mkOption {
-      type = types.listOf types.path;
-      default = [ ];
-      example = [ "/run/secrets/gretun-auth-key" ];
-      description = ''
-        Files with an auth key of your own each, which any number of peers may use, beside those that
-        {command}`gretun-coord keys create` makes; not in the Nix store.
-      '';
-    };
+    authKeyFiles = helpers.mkList types.path "/run/secrets/gretun-auth-key" ''
+      Files with an auth key of your own each, which any number of peers may use, beside those that
+      {command}`gretun-coord keys create` makes; not in the Nix store.'';
 
     tls = {
       useACMEHost = helpers.mkSetting types.str "gretun.example.org" ''

@@ -57,6 +57,15 @@ rec {
       inherit description example;
     };
 
+  mkList =
+    type: example: description:
+    lib.mkOption {
+      type = lib.types.listOf type;
+      default = [ ];
+      example = [ example ];
+      inherit description;
+    };
+
   mkFlag = description: lib.mkEnableOption "" // { inherit description; };
 
   # The interfaces of a part of gretun are left alone by everything else that manages interfaces. `patterns` are globs.

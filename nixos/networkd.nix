@@ -5,7 +5,7 @@
   portOf,
 }:
 let
-  inherit (lib) mapAttrs' nameValuePair optionalAttrs;
+  inherit (lib) optionalAttrs;
   inherit (import ./lib.nix { inherit lib; }) given isIPv6;
 
   encapsulated = tunnel: tunnel.encap != "none";
@@ -19,6 +19,10 @@ let
 
   # In numbers, "inherit" is a hop limit of 0 and a type of service of 1.
   inherited = number: value: if value == "inherit" then number else value;
+
+  files =
+    content:
+    lib.mapAttrs' (name: tunnel: lib.nameValuePair "40-gretun-${name}" (content name tunnel));
 
   netdev = name: tunnel: {
     netdevConfig = {
@@ -50,10 +54,10 @@ let
 
   network = name: tunnel: {
     matchConfig.Name = name;
-    linkConfig = {
+    linkConfig = given {
       RequiredForOnline = false;
-    }
-    // optionalAttrs (tunnel.mtu != null && tunnel.mtu != 0) { MTUBytes = tunnel.mtu; };
+      MTUBytes = if tunnel.mtu == 0 then null else tunnel.mtu;
+    };
     networkConfig.IPv6AcceptRA = false;
     addresses = map (
       address:
@@ -78,13 +82,13 @@ let
           Name = "gretun-udp${toString port}";
           Kind = "fou";
         };
-        fooOverUDPConfig = {
+        fooOverUDPConfig = given {
           Port = port;
           Encapsulation = encapsulation.${tunnel.encap};
-        }
-        // optionalAttrs (tunnel.encap == "fou") { Protocol = modes.${tunnel.mode}.protocol; }
-        # The family follows the address; without one it is IPv4.
-        // optionalAttrs (modes.${tunnel.mode}.outer == 6) { Local = tunnel.local; };
+          Protocol = if tunnel.encap == "fou" then modes.${tunnel.mode}.protocol else null;
+          # The family follows the address; without one it is IPv4.
+          Local = if modes.${tunnel.mode}.outer == 6 then tunnel.local else null;
+        };
       };
     };
 in
@@ -101,11 +105,7 @@ in
     );
 
   render = tunnels: {
-    netdevs =
-      lib.concatMapAttrs (_: receiver) tunnels
-      // mapAttrs' (name: tunnel: nameValuePair "40-gretun-${name}" (netdev name tunnel)) tunnels;
-    networks = mapAttrs' (
-      name: tunnel: nameValuePair "40-gretun-${name}" (network name tunnel)
-    ) tunnels;
+    netdevs = lib.concatMapAttrs (_: receiver) tunnels // files netdev tunnels;
+    networks = files network tunnels;
   };
 }

@@ -64,12 +64,8 @@ let
                 fit into the kernel's 15 bytes.
               '';
             };
-            advertise-routes = mkOption {
-              type = types.listOf types.str;
-              default = [ ];
-              example = [ "10.20.0.0/16" ];
-              description = "Networks behind this host that peers may use. Turns on IP forwarding.";
-            };
+            advertise-routes = helpers.mkList types.str "10.20.0.0/16" ''
+              Networks behind this host that peers may use. Turns on IP forwarding.'';
             accept-routes = helpers.mkFlag ''
               Whether to route to the networks that peers advertise. Sets the firewall's reverse path check to `loose`,
               because such traffic may leave by one interface and come back by another.'';

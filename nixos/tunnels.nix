@@ -83,14 +83,7 @@ let
       type = types.enum values;
       inherit default example description;
     };
-  list =
-    example: description:
-    mkOption {
-      type = types.listOf types.str;
-      default = [ ];
-      example = [ example ];
-      inherit description;
-    };
+  list = helpers.mkList types.str;
 
   tunnelOptions = {
     mode = choice (builtins.attrNames modes) "gre" "gretap" ''
