@@ -29,7 +29,9 @@ let
     options = {
       enable =
         lib.mkEnableOption "{command}`gretun up` as {file}`gretun-peer${suffix instance}.service`"
-        // { default = instance != null; };
+        // {
+          default = instance != null;
+        };
 
       settings = mkOption {
         default = { };
@@ -144,6 +146,13 @@ let
       gretun.tunnels or { }
     );
 
+  # The options that give names which begin like the interfaces of a peer.
+  clashing =
+    peer:
+    builtins.attrNames (
+      lib.filterAttrs (_: lib.hasPrefix peer.prefix) (removeAttrs names [ peer.ifaceOption ])
+    );
+
   problems =
     peer:
     helpers.fileProblems peer.option peer.settings { auth-key-file = "authKeyFile"; }
@@ -152,11 +161,7 @@ let
       ${peer.option} is also the name of a unit and of a user. Take one of up to 19 lower-case letters, digits and
       dashes.''
     ++ map (option: ''
-      ${option} gives names that begin with "${peer.prefix}" like those of ${peer.ifaceOption}. Choose another name.'') (
-      builtins.attrNames (
-        lib.filterAttrs (_: lib.hasPrefix peer.prefix) (removeAttrs names [ peer.ifaceOption ])
-      )
-    );
+      ${option} gives names that begin with "${peer.prefix}" like those of ${peer.ifaceOption}. Choose another name.'') (clashing peer);
 
   # --- what each peer does to the host ------------------------------------------------------------------------------
 
