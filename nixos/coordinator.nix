@@ -45,29 +45,17 @@ in
   options.services.gretun.coordinator = {
     enable = lib.mkEnableOption "the coordinator: `gretun-coord` as {file}`gretun-coord.service`";
 
-    settings = mkOption {
-      default = { };
-      example.pool = "10.77.0.0/16";
-      description = ''
-        Configuration of {command}`gretun-coord`: a TOML file that the program itself checks when the system is built.
-        Every flag of {command}`gretun-coord --help` is a setting of the same name; below are those that the module
-        reads as well. `state-dir` is {file}`/var/lib/gretun-coord`.
-      '';
-      type = types.submodule {
-        freeformType = (pkgs.formats.toml { }).type;
-        options = {
-          listen = mkOption {
-            type = types.nonEmptyListOf types.str;
-            default = [ "0.0.0.0:8443" ];
-            example = [ "[::]:443" ];
-            description = "Addresses and TCP ports of the API.";
-          };
-          stun-listen = helpers.mkSetting (types.listOf types.str) [ "none" ] ''
-            Addresses and UDP ports of the STUN server; two ports let peers tell their NAT's kind. `[ "none" ]`
-            switches it off. `null` means ports 3478 and 3479 of all addresses.'';
-          open = helpers.mkFlag "Whether anybody is let in without an auth key. For labs only.";
-        };
+    settings = helpers.mkSettings pkgs "gretun-coord" {
+      listen = mkOption {
+        type = types.nonEmptyListOf types.str;
+        default = [ "0.0.0.0:8443" ];
+        example = [ "[::]:443" ];
+        description = "Addresses and TCP ports of the API.";
       };
+      stun-listen = helpers.mkSetting (types.listOf types.str) [ "none" ] ''
+        Addresses and UDP ports of the STUN server; two ports let peers tell their NAT's kind. `[ "none" ]`
+        switches it off. `null` means ports 3478 and 3479 of all addresses.'';
+      open = helpers.mkFlag "Whether anybody is let in without an auth key. For labs only.";
     };
 
     openFirewall = helpers.mkFlag ''

@@ -48,6 +48,23 @@ rec {
       ${name} = if canRun then checked else file;
     };
 
+  # The settings of a daemon, of which `options` are those that the module reads.
+  mkSettings =
+    pkgs: command: options:
+    lib.mkOption {
+      default = { };
+      example.metrics-addr = "127.0.0.1:9478";
+      description = ''
+        Configuration of {command}`${command}`: a TOML file that the program itself checks when the system is built.
+        Every flag of {command}`${command} --help` is a setting of the same name; below are those that the module reads as
+        well. Directories are set by the module, and secrets have options of their own.
+      '';
+      type = lib.types.submodule {
+        freeformType = (pkgs.formats.toml { }).type;
+        inherit options;
+      };
+    };
+
   # A setting that is left to the program where it is null.
   mkSetting =
     type: example: description:

@@ -33,49 +33,36 @@ let
           default = instance != null;
         };
 
-      settings = mkOption {
-        default = { };
-        example.coordinator = "https://gretun.example.org:8443";
-        description = ''
-          Configuration of {command}`gretun up`: a TOML file that the program itself checks when the system is built.
-          Every flag of {command}`gretun up --help` is a setting of the same name; below are those that the module
-          reads as well. `state-dir` and `socket` are below {file}`/var/lib` and {file}`/run`, where systemd makes their
-          directories. Secrets do not belong here; see `authKeyFile`.
-        '';
-        type = types.submodule {
-          freeformType = (pkgs.formats.toml { }).type;
-          options = {
-            coordinator = mkOption {
-              type = types.str;
-              example = "https://gretun.example.org:8443";
-              description = "URL of the coordinator.";
-            };
-            fou-port = mkOption {
-              type = types.port;
-              default = 7777;
-              example = 7778;
-              description = "UDP port of discovery and data. Each peer on a host needs one of its own.";
-            };
-            iface = mkOption {
-              type = types.strMatching "[^%]+%d.*";
-              default = if instance == null then "gretun%d" else "${instance}-%d";
-              defaultText = lib.literalExpression ''"gretun%d", or "NAME-%d" in the instance NAME'';
-              example = "site%d";
-              description = ''
-                Name of the tunnel interfaces; `%d` becomes the index of the peer. With an index of four digits it must
-                fit into the kernel's 15 bytes.
-              '';
-            };
-            advertise-routes = helpers.mkList types.str "10.20.0.0/16" ''
-              Networks behind this host that peers may use. Turns on IP forwarding.'';
-            accept-routes = helpers.mkFlag ''
-              Whether to route to the networks that peers advertise. Sets the firewall's reverse path check to `loose`,
-              because such traffic may leave by one interface and come back by another.'';
-            snat-routes = helpers.mkFlag ''
-              Whether to masquerade what peers send to the advertised networks, so that the hosts there need no route
-              back.'';
-          };
+      settings = helpers.mkSettings pkgs "gretun up" {
+        coordinator = mkOption {
+          type = types.str;
+          example = "https://gretun.example.org:8443";
+          description = "URL of the coordinator.";
         };
+        fou-port = mkOption {
+          type = types.port;
+          default = 7777;
+          example = 7778;
+          description = "UDP port of discovery and data. Each peer on a host needs one of its own.";
+        };
+        iface = mkOption {
+          type = types.strMatching "[^%]+%d.*";
+          default = if instance == null then "gretun%d" else "${instance}-%d";
+          defaultText = lib.literalExpression ''"gretun%d", or "NAME-%d" in the instance NAME'';
+          example = "site%d";
+          description = ''
+            Name of the tunnel interfaces; `%d` becomes the index of the peer. With an index of four digits it must
+            fit into the kernel's 15 bytes.
+          '';
+        };
+        advertise-routes = helpers.mkList types.str "10.20.0.0/16" ''
+          Networks behind this host that peers may use. Turns on IP forwarding.'';
+        accept-routes = helpers.mkFlag ''
+          Whether to route to the networks that peers advertise. Sets the firewall's reverse path check to `loose`,
+          because such traffic may leave by one interface and come back by another.'';
+        snat-routes = helpers.mkFlag ''
+          Whether to masquerade what peers send to the advertised networks, so that the hosts there need no route
+          back.'';
       };
 
       authKeyFile = mkOption {
