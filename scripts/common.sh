@@ -29,12 +29,13 @@ die() {
 	exit 1
 }
 
-# release_programs DIR [TRIPLE]: builds both programs as packages have them, for this machine or another, each by its profile (Cargo.toml),
-# and puts them into DIR.
+# release_programs DIR TRIPLE [RUSTC-OPTION...]: builds both programs as packages have them, each by its profile (Cargo.toml), and puts them
+# into DIR.
 release_programs() {
-	local directory=$1 triple=${2:-$(rustc --print host-tuple)}
-	cargo build --locked --target "$triple" --profile small --bin gretun
-	cargo build --locked --target "$triple" --release --bin gretun-coord
+	local directory=$1 triple=$2
+	shift 2
+	cargo rustc --locked --target "$triple" --profile small --bin gretun -- "$@"
+	cargo rustc --locked --target "$triple" --release --bin gretun-coord -- "$@"
 	mkdir -p "$directory"
 	install "$target/$triple/small/gretun" "$target/$triple/release/gretun-coord" "$directory"
 }
