@@ -72,6 +72,10 @@
         {
           inherit gretun;
           gretun-static = pkgs.pkgsStatic.callPackage ./nix/static.nix { inherit src; };
+          # The same for aarch64, cross-built.
+          gretun-static-aarch64 =
+            pkgs.pkgsCross.aarch64-multiplatform-musl.pkgsStatic.callPackage ./nix/static.nix
+              { inherit src; };
           # The same package; `nix run` starts the other program.
           gretun-coord = gretun // {
             meta = gretun.meta // {

@@ -14,8 +14,10 @@ let
     strictDeps = true;
   };
 
-  # Dependencies alone, built once for all that follows.
-  cargoArtifacts = craneLib.buildDepsOnly common;
+  # Dependencies alone, built once for all that follows, also by the profile of gretun.
+  cargoArtifacts = craneLib.buildDepsOnly (
+    common // { postBuild = "CARGO_PROFILE=small cargoWithProfile build --locked"; }
+  );
   withArtifacts = common // {
     inherit cargoArtifacts;
   };
@@ -25,6 +27,16 @@ let
     // {
       # `checks.nextest` runs them.
       doCheck = false;
+
+      # Each program by its profile (Cargo.toml); what the log names is installed.
+      buildPhaseCargoCommand = ''
+        cargoBuildLog=$(mktemp cargoBuildLogXXXX.json)
+        build() {
+          cargoWithProfile build --message-format json-render-diagnostics --locked --bin "$1" >>"$cargoBuildLog"
+        }
+        CARGO_PROFILE=small build gretun
+        CARGO_PROFILE=release build gretun-coord
+      '';
 
       nativeBuildInputs = [
         pkgs.installShellFiles

@@ -3,15 +3,31 @@
 {
   lib,
   rustPlatform,
+  symlinkJoin,
   src,
 }:
-rustPlatform.buildRustPackage {
-  pname = "gretun-static";
+let
   inherit ((lib.importTOML ../Cargo.toml).package) version;
-  inherit src;
-  cargoLock.lockFile = ../Cargo.lock;
-  # `checks.nextest` runs them.
-  doCheck = false;
+
+  # Each program by its profile (Cargo.toml).
+  program =
+    name: profile:
+    rustPlatform.buildRustPackage {
+      pname = "${name}-static";
+      inherit version src;
+      cargoLock.lockFile = ../Cargo.lock;
+      cargoBuildFlags = [ "--bin=${name}" ];
+      buildType = profile;
+      # `checks.nextest` runs them.
+      doCheck = false;
+    };
+in
+symlinkJoin {
+  name = "gretun-static-${version}";
+  paths = [
+    (program "gretun" "small")
+    (program "gretun-coord" "release")
+  ];
 
   meta = {
     description = "NAT-traversing and static kernel GRE tunnels for Linux, as static programs";

@@ -9,17 +9,15 @@ let
   inherit (lib) mkOption types;
   helpers = import ./lib.nix { inherit lib; };
   cfg = config.services.gretun;
-
-  users = builtins.groupBy (use: toString use.port) cfg.udpPorts;
-  usedTwice = lib.filterAttrs (_: uses: builtins.length uses > 1) users;
+  usedTwice = lib.filterAttrs (_: options: builtins.length options > 1) cfg.udpPorts;
 in
 {
   _class = "nixos";
 
   options.services.gretun = {
     enable = helpers.mkFlag ''
-      Whether to install {command}`gretun` and {command}`gretun-coord` and to load the kernel modules of tunnels. A
-      coordinator, a peer or a tunnel does this too; `false`, set explicitly, turns all of them off.'';
+      Whether to install the commands and to load the kernel modules of tunnels. A coordinator, a peer or a tunnel
+      does this too; `false`, set explicitly, turns all of them off.'';
 
     package = lib.mkPackageOption pkgs "gretun" {
       extraDescription = "The flake's modules set it to the package of the same flake.";
@@ -34,9 +32,9 @@ in
 
     udpPorts = mkOption {
       internal = true;
-      default = [ ];
-      type = types.listOf types.raw;
-      description = "UDP ports that the parts bind, as { option, port }: no two may bind the same.";
+      default = { };
+      type = types.attrsOf (types.listOf types.str);
+      description = "The options that claim a UDP port, by port: no two parts may bind the same.";
     };
   };
 
@@ -44,12 +42,15 @@ in
     lib.mkMerge [
       {
         assertions = helpers.toAssertions (
-          lib.mapAttrsToList (
-            port: uses:
-            "UDP port ${port} is used twice: by ${
-              lib.concatMapStringsSep " and by " (use: use.option) uses
-            }. Give one of them another port."
-          ) usedTwice
+          lib.mapAttrsToList (port: options: ''
+            UDP port ${port} is used twice: by ${lib.concatStringsSep " and by " options}. Give one of
+            them another port.'') usedTwice
+        );
+
+        warnings = helpers.joinLines (
+          lib.optional config.boot.isContainer ''
+            services.gretun runs in a container, which cannot load kernel modules. Load them on the host:
+            boot.kernelModules = [ "fou" "fou6" "ip_gre" "ip6_gre" ];''
         );
 
         environment.systemPackages = [ cfg.package ];
@@ -66,12 +67,6 @@ in
           "ip_gre"
           "ip6_gre"
         ];
-
-        warnings = helpers.joinLines (
-          lib.optional config.boot.isContainer ''
-            services.gretun runs in a container, which cannot load kernel modules. Load them on the host:
-            boot.kernelModules = [ "fou" "fou6" "ip_gre" "ip6_gre" ];''
-        );
       }
       # What ip_gre, sit and their like create by themselves when they are loaded.
       (helpers.leaveUnmanaged "fallback" [

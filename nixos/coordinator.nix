@@ -6,14 +6,7 @@
   ...
 }:
 let
-  inherit (lib)
-    imap0
-    mkIf
-    mkMerge
-    mkOption
-    optional
-    types
-    ;
+  inherit (lib) mkIf mkOption types;
   helpers = import ./lib.nix { inherit lib; };
 
   gretun = config.services.gretun;
@@ -30,33 +23,20 @@ let
     in
     map lib.toIntBase10 (lib.unique ports);
   apiPorts = portsOf settings.listen;
-  stunPorts =
-    if settings.stun-listen == null then
-      [
-        3478
-        3479
-      ]
-    else
-      portsOf settings.stun-listen;
-
-  # Files that only the service may read, as { name, path, flag }; systemd hands them over.
-  credentials =
-    imap0 (index: path: {
-      name = "auth-key-${toString index}";
-      flag = "--auth-key-file";
-      inherit path;
-    }) cfg.authKeyFiles
-    ++ lib.mapAttrsToList (name: path: {
-      inherit name path;
-      flag = "--${name}";
-    }) (helpers.given { cert = tls.certFile; key = tls.keyFile; });
-
+  stunPorts = portsOf (lib.defaultTo [ ":3478" ":3479" ] settings.stun-listen);
   needsCapability = builtins.any (port: port < 1024) (apiPorts ++ stunPorts);
-  # "" is an empty assignment, which takes all of them away.
-  capabilities = [ (if needsCapability then "CAP_NET_BIND_SERVICE" else "") ];
+  capability = lib.optionalString needsCapability "CAP_NET_BIND_SERVICE";
 
+  # Files that only the service may read: systemd hands them over.
+  credential = flag: name: path: { inherit flag name path; };
+  credentials =
+    lib.imap0 (index: credential "auth-key-file" "auth-key-${toString index}") cfg.authKeyFiles
+    ++ lib.optional (tls.certFile != null) (credential "cert" "cert" tls.certFile)
+    ++ lib.optional (tls.keyFile != null) (credential "key" "key" tls.keyFile);
+
+  acme = tls.useACMEHost != null;
   certificate = config.security.acme.certs.${tls.useACMEHost};
-  certificateUnit = optional (tls.useACMEHost != null) "acme-${tls.useACMEHost}.service";
+  certificateUnit = lib.optional acme "acme-${tls.useACMEHost}.service";
 in
 {
   _class = "nixos";
@@ -65,68 +45,38 @@ in
   options.services.gretun.coordinator = {
     enable = lib.mkEnableOption "the coordinator: `gretun-coord` as {file}`gretun-coord.service`";
 
-    settings = mkOption {
-      default = { };
-      example = {
-        pool = "10.77.0.0/16";
-        pool6 = "fd12:3456:789a::/64";
+    settings = helpers.mkSettings pkgs "gretun-coord" {
+      listen = mkOption {
+        type = types.nonEmptyListOf types.str;
+        default = [ "0.0.0.0:8443" ];
+        example = [ "[::]:443" ];
+        description = "Addresses and TCP ports of the API.";
       };
-      description = ''
-        Configuration of {command}`gretun-coord`: a TOML file that the program itself checks when the system is built.
-        Every flag of {command}`gretun-coord --help` is a setting of the same name; below are those that the module
-        reads or sets as well.
-      '';
-      type = types.submodule {
-        freeformType = (pkgs.formats.toml { }).type;
-        options = {
-          listen = mkOption {
-            type = types.nonEmptyListOf types.str;
-            default = [ "0.0.0.0:8443" ];
-            example = [ "[::]:443" ];
-            description = "Addresses and TCP ports of the API.";
-          };
-          stun-listen = helpers.mkSetting (types.listOf types.str) [ "none" ] ''
-            Addresses and UDP ports of the STUN server; two ports let peers tell their NAT's kind. `[ "none" ]`
-            switches it off. `null` means ports 3478 and 3479 of all addresses.
-          '';
-          open = helpers.mkFlag "Whether anybody is let in without an auth key. For labs only.";
-          metrics-addr = helpers.mkSetting types.str "127.0.0.1:9478" ''
-            Address and port at which Prometheus finds {file}`/metrics`. The firewall stays closed for it.
-          '';
-          state-dir = helpers.mkFixed "/var/lib/gretun-coord" "/var/lib/gretun-coord" ''
-            Directory of the registry.'';
-        };
-      };
+      stun-listen = helpers.mkSetting (types.listOf types.str) [ "none" ] ''
+        Addresses and UDP ports of the STUN server; two ports let peers tell their NAT's kind. `[ "none" ]`
+        switches it off. `null` means ports 3478 and 3479 of all addresses.'';
+      open = helpers.mkFlag "Whether anybody is let in without an auth key. For labs only.";
     };
 
     openFirewall = helpers.mkFlag ''
       Whether the firewall opens the ports of `settings.listen` (TCP) and `settings.stun-listen` (UDP).'';
 
-    authKeyFiles = mkOption {
-      type = types.listOf types.path;
-      default = [ ];
-      example = [ "/run/secrets/gretun-auth-key" ];
-      description = ''
-        Files with an auth key of your own each, which any number of peers may use, beside those that
-        {command}`gretun-coord keys create` makes; not in the Nix store.
-      '';
-    };
+    authKeyFiles = helpers.mkList types.path "/run/secrets/gretun-auth-key" ''
+      Files with an auth key of your own each, which any number of peers may use, beside those that
+      {command}`gretun-coord keys create` makes; not in the Nix store.'';
 
     tls = {
       useACMEHost = helpers.mkSetting types.str "gretun.example.org" ''
         Name in `security.acme.certs` whose certificate is used: the service starts after it is there, and again when
-        it has been renewed.
-      '';
+        it has been renewed.'';
       certFile = helpers.mkSetting types.path "/var/lib/secrets/gretun.pem" ''
-        Certificate chain, PEM. It is read when the service starts.
-      '';
+        Certificate chain, PEM. It is read when the service starts.'';
       keyFile = helpers.mkSetting types.path "/var/lib/secrets/gretun.key" ''
-        Private key of the certificate, PEM. Only systemd reads it; not in the Nix store.
-      '';
+        Private key of the certificate, PEM. Only systemd reads it; not in the Nix store.'';
     };
   };
 
-  config = mkMerge [
+  config = lib.mkMerge [
     { services.gretun.enable = mkIf cfg.enable (lib.mkDefault true); }
 
     (mkIf (gretun.enable && cfg.enable) {
@@ -136,32 +86,32 @@ in
           key = "tls.keyFile";
           auth-key-file = "authKeyFiles";
         }
-        ++ optional ((tls.certFile == null) != (tls.keyFile == null)) ''
+        ++ lib.optional ((tls.certFile == null) != (tls.keyFile == null)) ''
           ${option}.tls.certFile and ${option}.tls.keyFile are one pair, and one is missing. Set it too.''
         ++ helpers.secretProblems "${option}.tls.keyFile" tls.keyFile
         ++ lib.concatMap (helpers.secretProblems "${option}.authKeyFiles") cfg.authKeyFiles
       );
       warnings = helpers.joinLines (
-        optional settings.open ''
+        lib.optional settings.open ''
           ${option}.settings.open lets everybody who reaches the coordinator into the network. Set authKeyFiles or make
           keys with `gretun-coord keys create`, and remove it.''
       );
 
       services.gretun = {
-        configFiles."gretun-coord.toml" =
-          helpers.checkedToml pkgs "gretun-coord.toml" settings
-            ''${program} --config "$file" --check-config'';
-        udpPorts = map (port: {
-          option = "${option}.settings.stun-listen";
-          inherit port;
-        }) stunPorts;
-        coordinator.tls = mkIf (tls.useACMEHost != null) {
-          certFile = "${certificate.directory}/fullchain.pem";
-          keyFile = "${certificate.directory}/key.pem";
+        configFiles = helpers.configFile pkgs "gretun-coord.toml" settings ''
+          ${program} --config "$file" --check-config'';
+        udpPorts = lib.genAttrs (map toString stunPorts) (_: [ "${option}.settings.stun-listen" ]);
+        coordinator = {
+          # The sandbox has no other; whoever sets another conflicts with this.
+          settings.state-dir = "/var/lib/gretun-coord";
+          tls = mkIf acme {
+            certFile = "${certificate.directory}/fullchain.pem";
+            keyFile = "${certificate.directory}/key.pem";
+          };
         };
       };
 
-      security.acme.certs = mkIf (tls.useACMEHost != null) {
+      security.acme.certs = mkIf acme {
         ${toString tls.useACMEHost}.reloadServices = [ "gretun-coord.service" ];
       };
 
@@ -176,17 +126,12 @@ in
         startLimitIntervalSec = 0;
         enableDefaultPath = false;
 
-        serviceConfig = helpers.hardening // {
+        serviceConfig = helpers.sandbox capability "AF_INET AF_INET6 AF_UNIX" // {
           Type = "notify";
-          ExecStart = toString (
-            [
-              program
-              "--config"
-              gretun.configFiles."gretun-coord.toml"
-            ]
-            ++ map (secret: "${secret.flag} %d/${secret.name}") credentials
-          );
-          LoadCredential = map (secret: "${secret.name}:${secret.path}") credentials;
+          ExecStart =
+            "${program} --config ${gretun.configFiles."gretun-coord.toml"}"
+            + lib.concatMapStrings (it: " --${it.flag} %d/${it.name}") credentials;
+          LoadCredential = map (it: "${it.name}:${it.path}") credentials;
           Restart = "always";
           RestartSec = 1;
           WatchdogSec = 30;
@@ -194,17 +139,9 @@ in
           User = "gretun-coord";
           StateDirectory = "gretun-coord";
           StateDirectoryMode = "0700";
-
-          AmbientCapabilities = capabilities;
-          CapabilityBoundingSet = capabilities;
           # A user namespace would take the capability away.
           PrivateUsers = !needsCapability;
           ProcSubset = "pid";
-          RestrictAddressFamilies = [
-            "AF_INET"
-            "AF_INET6"
-            "AF_UNIX"
-          ];
         };
       };
 

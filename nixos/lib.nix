@@ -24,29 +24,46 @@ rec {
   # Settings that name files: only root can read these, so systemd has to hand them to the service.
   fileProblems =
     option: settings: others:
-    lib.mapAttrsToList
-      (name: other: ''
-        ${option}.settings.${name} would not be readable in the service's sandbox. Set ${option}.${other} in its
-        place.'')
-      (builtins.intersectAttrs settings others);
+    lib.mapAttrsToList (name: other: ''
+      ${option}.settings.${name} would not be readable in the service's sandbox. Set ${option}.${other} in its
+      place.'') (builtins.intersectAttrs settings others);
 
   # What is not left to the program.
   given = lib.filterAttrs (_: value: value != null && value != [ ]);
 
-  # A TOML file of `settings`. `command` refuses it at build time; it finds the file's name in $file.
-  checkedToml =
+  # For services.gretun.configFiles: a TOML file of `settings`, which `command` refuses at build time. It finds the file's
+  # name in $file.
+  configFile =
     pkgs: name: settings: command:
     let
       file = (pkgs.formats.toml { }).generate name (given settings);
-    in
-    # What was built for another machine cannot be run here.
-    if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
-      pkgs.runCommand name { inherit file; } ''
+      checked = pkgs.runCommand name { inherit file; } ''
         ${command}
         cp "$file" "$out"
-      ''
-    else
-      file;
+      '';
+      # What was built for another machine cannot be run here.
+      canRun = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
+    in
+    {
+      ${name} = if canRun then checked else file;
+    };
+
+  # The settings of a daemon, of which `options` are those that the module reads.
+  mkSettings =
+    pkgs: command: options:
+    lib.mkOption {
+      default = { };
+      example.metrics-addr = "127.0.0.1:9478";
+      description = ''
+        Configuration of {command}`${command}`: a TOML file that the program itself checks when the system is built.
+        Every flag of {command}`${command} --help` is a setting of the same name; below are those that the module reads as
+        well. Directories are set by the module, and secrets have options of their own.
+      '';
+      type = lib.types.submodule {
+        freeformType = (pkgs.formats.toml { }).type;
+        inherit options;
+      };
+    };
 
   # A setting that is left to the program where it is null.
   mkSetting =
@@ -57,25 +74,16 @@ rec {
       inherit description example;
     };
 
-  mkFlag =
-    description:
+  mkList =
+    type: example: description:
     lib.mkOption {
-      type = lib.types.bool;
-      default = false;
-      example = true;
+      type = lib.types.listOf type;
+      default = [ ];
+      example = [ example ];
       inherit description;
     };
 
-  # A path that systemd makes, below a directory that it names.
-  mkFixed =
-    value: text: description:
-    lib.mkOption {
-      type = lib.types.str;
-      default = value;
-      defaultText = lib.literalExpression "\"${text}\"";
-      readOnly = true;
-      description = "${description} systemd makes it, so it cannot be changed.";
-    };
+  mkFlag = description: lib.mkEnableOption "" // { inherit description; };
 
   # The interfaces of a part of gretun are left alone by everything else that manages interfaces. `patterns` are globs.
   leaveUnmanaged = part: patterns: {
@@ -87,11 +95,6 @@ rec {
     };
   };
 
-  # nixpkgs of before the option `backend` knew two.
-  firewallBackend =
-    { firewall, nftables, ... }:
-    firewall.backend or (if nftables.enable then "nftables" else "iptables");
-
   # What masquerading needs, also where the kernel's modules are locked after boot.
   masqueradingModules = [
     "nf_nat"
@@ -99,7 +102,7 @@ rec {
     "nft_masq"
   ];
 
-  # What a unit of gretun waits for: nothing loads modules inside its sandbox, and a route must be there.
+  # What a unit waits for: nothing loads modules inside its sandbox, and a route must be there.
   startedAfter = [
     "network-online.target"
     "systemd-modules-load.service"
@@ -108,8 +111,12 @@ rec {
   # Where whoever changes tunnels takes the lock (src/kernel/lock.rs).
   lockDirectory = "/run/gretun-lock";
 
-  # The sandbox that every unit runs in. A unit adds what it must have: capabilities, address families, directories.
-  hardening = {
+  # The sandbox that every unit runs in, with what the unit must have: words that are separated by blanks.
+  sandbox = capabilities: addressFamilies: {
+    AmbientCapabilities = capabilities;
+    CapabilityBoundingSet = capabilities;
+    RestrictAddressFamilies = addressFamilies;
+
     # Implies ProtectSystem=strict, PrivateTmp, RemoveIPC, RestrictSUIDSGID and NoNewPrivileges.
     DynamicUser = true;
     UMask = "0077";

@@ -5,40 +5,44 @@
   portOf,
 }:
 let
-  inherit (lib)
-    concatMapAttrs
-    mapAttrs'
-    nameValuePair
-    optionalAttrs
-    ;
-  inherit (import ./lib.nix { inherit lib; }) given;
+  inherit (lib) optionalAttrs;
+  inherit (import ./lib.nix { inherit lib; }) given isIPv6;
 
   encapsulated = tunnel: tunnel.encap != "none";
-
   encapsulation = {
     fou = "FooOverUDP";
     gue = "GenericUDPEncapsulation";
   };
 
+  # The one kind of link with several modes.
+  isIp6tnl = tunnel: modes.${tunnel.mode}.module == "ip6_tunnel";
+
   # In numbers, "inherit" is a hop limit of 0 and a type of service of 1.
   inherited = number: value: if value == "inherit" then number else value;
 
-  tunnelConfig =
-    tunnel:
-    given (
+  files =
+    content:
+    lib.mapAttrs' (name: tunnel: lib.nameValuePair "40-gretun-${name}" (content name tunnel));
+
+  netdev = name: tunnel: {
+    netdevConfig = {
+      Name = name;
+      Kind = if isIp6tnl tunnel then "ip6tnl" else tunnel.mode;
+    };
+    tunnelConfig = given (
       {
         # Not bound to a parent interface.
         Independent = true;
         Local = tunnel.local;
         Remote = tunnel.remote;
-        TTL = if tunnel.ttl == null then 64 else inherited 0 tunnel.ttl;
+        TTL = inherited 0 (lib.defaultTo 64 tunnel.ttl);
         TOS = inherited 1 tunnel.tos;
         DiscoverPathMTU = tunnel.pmtudisc;
         Key = tunnel.key;
         InputKey = tunnel.ikey;
         OutputKey = tunnel.okey;
       }
-      // optionalAttrs (modes.${tunnel.mode}.kind == "ip6tnl") { Mode = tunnel.mode; }
+      // optionalAttrs (isIp6tnl tunnel) { Mode = tunnel.mode; }
       // optionalAttrs (encapsulated tunnel) {
         FooOverUDP = true;
         Encapsulation = encapsulation.${tunnel.encap};
@@ -46,6 +50,25 @@ let
         FOUSourcePort = tunnel.encap-sport;
       }
     );
+  };
+
+  network = name: tunnel: {
+    matchConfig.Name = name;
+    linkConfig = given {
+      RequiredForOnline = false;
+      MTUBytes = if tunnel.mtu == 0 then null else tunnel.mtu;
+    };
+    networkConfig.IPv6AcceptRA = false;
+    addresses = map (
+      address:
+      given {
+        Address = address;
+        # The far end's, of the same family.
+        Peer = lib.findFirst (peer: isIPv6 peer == isIPv6 address) null tunnel.peer-ip;
+      }
+    ) tunnel.tunnel-ip;
+    routes = map (destination: { Destination = destination; }) tunnel.route;
+  };
 
   # The receiving end of the encapsulation; tunnels that share a port share it.
   receiver =
@@ -59,45 +82,15 @@ let
           Name = "gretun-udp${toString port}";
           Kind = "fou";
         };
-        fooOverUDPConfig = {
+        fooOverUDPConfig = given {
           Port = port;
           Encapsulation = encapsulation.${tunnel.encap};
-        }
-        // optionalAttrs (tunnel.encap == "fou") { Protocol = modes.${tunnel.mode}.protocol; }
-        # The family follows the address; without one it is IPv4.
-        // optionalAttrs (modes.${tunnel.mode}.outer == 6) { Local = tunnel.local; };
+          Protocol = if tunnel.encap == "fou" then modes.${tunnel.mode}.protocol else null;
+          # The family follows the address; without one it is IPv4.
+          Local = if modes.${tunnel.mode}.outer == 6 then tunnel.local else null;
+        };
       };
     };
-
-  # The far end of an address, of the same family.
-  innerPeerAddress =
-    tunnel: address:
-    lib.findFirst (peer: lib.hasInfix ":" peer == lib.hasInfix ":" address) null tunnel.peer-ip;
-
-  netdev = name: tunnel: {
-    netdevConfig = {
-      Name = name;
-      Kind = modes.${tunnel.mode}.kind;
-    };
-    tunnelConfig = tunnelConfig tunnel;
-  };
-
-  network = name: tunnel: {
-    matchConfig.Name = name;
-    linkConfig = {
-      RequiredForOnline = false;
-    }
-    // optionalAttrs (tunnel.mtu != null && tunnel.mtu != 0) { MTUBytes = tunnel.mtu; };
-    networkConfig.IPv6AcceptRA = false;
-    addresses = map (
-      address:
-      given {
-        Address = address;
-        Peer = innerPeerAddress tunnel address;
-      }
-    ) tunnel.tunnel-ip;
-    routes = map (destination: { Destination = destination; }) tunnel.route;
-  };
 in
 {
   # networkd has no masquerading towards a network, binds to a parent only from the parent's file, and sends UDP without
@@ -112,11 +105,7 @@ in
     );
 
   render = tunnels: {
-    netdevs =
-      concatMapAttrs (_: receiver) tunnels
-      // mapAttrs' (name: tunnel: nameValuePair "40-gretun-${name}" (netdev name tunnel)) tunnels;
-    networks = mapAttrs' (
-      name: tunnel: nameValuePair "40-gretun-${name}" (network name tunnel)
-    ) tunnels;
+    netdevs = lib.concatMapAttrs (_: receiver) tunnels // files netdev tunnels;
+    networks = files network tunnels;
   };
 }

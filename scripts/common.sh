@@ -29,6 +29,17 @@ die() {
 	exit 1
 }
 
+# release_programs DIR TRIPLE [RUSTC-OPTION...]: builds both programs as packages have them, each by its profile (Cargo.toml), and puts them
+# into DIR.
+release_programs() {
+	local directory=$1 triple=$2
+	shift 2
+	cargo rustc --locked --target "$triple" --profile small --bin gretun -- "$@"
+	cargo rustc --locked --target "$triple" --release --bin gretun-coord -- "$@"
+	mkdir -p "$directory"
+	install "$target/$triple/small/gretun" "$target/$triple/release/gretun-coord" "$directory"
+}
+
 # The driver of the virtual machine and its scenarios; it reads what `lab_input` names.
 lab() {
 	(cd "$repository/nixos-tests" && PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m driver --programs "$target/${profile:-debug}" "$@" <"${lab_input:-/dev/null}")

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use thiserror::Error;
-use url::Url;
+use url::{ParseError, Url};
 
 use crate::error::{Kind, UserError};
 
@@ -40,7 +40,10 @@ impl FromStr for CoordinatorUrl {
             url: text.to_owned(),
             why,
         };
-        let url = Url::parse(text).map_err(|_| wrong("it is not a URL"))?;
+        let url = Url::parse(text).map_err(|error| match error {
+            ParseError::IdnaError => wrong("its host must be in ASCII, as DNS has it (xn--...)"),
+            _ => wrong("it is not a URL"),
+        })?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(wrong("it must begin with http:// or https://"));
         }

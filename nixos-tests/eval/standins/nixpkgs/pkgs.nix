@@ -36,6 +36,22 @@ let
     "tcpdump"
   ] (name: derivationOf name { });
 
+  callStatic =
+    file: args:
+    import file (
+      {
+        inherit lib;
+        rustPlatform.buildRustPackage =
+          attrs:
+          builtins.deepSeq (removeAttrs attrs [ "src" ]) (
+            derivationOf "${attrs.pname}-${attrs.version}" { inherit (attrs) src; }
+          );
+        symlinkJoin =
+          attrs: builtins.deepSeq attrs (derivationOf attrs.name { inherit (attrs) meta; });
+      }
+      // args
+    );
+
   platform = {
     inherit system;
     canExecute = _: true;
@@ -46,19 +62,8 @@ tools
   inherit lib system derivationOf;
   path = ./.;
 
-  pkgsStatic.callPackage =
-    file: args:
-    import file (
-      {
-        inherit lib;
-        rustPlatform.buildRustPackage =
-          attrs:
-          builtins.deepSeq (removeAttrs attrs [ "src" ]) (
-            derivationOf "${attrs.pname}-${attrs.version}" { inherit (attrs) meta src; }
-          );
-      }
-      // args
-    );
+  pkgsStatic.callPackage = callStatic;
+  pkgsCross.aarch64-multiplatform-musl.pkgsStatic.callPackage = callStatic;
 
   stdenv = {
     hostPlatform = platform;
