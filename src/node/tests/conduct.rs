@@ -293,11 +293,11 @@ fn an_adopted_tunnel_with_another_gre_key_is_made_anew() {
         .handle_adopted(bench.now, bench.peer, found(key ^ 1));
     bench.tell(&[REMOTE], true);
     bench.nominate(1, REMOTE);
-    let asked = bench.outputs.iter().filter_map(|it| match it {
+    let mut asked = bench.outputs.iter().filter_map(|it| match it {
         Output::SetTunnel { tunnel, .. } => Some(tunnel.outside.gre_key),
         _ => None,
     });
-    assert_eq!(asked.last(), Some(key));
+    assert_eq!(asked.next_back(), Some(key));
 }
 
 /// The coordinator's list and its signals come over different connections.
