@@ -1,7 +1,6 @@
 //! The machine over a small kernel: what it has, what it refuses, and what was done to it.
 
 use ipnet::IpNet;
-use proptest::prelude::*;
 
 use super::*;
 use crate::applier::desired::fou_port;
@@ -12,6 +11,9 @@ use crate::kernel::tunnel::dump::ObservedTunnel;
 use crate::tunnel::op::KernelOp;
 use crate::tunnel::state::LinkConfig;
 use crate::tunnel::state::TunnelState;
+
+mod any_order;
+mod sources;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -258,6 +260,23 @@ fn tunnel(byte: u8, number: u64) -> DesiredTunnel {
     tunnel
 }
 
+fn variant(byte: u8, variant: u8, number: u64) -> DesiredTunnel {
+    let mut tunnel = tunnel(byte, number);
+    let other = Path {
+        remote: "203.0.113.9:7777".parse().unwrap(),
+        ..tunnel.outside.path
+    };
+    match variant {
+        0 => {}
+        1 => tunnel.outside.path = other,
+        2 => tunnel.outside.overlap = Some(other),
+        3 => tunnel.outside.path.local = "0.0.0.0".parse().unwrap(),
+        4 => tunnel.outside.path.port = 20500 + u16::from(byte),
+        _ => tunnel.inside.routes = vec!["10.0.0.0/8".parse().unwrap()],
+    }
+    tunnel
+}
+
 fn networks(all: &[&str]) -> BTreeSet<IpNet> {
     all.iter().map(|it| it.parse().unwrap()).collect()
 }
@@ -415,90 +434,6 @@ fn a_receiving_link_does_not_keep_a_tunnel_from_losing_its_address() {
 }
 
 #[test]
-fn a_link_lets_in_its_peer_alone_and_that_before_it_is_there() {
-    let mut bench = Bench::new();
-    let mut routing = tunnel(1, 1);
-    routing.inside.routes = vec!["10.0.0.0/8".parse().unwrap()];
-    bench.want([(1, routing.clone())]);
-    let first = bench
-        .kernel
-        .done
-        .iter()
-        .position(|it| it.starts_with("create"));
-    let let_in = bench
-        .kernel
-        .done
-        .iter()
-        .rposition(|it| it.starts_with("let in"));
-    assert!(let_in < first, "{:?}", bench.kernel.done);
-    let expected = networks(&["100.64.0.1/32", "10.0.0.0/8", "fe80::/10"]);
-    assert_eq!(bench.kernel.links.sources["gretun1"], expected);
-    // Another peer has the network now: two elements change, and the link stays.
-    bench.kernel.done.clear();
-    routing.inside.routes = vec!["10.0.0.0/9".parse().unwrap()];
-    routing.outside.number = 2;
-    bench.want([(1, routing.clone())]);
-    let expected = networks(&["100.64.0.1/32", "10.0.0.0/9", "fe80::/10"]);
-    assert_eq!(bench.kernel.links.sources["gretun1"], expected);
-    let steps = [
-        "no longer let in 10.0.0.0/8 from gretun1",
-        "let in 10.0.0.0/9 from gretun1",
-        "remove route 10.0.0.0/8 through gretun1",
-        "add route 10.0.0.0/9 through gretun1",
-    ];
-    assert_eq!(bench.kernel.done, steps);
-    bench.want([]);
-    assert!(bench.kernel.links.sources.values().all(BTreeSet::is_empty));
-}
-
-#[test]
-fn links_that_receive_for_a_move_let_in_the_same() {
-    let mut bench = Bench::new();
-    bench.want([(1, variant(1, 2, 1))]);
-    assert_eq!(bench.kernel.names(), ["gretun1", "gretun1~1", "gretun1~2"]);
-    let expected = networks(&["100.64.0.1/32", "fe80::/10"]);
-    for name in ["gretun1", "gretun1~1", "gretun1~2"] {
-        assert_eq!(bench.kernel.links.sources[name], expected, "{name}");
-    }
-    let mut routing = variant(1, 2, 2);
-    routing.inside.routes = vec!["10.0.0.0/8".parse().unwrap()];
-    bench.want([(1, routing)]);
-    for name in ["gretun1", "gretun1~1", "gretun1~2"] {
-        assert_eq!(bench.kernel.links.sources[name].len(), 3, "{name}");
-    }
-    bench.want([(1, tunnel(1, 3))]);
-    assert!(bench.kernel.links.sources["gretun1~1"].is_empty());
-}
-
-#[test]
-fn a_ruleset_that_was_flushed_is_put_back() {
-    let mut bench = Bench::new();
-    bench.want([(1, tunnel(1, 1)), (2, tunnel(2, 2))]);
-    let before = std::mem::take(&mut bench.kernel.links.sources);
-    bench.links_changed();
-    assert_eq!(bench.kernel.links.sources, before);
-}
-
-#[test]
-fn an_element_that_was_left_behind_gives_the_next_peer_nothing() {
-    let mut bench = Bench::new();
-    let left = networks(&["100.64.0.7/32", "10.0.0.0/8"]);
-    bench
-        .kernel
-        .links
-        .sources
-        .insert("gretun1".to_owned(), left);
-    bench.want([(1, tunnel(1, 1))]);
-    let expected = networks(&["100.64.0.1/32", "fe80::/10"]);
-    assert_eq!(bench.kernel.links.sources["gretun1"], expected);
-    // Somebody removes the link, and the peer leaves: what it let in goes too.
-    bench.kernel.remove("gretun1");
-    bench.want([]);
-    bench.links_changed();
-    assert!(bench.kernel.links.sources["gretun1"].is_empty());
-}
-
-#[test]
 fn the_data_port_is_opened_again() {
     let mut bench = Bench::new();
     bench.kernel.fou_ports.clear();
@@ -618,124 +553,4 @@ fn links_of_others_and_of_other_nodes_stay() {
     bench.want([(1, tunnel(1, 1))]);
     bench.want([]);
     assert_eq!(bench.kernel.names(), ["theirs"]);
-}
-
-/// What can happen.
-#[derive(Clone, Debug)]
-enum Event {
-    /// Peers and the variants of their tunnels; a peer that is not among them is not desired.
-    Desire(Vec<(u8, u8)>),
-    /// Somebody removes a link.
-    Lose(u8),
-    Refuse(Option<u8>),
-    CannotBeRead(bool),
-    Pass(u32),
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        proptest::collection::vec((0..4_u8, 0..6_u8), 0..4).prop_map(Event::Desire),
-        any::<u8>().prop_map(Event::Lose),
-        proptest::option::of(0..4_u8).prop_map(Event::Refuse),
-        any::<bool>().prop_map(Event::CannotBeRead),
-        (0..3000_u32).prop_map(Event::Pass),
-    ]
-}
-
-fn variant(byte: u8, variant: u8, number: u64) -> DesiredTunnel {
-    let mut tunnel = tunnel(byte, number);
-    let other = Path {
-        remote: "203.0.113.9:7777".parse().unwrap(),
-        ..tunnel.outside.path
-    };
-    match variant {
-        0 => {}
-        1 => tunnel.outside.path = other,
-        2 => tunnel.outside.overlap = Some(other),
-        3 => tunnel.outside.path.local = "0.0.0.0".parse().unwrap(),
-        4 => tunnel.outside.path.port = 20500 + u16::from(byte),
-        _ => tunnel.inside.routes = vec!["10.0.0.0/8".parse().unwrap()],
-    }
-    tunnel
-}
-
-proptest! {
-    /// Whatever is desired, lost and refused in whatever order: links of others are never touched, and within one pass after the
-    /// kernel takes everything the highest number of each tunnel is reported and nothing else is there.
-    #[test]
-    fn the_highest_number_is_reported_once_the_kernel_takes_everything(
-        events in proptest::collection::vec(event(), 1..30),
-    ) {
-        let mut bench = Bench::new();
-        let mut theirs = tunnel(9, 1).state("somebody's".to_owned(), 1500);
-        theirs.link.name = "theirs".to_owned();
-        bench.kernel.last_index = 70;
-        bench.kernel.add(theirs.clone());
-        let mut number = 0;
-        let mut latest = BTreeMap::new();
-        let mut reported: BTreeMap<NodePublic, u64> = BTreeMap::new();
-        let mut take = |reports: Vec<Applied>| for report in reports {
-            match report {
-                Applied::Done { peer, number, .. } => {
-                    reported.insert(peer, number);
-                }
-                Applied::Failed { peer, .. } | Applied::Removed { peer } => {
-                    reported.remove(&peer);
-                }
-            }
-        };
-        for event in events {
-            match event {
-                Event::Desire(tunnels) => {
-                    latest.clear();
-                    for (byte, kind) in tunnels {
-                        number += 1;
-                        latest.insert(byte, variant(byte, kind, number));
-                    }
-                    let all = latest.iter().map(|(byte, it)| (peer(*byte), it.clone()));
-                    bench.machine.handle_desired(all.collect());
-                }
-                Event::Lose(which) => {
-                    let names: Vec<String> = bench.kernel.names().iter().map(|it| (*it).to_owned()).collect();
-                    let name = &names[usize::from(which) % names.len()];
-                    if name != "theirs" {
-                        bench.kernel.remove(name);
-                        bench.machine.handle_link_change(bench.now);
-                    }
-                }
-                Event::Refuse(byte) => {
-                    bench.kernel.refuses = byte.iter().map(|it| format!("gretun{it}")).collect();
-                }
-                Event::CannotBeRead(cannot) => bench.kernel.cannot_be_read = cannot,
-                Event::Pass(millis) => take(bench.later(Duration::from_millis(millis.into()))),
-            }
-        }
-        bench.kernel.refuses.clear();
-        bench.kernel.cannot_be_read = false;
-        take(bench.later(MAX_RETRY));
-        let expected: BTreeMap<NodePublic, u64> =
-            latest.iter().map(|(byte, it)| (peer(*byte), it.outside.number)).collect();
-        prop_assert_eq!(reported, expected);
-        let there = &bench.kernel.links.tunnels;
-        prop_assert!(there.iter().any(|it| it.state == theirs && it.index == 70));
-        for (byte, wanted) in &latest {
-            let alias = OwnerAlias::new(own(), peer(*byte)).to_string();
-            let state = wanted.state(alias, 1500);
-            prop_assert!(there.iter().any(|it| it.state.link == state.link), "{:?}", wanted);
-            let let_in = bench.kernel.links.sources.get(&wanted.inside.name);
-            prop_assert_eq!(let_in, Some(&wanted.sources()));
-        }
-        // A receiving link that was refused is made at the next look at all; then nothing is left to do.
-        bench.links_changed();
-        bench.kernel.done.clear();
-        prop_assert_eq!(bench.links_changed(), []);
-        prop_assert_eq!(&bench.kernel.done, &Vec::<String>::new());
-        let all = latest.len() + latest.values().map(|it| remotes(it).len()).sum::<usize>();
-        prop_assert_eq!(there_are(&bench), all);
-    }
-}
-
-/// How many links are ours.
-fn there_are(bench: &Bench) -> usize {
-    bench.kernel.links.tunnels.len() - 1
 }
