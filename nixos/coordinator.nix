@@ -23,6 +23,7 @@ let
     in
     map lib.toIntBase10 (lib.unique ports);
   apiPorts = portsOf settings.listen;
+  stateDirectory = "/var/lib/gretun-coord";
   stunPorts = portsOf (lib.defaultTo [ ":3478" ":3479" ] settings.stun-listen);
   needsCapability = builtins.any (port: port < 1024) (apiPorts ++ stunPorts);
   capability = lib.optionalString needsCapability "CAP_NET_BIND_SERVICE";
@@ -81,7 +82,8 @@ in
 
     (mkIf (gretun.enable && cfg.enable) {
       assertions = helpers.toAssertions (
-        helpers.fileProblems option settings {
+        helpers.fixedProblems option settings { state-dir = stateDirectory; }
+        ++ helpers.fileProblems option settings {
           cert = "tls.certFile";
           key = "tls.keyFile";
           auth-key-file = "authKeyFiles";
@@ -102,8 +104,7 @@ in
           ${program} --config "$file" --check-config'';
         udpPorts = lib.genAttrs (map toString stunPorts) (_: [ "${option}.settings.stun-listen" ]);
         coordinator = {
-          # The sandbox has no other; whoever sets another conflicts with this.
-          settings.state-dir = "/var/lib/gretun-coord";
+          settings.state-dir = lib.mkDefault stateDirectory;
           tls = mkIf acme {
             certFile = "${certificate.directory}/fullchain.pem";
             keyFile = "${certificate.directory}/key.pem";

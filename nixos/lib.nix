@@ -28,6 +28,13 @@ rec {
       ${option}.settings.${name} would not be readable in the service's sandbox. Set ${option}.${other} in its
       place.'') (builtins.intersectAttrs settings others);
 
+  # Settings that the sandbox leaves no choice in.
+  fixedProblems =
+    option: settings: fixed:
+    lib.mapAttrsToList (name: path: ''
+      ${option}.settings.${name} is ${path} in the service's sandbox, which has no other. Remove the setting, and
+      bind-mount what is to be there.'') (lib.filterAttrs (name: path: settings.${name} != path) fixed);
+
   # What is not left to the program.
   given = lib.filterAttrs (_: value: value != null && value != [ ]);
 
@@ -56,8 +63,8 @@ rec {
       example.metrics-addr = "127.0.0.1:9478";
       description = ''
         Configuration of {command}`${command}`: a TOML file that the program itself checks when the system is built.
-        Every flag of {command}`${command} --help` is a setting of the same name; below are those that the module reads as
-        well. Directories are set by the module, and secrets have options of their own.
+        Every flag of {command}`${command} --help` that is not about the command line is a setting of the same name; below
+        are those that the module reads as well. Directories are set by the module, and secrets have options of their own.
       '';
       type = lib.types.submodule {
         freeformType = (pkgs.formats.toml { }).type;
@@ -121,6 +128,8 @@ rec {
     DynamicUser = true;
     UMask = "0077";
 
+    # A core would hold the keys.
+    LimitCORE = 0;
     LockPersonality = true;
     MemoryDenyWriteExecute = true;
     PrivateDevices = true;

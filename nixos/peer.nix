@@ -22,6 +22,10 @@ let
   # The default peer (`instance` is null) has the places where the command line looks by itself.
   suffix = instance: lib.optionalString (instance != null) "-${instance}";
   directoryOf = instance: if instance == null then "gretun" else "gretun-peer-${instance}";
+  pathsOf = instance: {
+    state-dir = "/var/lib/${directoryOf instance}";
+    socket = "/run/${directoryOf instance}/gretun.sock";
+  };
 
   # --- options ------------------------------------------------------------------------------------------------------
 
@@ -85,11 +89,7 @@ let
         forge packets from a peer's address then reaches every service of this host.'';
     };
 
-    # The sandbox has no others; whoever sets another conflicts with these.
-    config.settings = {
-      state-dir = "/var/lib/${directoryOf instance}";
-      socket = "/run/${directoryOf instance}/gretun.sock";
-    };
+    config.settings = lib.mapAttrs (_: lib.mkDefault) (pathsOf instance);
   };
 
   # --- peers --------------------------------------------------------------------------------------------------------
@@ -119,12 +119,9 @@ let
   routes6 = builtins.any helpers.isIPv6 routes;
 
   # Whether the administrator turns forwarding off: false, which is "" as a string, or 0.
-  forbidsForwarding =
-    version:
-    let
-      setting = "net.ipv${toString version}.conf.all.forwarding";
-    in
-    builtins.match "0?" (toString (config.boot.kernel.sysctl.${setting} or true)) != null;
+  forbidsForwarding = builtins.any (
+    setting: builtins.match "0?" (toString (config.boot.kernel.sysctl.${setting} or true)) != null
+  );
 
   # The names of interfaces, or their beginnings, by the options that give them.
   names =
@@ -143,6 +140,7 @@ let
   problems =
     peer:
     helpers.fileProblems peer.option peer.settings { auth-key-file = "authKeyFile"; }
+    ++ helpers.fixedProblems peer.option peer.settings (pathsOf peer.instance)
     ++ helpers.secretProblems "${peer.option}.authKeyFile" peer.authKeyFile
     ++ lib.optional (builtins.match "([a-z][a-z0-9-]{0,18})?" (toString peer.instance) == null) ''
       ${peer.option} is also the name of a unit and of a user. Take one of up to 19 lower-case letters, digits and
@@ -160,7 +158,7 @@ let
         User = peer.unit;
         Group = "gretun";
         ReadWritePaths = [ "-${helpers.lockDirectory}" ];
-        StateDirectory = baseNameOf peer.settings.state-dir;
+        StateDirectory = directoryOf peer.instance;
         StateDirectoryMode = "0700";
       };
       needsKey = peer.authKeyFile != null;
@@ -280,9 +278,20 @@ in
     (mkIf (peers != [ ]) {
       assertions = helpers.toAssertions (
         lib.concatMap problems peers
-        ++ lib.optional (routes4 && forbidsForwarding 4 || routes6 && forbidsForwarding 6) ''
-          services.gretun.peer.settings.advertise-routes needs IP forwarding, but boot.kernel.sysctl turns it off.
-          Remove net.ipv4.conf.all.forwarding and net.ipv6.conf.all.forwarding there.''
+        ++
+          lib.optional
+            (
+              routes4 && forbidsForwarding [ "net.ipv4.ip_forward" "net.ipv4.conf.all.forwarding" ]
+              || routes6 && forbidsForwarding [ "net.ipv6.conf.all.forwarding" ]
+            )
+            ''
+              services.gretun.peer.settings.advertise-routes needs IP forwarding, but boot.kernel.sysctl turns it off.
+              Remove net.ipv4.ip_forward, net.ipv4.conf.all.forwarding and net.ipv6.conf.all.forwarding there.''
+      );
+      warnings = helpers.joinLines (
+        lib.optional (config.networking.firewall.backend == "firewalld" && routes != [ ]) ''
+          services.gretun.peer.settings.advertise-routes: firewalld forwards nothing between its zones by itself. Add the
+          interfaces of the tunnels and a policy for them there.''
       );
 
       services.gretun.configFiles = eachPeer (

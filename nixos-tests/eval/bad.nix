@@ -34,6 +34,23 @@ in
 {
   # --- peers --------------------------------------------------------------------------------------------------------
 
+  # The sandbox has one directory. What the module system advises for two definitions does not help.
+  peer-state-dir-elsewhere = {
+    module = peer { settings.state-dir = "/srv/gretun"; };
+    says = [
+      "services.gretun.peer.settings.state-dir is /var/lib/gretun"
+      "bind-mount"
+    ];
+  };
+
+  coordinator-state-dir-elsewhere = {
+    module = coordinator { settings.state-dir = "/srv/gretun"; };
+    says = [
+      "services.gretun.coordinator.settings.state-dir is /var/lib/gretun-coord"
+      "bind-mount"
+    ];
+  };
+
   peer-key-in-store = {
     module = peer { authKeyFile = "/nix/store/00000000000000000000000000000000-key"; };
     says = [
@@ -108,8 +125,16 @@ in
     };
     says = [
       "services.gretun.peer.settings.advertise-routes needs IP forwarding"
-      "Remove net.ipv4.conf.all.forwarding"
+      "Remove net.ipv4.ip_forward"
     ];
+  };
+
+  peer-routes-with-ip-forward-off = {
+    module = {
+      imports = [ (peer { settings.advertise-routes = [ "10.20.0.0/16" ]; }) ];
+      boot.kernel.sysctl."net.ipv4.ip_forward" = 0;
+    };
+    says = [ "services.gretun.peer.settings.advertise-routes needs IP forwarding" ];
   };
 
   # --- one port, two users ------------------------------------------------------------------------------------------

@@ -119,24 +119,4 @@ in
     module = peer { settings.iface = "%d"; };
     says = [ "services.gretun.peer.settings.iface" ];
   };
-
-  # The sandbox has one directory.
-  coordinator-state-dir-elsewhere = {
-    module.services.gretun.coordinator = {
-      enable = true;
-      settings.state-dir = "/srv/gretun";
-    };
-    says = [
-      "services.gretun.coordinator.settings.state-dir"
-      "conflicting definition values"
-    ];
-  };
-
-  peer-state-dir-elsewhere = {
-    module = peer { settings.state-dir = "/srv/gretun"; };
-    says = [
-      "services.gretun.peer.settings.state-dir"
-      "conflicting definition values"
-    ];
-  };
 }
