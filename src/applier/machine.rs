@@ -154,6 +154,8 @@ pub struct Machine {
     /// The tunnels that the pass which goes on is about, as desired when it began.
     due: DesiredTunnels,
     plans: VecDeque<Plan>,
+    /// The names of links that this pass removes before it makes any.
+    leaving: BTreeSet<String>,
     /// The sources that links let in when the plans so far have been carried out.
     sources: Sources,
     reports: VecDeque<Applied>,
@@ -182,6 +184,7 @@ impl Machine {
             has_routes: true,
             due: DesiredTunnels::new(),
             plans: VecDeque::new(),
+            leaving: BTreeSet::new(),
             sources: Sources::new(),
             reports: VecDeque::new(),
         }
@@ -251,13 +254,11 @@ impl Machine {
         }
         *count += 1;
         let at = now + backoff(*count);
-        // Whoever waits for a tunnel learns why it does not come.
+        // Whoever waits for a tunnel learns why it does not come. One over the path in use is there, whatever else is desired of it.
         for (peer, desired) in std::mem::take(&mut self.due) {
-            let waits = self
-                .tunnels
-                .get(&peer)
-                .is_none_or(|it| !it.satisfies(Some(&desired)));
-            if waits {
+            let progress = self.tunnels.get(&peer);
+            let path = progress.and_then(|it| Some(it.satisfied.as_ref()?.outside.path));
+            if path != Some(desired.outside.path) {
                 self.failed(now, peer, Some(&desired), error.to_owned());
             }
         }
@@ -299,7 +300,7 @@ impl Machine {
                 self.plan_tunnel(now, peer, desired, &links, observation);
             }
         }
-        self.let_in_together();
+        self.let_in_together(&observation.links);
         self.plans.extend(unused);
     }
 
@@ -339,10 +340,17 @@ impl Machine {
                 let users = desired.filter(|(_, it)| it.listen_port() == port);
                 let users: BTreeSet<_> = users.map(|(peer, _)| *peer).collect();
                 self.ports.forget(port);
-                self.skip(now, &users, &error);
+                self.skip(now, &error, |plan| {
+                    plan.job.peer().is_some_and(|it| users.contains(&it))
+                });
             }
-            // A link that lets nothing in is of no use.
-            Job::LetIn(peers) => self.skip(now, &peers, &error),
+            Job::LetIn(sources) => {
+                debug!(
+                    error,
+                    "the sources of all tunnels cannot be let in together"
+                );
+                self.let_in_singly(sources);
+            }
             Job::ClosePorts(_) => self.ports.warn_once(&error),
             Job::Remove(peers, sources) if peers.len() > 1 => {
                 debug!(error, "the links cannot be removed together");
@@ -352,6 +360,15 @@ impl Machine {
                 }
             }
             Job::Remove(peers, _) => {
+                // A newcomer under the name of a link that stays would give its sources to that link.
+                let names: BTreeSet<String> = peers
+                    .values()
+                    .flatten()
+                    .map(|it| it.link.name.clone())
+                    .collect();
+                self.skip(now, &error, |plan| {
+                    plan.makes().is_some_and(|it| names.contains(it))
+                });
                 for peer in peers.into_keys() {
                     self.failed(now, peer, None, error.clone());
                 }
@@ -411,12 +428,11 @@ impl Machine {
         }
     }
 
-    /// Something failed that the tunnels of these peers need: what is left of their plans is not carried out.
-    fn skip(&mut self, now: Instant, peers: &BTreeSet<NodePublic>, error: &str) {
-        let is_theirs = |plan: &Plan| plan.job.peer().is_some_and(|it| peers.contains(&it));
+    /// Something failed that these plans need: they are not carried out.
+    fn skip(&mut self, now: Instant, error: &str, needs_it: impl Fn(&Plan) -> bool) {
         let (skipped, plans) = std::mem::take(&mut self.plans)
             .into_iter()
-            .partition(is_theirs);
+            .partition(needs_it);
         self.plans = plans;
         for Plan { job, .. } in Vec::from(skipped) {
             if let Job::Tunnel(job) = job {

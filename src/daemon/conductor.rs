@@ -4,7 +4,7 @@
 //! Pure: no clock, no sockets. The event loop hands over what came in, by a `handle_*`, carries out each [`Act`] of
 //! [`Conductor::poll_act`], and sleeps until [`Conductor::poll_timeout`]. The simulator's hosts do the same.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -130,8 +130,10 @@ pub struct Conductor {
     look_at: Option<Instant>,
     /// Whether they are being read.
     is_looking: bool,
-    /// Where something could not be sent for want of a route.
-    without_route: BTreeSet<IpAddr>,
+    /// Where something could not be sent for want of a route, the latest last.
+    without_route: VecDeque<IpAddr>,
+    /// Whether there was such a thing since the host was read.
+    lacked_route: bool,
     /// The coordinator's last answer, as it is kept on disk.
     network: Network,
     stun_names: Vec<String>,
@@ -165,7 +167,8 @@ impl Conductor {
             addresses: found.addresses,
             look_at: Some(now),
             is_looking: false,
-            without_route: BTreeSet::new(),
+            without_route: VecDeque::new(),
+            lacked_route: false,
             network: found.network,
             stun_names: Vec::new(),
             coordinator_up: false,
@@ -343,7 +346,7 @@ impl Conductor {
 
     /// Links, addresses or routes of the host changed.
     pub fn handle_net_change(&mut self, now: Instant, change: NetChange) {
-        let is_urgent = change.links || change.addresses || !self.without_route.is_empty();
+        let is_urgent = change.links || change.addresses || self.lacked_route;
         let settle = if is_urgent {
             CHANGE_SETTLE
         } else {
@@ -356,9 +359,12 @@ impl Conductor {
     /// A datagram could not be sent for want of a route: to a candidate in a network that this host cannot reach, or to all of them,
     /// while the host has an address and no route yet.
     pub fn handle_lack_of_route(&mut self, to: IpAddr) {
-        if self.without_route.len() < MAX_WITHOUT_ROUTE {
-            self.without_route.insert(to);
+        self.lacked_route = true;
+        self.without_route.retain(|it| *it != to);
+        if self.without_route.len() == MAX_WITHOUT_ROUTE {
+            self.without_route.pop_front();
         }
+        self.without_route.push_back(to);
     }
 
     /// The host was read; `None` when that failed.
@@ -396,6 +402,7 @@ impl Conductor {
         if !self.is_looking && self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
             self.is_looking = true;
+            self.lacked_route = false;
             let without_route = self.without_route.iter().copied().collect();
             self.acts.push_back(Act::ReadHost { without_route });
         }

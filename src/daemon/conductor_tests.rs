@@ -155,6 +155,35 @@ fn a_destination_that_stays_without_a_route_costs_the_others_nothing() {
     assert!(requests < 5, "{requests}");
 }
 
+/// A host with an IPv6 address and no IPv6 route has many that stay without one.
+#[test]
+fn the_latest_destinations_without_a_route_are_remembered_and_none_makes_haste_for_ever() {
+    let now = Instant::now();
+    let mut conductor = settled(now);
+    for last in 0..100 {
+        conductor.handle_lack_of_route(IpAddr::from([192, 0, 2, last]));
+    }
+    conductor.handle_lack_of_route(FAR);
+    conductor.handle_net_change(now, ROUTES);
+    conductor.handle_timeout(now + CHANGE_SETTLE);
+    let without = acts(&mut conductor).into_iter().find_map(|act| match act {
+        Act::ReadHost { without_route } => Some(without_route),
+        _ => None,
+    });
+    let without = without.unwrap();
+    assert_eq!(
+        (without.len(), without.last()),
+        (MAX_WITHOUT_ROUTE, Some(&FAR))
+    );
+    let none = HostView {
+        with_route: Vec::new(),
+        ..host()
+    };
+    let now = now + CHANGE_SETTLE;
+    conductor.handle_host(now, Some(none));
+    assert_eq!(looks_after(&mut conductor, now, ROUTES), ROUTES_SETTLE);
+}
+
 #[test]
 fn a_flood_of_changes_neither_puts_off_a_look_nor_has_two_at_a_time() {
     let begin = Instant::now();

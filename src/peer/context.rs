@@ -17,7 +17,7 @@ use crate::peer::path::local_address::{self, LocalAddress};
 use crate::peer::path::{Path, Via};
 use crate::peer::tunnel::desired::Outside;
 use crate::peer::verdict::input::HostSnapshot;
-use crate::proto::address::is_public;
+use crate::proto::address::{is_public, private_range};
 use crate::proto::{DiscoPublic, NodePublic, TxId};
 
 /// The host that the peers' machines run on.
@@ -61,11 +61,16 @@ impl Host {
     }
 
     /// Whether guesses may be sent to an address that a peer says is its own. Not into a network that is not the internet, which its
-    /// routers and hosts would suffer from, unless STUN sees this host in such a network itself.
+    /// routers and hosts would suffer from, unless STUN sees this host in a network of the same range.
     pub(crate) fn may_be_guessed_at(&self, ip: IpAddr) -> bool {
-        let is_public_v4 = |ip: IpAddr| matches!(ip, IpAddr::V4(v4) if is_public(v4));
-        let is_inside = self.nat.seen.is_some_and(|it| !is_public_v4(it.ip()));
-        ip.is_ipv4() && (is_public_v4(ip) || is_inside)
+        let IpAddr::V4(ip) = ip else {
+            return false;
+        };
+        let is_like_ours = |seen: SocketAddr| match (seen.ip(), private_range(ip)) {
+            (IpAddr::V4(seen), Some(range)) => private_range(seen) == Some(range),
+            _ => false,
+        };
+        is_public(ip) || self.nat.seen.is_some_and(is_like_ours)
     }
 
     /// Whether there is an address to send from at all.

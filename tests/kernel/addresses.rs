@@ -33,6 +33,11 @@ fn links_of_other_overlays_are_told_from_networks() {
             "type bridge; ip link add vx1 type vxlan id 8 dstport 4790 dev eth0; ip link set vx1 master br1",
             LinkKind::Overlay,
         ),
+        (
+            "br2",
+            "type bridge; ip tuntap add dev vnet0 mode tap; ip link set vnet0 master br2",
+            LinkKind::Bridge,
+        ),
         ("vl1", "link br1 type vlan id 8", LinkKind::Overlay),
         ("du0", "type dummy", LinkKind::Network),
         ("vl0", "link eth0 type vlan id 7", LinkKind::Network),

@@ -1,6 +1,6 @@
 //! A plan: operations that happen together or not at all, and what they are for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Link;
 use crate::applier::desired::ListenPort;
@@ -34,8 +34,9 @@ pub(super) enum Job {
     ClosePorts(Vec<ListenPort>),
     /// Tunnels of peers that left are gone, and of the sources those that they let in.
     Remove(BTreeMap<NodePublic, Vec<TunnelState>>, Sources),
-    /// The links of these tunnels let in what is desired, in one transaction: each costs a look at the whole table, and a commit of it.
-    LetIn(BTreeSet<NodePublic>),
+    /// The links of several tunnels let in what is desired, in one transaction: each costs a look at the whole table, and a commit of it.
+    /// By the peers, what was taken out of the plans of their tunnels.
+    LetIn(BTreeMap<NodePublic, Vec<KernelOp>>),
     /// Links that receive for a tunnel are there, or are gone.
     Receive(NodePublic),
     /// The tunnel itself.

@@ -58,6 +58,16 @@ impl Machine {
             }
             self.removed(peer);
         }
+        // What was let in for links that never came.
+        let wanted: BTreeSet<&String> = self.desired.values().map(|it| &it.inside.name).collect();
+        let is_left = |name: &&String| {
+            !observation.links.indices.contains_key(*name) && !wanted.contains(*name)
+        };
+        let left: Vec<String> = self.sources.keys().filter(is_left).cloned().collect();
+        for name in left {
+            let ops = self.let_in(&name, &BTreeSet::new());
+            self.plan_unless_done(Job::LetIn(BTreeMap::new()), ops);
+        }
         let held_back = |peer: &NodePublic| {
             let progress = self.tunnels.get(peer);
             progress
@@ -70,6 +80,8 @@ impl Machine {
             .filter(|(peer, _)| !held_back(peer))
             .map(|(peer, links)| (*peer, links.states()))
             .collect();
+        let names = leavers.values().flatten();
+        self.leaving = names.map(|it| it.link.name.clone()).collect();
         if !leavers.is_empty() {
             for state in leavers.values().flatten() {
                 info!(interface = state.link.name, "removing tunnel");
@@ -121,6 +133,19 @@ impl Machine {
             Err(error) => return self.failed(now, peer, Some(&desired), error.to_string()),
         };
         let makes_link = ops.iter().any(|op| matches!(op, KernelOp::AddLink(_)));
+        let name = &state.link.name;
+        let is_free = !links.indices.contains_key(name)
+            || self.leaving.contains(name)
+            || own.states().iter().any(|it| it.link.name == *name)
+            || links
+                .half_made
+                .iter()
+                .any(|(_, half_made)| half_made == name);
+        if makes_link && !is_free {
+            // Of another peer, renamed by somebody: it would let in what this tunnel is to let in.
+            let error = format!("there is another link {name}");
+            return self.failed(now, peer, Some(&desired), error);
+        }
         // What stands in the way is closed first: no link of ours may have the ends that the tunnel is about to have.
         let wanted = remotes(&desired);
         let is_wanted =
@@ -199,28 +224,45 @@ impl Machine {
         self.plans.extend(after);
     }
 
-    /// Takes the changes of sources out of the plans of single tunnels, and puts them before all of these as one plan.
-    pub(super) fn let_in_together(&mut self) {
-        let (mut peers, mut together) = (BTreeSet::new(), Vec::new());
+    /// Takes the changes of sources out of the plans of single tunnels, and puts them before all of these as one plan. Not where the plan
+    /// makes a link under a name that is taken: there the link of before would let in what the new one is to let in, and only a
+    /// plan that fails as a whole is undone as a whole.
+    pub(super) fn let_in_together(&mut self, links: &Links) {
+        let is_taken = |op: &KernelOp| matches!(op, KernelOp::AddLink(link) if links.indices.contains_key(&link.name));
+        let mut together: BTreeMap<NodePublic, Vec<KernelOp>> = BTreeMap::new();
         for plan in &mut self.plans {
             let Job::Tunnel(job) = &plan.job else {
                 continue;
             };
+            if plan.ops.iter().any(is_taken) {
+                continue;
+            }
             let (sources, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut plan.ops)
                 .into_iter()
                 .partition(|op| op.stage() == Stage::Source);
             plan.ops = rest;
             if !sources.is_empty() {
-                peers.insert(job.peer);
-                together.extend(sources);
+                together.insert(job.peer, sources);
             }
         }
         let is_tunnel = |it: &Plan| matches!(it.job, Job::Tunnel(_));
         if let Some(first) = self.plans.iter().position(is_tunnel)
             && !together.is_empty()
         {
-            let plan = Plan::new(Job::LetIn(peers), together);
-            self.plans.insert(first, plan);
+            let ops = together.values().flatten().cloned().collect();
+            self.plans
+                .insert(first, Plan::new(Job::LetIn(together), ops));
+        }
+    }
+
+    /// Gives the changes of sources back to the plans of their tunnels: whichever the kernel refuses, the others are carried out.
+    pub(super) fn let_in_singly(&mut self, mut sources: BTreeMap<NodePublic, Vec<KernelOp>>) {
+        for plan in &mut self.plans {
+            if let Job::Tunnel(job) = &plan.job
+                && let Some(sources) = sources.remove(&job.peer)
+            {
+                plan.ops.splice(..0, sources);
+            }
         }
     }
 

@@ -261,12 +261,17 @@ fn link_kinds(links: &[LinkMessage]) -> HashMap<u32, LinkKind> {
     for _ in 0..LEVELS {
         for link in links {
             let kind = info_kind(&link.attributes);
+            // Of a pair of links it is the other end, and it may be a link of another network namespace.
+            let is_elsewhere = |it: &LinkAttribute| matches!(it, LinkAttribute::LinkNetNsId(_));
+            let has_link_below =
+                kind != Some(&InfoKind::Veth) && !link.attributes.iter().any(is_elsewhere);
             for attribute in &link.attributes {
                 let (below, above) = match attribute {
-                    LinkAttribute::Controller(above) => (link.header.index, *above),
-                    // Of a pair, the other end.
-                    LinkAttribute::Link(_) if kind == Some(&InfoKind::Veth) => continue,
-                    LinkAttribute::Link(below) => (*below, link.header.index),
+                    // A tap in a bridge is a virtual machine's.
+                    LinkAttribute::Controller(above) if kind != Some(&InfoKind::Tun) => {
+                        (link.header.index, *above)
+                    }
+                    LinkAttribute::Link(below) if has_link_below => (*below, link.header.index),
                     _ => continue,
                 };
                 if kinds.get(&below) == Some(&LinkKind::Overlay)

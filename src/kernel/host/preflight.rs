@@ -67,7 +67,7 @@ fn capability(capability: Capability) -> Result<(), PreflightError> {
     }
 }
 
-/// Whether a module is loaded or could be; loads nothing.
+/// Whether a module is loaded or could be. Loads nothing where modprobe can tell.
 ///
 /// # Errors
 /// When it is not there.

@@ -37,10 +37,11 @@ const KINDS: [&str; 7] = [
     "ip6tnl",
 ];
 /// Chooses the links that a dump is to return.
-const LINK: [u16; 9] = [
+const LINK: [u16; 10] = [
     libc::IFLA_IFNAME,
     libc::IFLA_MTU,
     libc::IFLA_LINK,
+    libc::IFLA_LINK_NETNSID,
     libc::IFLA_MASTER,
     libc::IFLA_LINKINFO,
     libc::IFLA_IFALIAS,

@@ -198,8 +198,9 @@ impl PortSearch {
         self.in_vain = None;
     }
 
-    /// A packet of the peer came in: the rest is up to nomination and proof.
+    /// A packet of the peer came in: the rest is up to nomination and proof. The attempt was no waste.
     fn found(&mut self, now: Instant) {
+        self.used_until = self.used_until.map(|until| until - ATTEMPT_MEAN_GAP);
         self.phase = Phase::Idle;
         self.listen(now);
         self.back_off(now);

@@ -58,6 +58,79 @@ fn links_that_receive_for_a_move_let_in_the_same() {
     assert!(bench.kernel.links.sources["gretun1~1"].is_empty());
 }
 
+/// The lowest free name is the next one's: a leaver's, as a rule. [`Kernel::check_sources`] looks at every step.
+#[test]
+fn a_newcomer_gives_nothing_to_a_link_of_its_name_that_stays() {
+    let named = |byte, number| {
+        let mut tunnel = tunnel(byte, number);
+        tunnel.inside.name = "gretun1".to_owned();
+        tunnel
+    };
+    let mut bench = Bench::new();
+    bench.want([(1, tunnel(1, 1)), (3, tunnel(3, 1))]);
+    bench.kernel.refuses = vec!["remove link gretun1".to_owned()];
+    let reports = bench.want([(2, named(2, 2)), (3, tunnel(3, 1)), (4, tunnel(4, 2))]);
+    assert_eq!(
+        (done(&reports), failed(&reports)),
+        (vec![2], vec![(2, false)])
+    );
+    bench.later(SECOND);
+    assert_eq!(
+        bench.kernel.links.sources["gretun1"],
+        networks(&["100.64.0.1/32", "fe80::/10"])
+    );
+    bench.kernel.refuses.clear();
+    assert_eq!(done(&bench.later(MAX_RETRY)), [2]);
+    assert_eq!(
+        bench.kernel.links.sources["gretun1"],
+        networks(&["100.64.0.2/32", "fe80::/10"])
+    );
+    // Somebody gives the link of another peer the name of the next one.
+    let renamed = bench.kernel.tunnel("gretun3").unwrap();
+    renamed.state.link.name = "gretun5".to_owned();
+    let index = bench.kernel.links.indices.remove("gretun3").unwrap();
+    bench
+        .kernel
+        .links
+        .indices
+        .insert("gretun5".to_owned(), index);
+    let all = [
+        (2, named(2, 2)),
+        (3, tunnel(3, 1)),
+        (4, tunnel(4, 2)),
+        (5, tunnel(5, 3)),
+    ];
+    assert_eq!(failed(&bench.want(all)), [(3, false)]);
+}
+
+#[test]
+fn one_source_that_is_refused_keeps_no_other_tunnel() {
+    let mut bench = Bench::new();
+    bench.kernel.refuses = vec!["100.64.0.2".to_owned()];
+    let reports = bench.want([(1, tunnel(1, 1)), (2, tunnel(2, 2)), (3, tunnel(3, 3))]);
+    assert_eq!(
+        (done(&reports), failed(&reports)),
+        (vec![1, 3], vec![(2, false)])
+    );
+}
+
+#[test]
+fn what_was_let_in_for_a_link_that_never_came_goes_with_its_peer() {
+    let mut bench = Bench::new();
+    bench.kernel.refuses = vec!["link gretun1".to_owned()];
+    assert_eq!(failed(&bench.want([(1, tunnel(1, 1))])).len(), 1);
+    bench.want([]);
+    bench.links_changed();
+    assert!(
+        bench
+            .kernel
+            .links
+            .sources
+            .get("gretun1")
+            .is_none_or(BTreeSet::is_empty)
+    );
+}
+
 #[test]
 fn a_ruleset_that_was_flushed_is_put_back() {
     let mut bench = Bench::new();
