@@ -338,6 +338,10 @@ impl Peer {
 
     /// Sends the pings that are due, as far as the cap allows: the last step of every handler.
     pub(crate) fn send_due_pings(&mut self, cx: &mut Context<'_>) {
+        // What is sent from a search port after the search is answered to where nobody listens.
+        if !self.needs_extra_ports(cx.now, cx.host.port) {
+            self.discovery.candidates.forget_extra_ports(cx.host.port);
+        }
         loop {
             let due = self
                 .discovery
