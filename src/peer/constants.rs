@@ -214,9 +214,6 @@ pub(crate) const FOUND_PATIENCE: Duration = ms(2_000);
 /// A search begins at most this often, whatever the peer asks.
 pub(crate) const ATTEMPT_MIN_GAP: Duration = ms(3_000);
 
-/// An offer of the peer is taken up so long before this host's own pause is over: the two sides do not count alike.
-pub(crate) const PEER_OFFER_LEAD: Duration = ms(3_000);
-
 /// On average a search begins at most this often, whatever the peer asks and however often it says to be elsewhere: what guesses cost the
 /// NATs on both sides is for this host to decide.
 pub(crate) const ATTEMPT_MEAN_GAP: Duration = ms(180_000);

@@ -22,7 +22,7 @@ use crate::world::{HostId, World};
 /// Number of seeds, from 0 on, unless `GRETUN_SIM_SCHEDULES` names another.
 const DEFAULT_RUNS: u64 = 250;
 /// Seeds that once found a fault: run always, and first. Add a seed here when it has failed.
-const REGRESSIONS: [u64; 10] = [
+const REGRESSIONS: [u64; 11] = [
     2572,
     135,
     3491,
@@ -33,6 +33,7 @@ const REGRESSIONS: [u64; 10] = [
     257_488_669_972_228,
     31_580_029_050_259,
     1850,
+    1303,
 ];
 /// Time for which things break.
 const TROUBLE: Duration = Duration::from_secs(60);

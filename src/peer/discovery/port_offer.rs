@@ -125,9 +125,6 @@ impl PortSearch {
             return OfferStep::Nothing;
         }
         self.peer_offer = Some((input.now, offer));
-        if self.is_pausing(input.now) {
-            return OfferStep::Nothing;
-        }
         let is_recent = |(at, _): (Instant, _)| input.now < at + OFFER_LIFETIME;
         if self.our_offer.is_some_and(is_recent) {
             OfferStep::Begin

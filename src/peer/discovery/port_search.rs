@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::peer::constants::{
     ATTEMPT_BURST, ATTEMPT_GAP, ATTEMPT_LISTEN, ATTEMPT_MEAN_GAP, ATTEMPT_MIN_GAP,
-    ATTEMPT_PATIENCE, FOUND_PATIENCE, OFFER_DELAY, PEER_OFFER_LEAD, PORT_SEARCH_GAPS,
+    ATTEMPT_PATIENCE, FOUND_PATIENCE, OFFER_DELAY, PORT_SEARCH_GAPS,
 };
 use crate::peer::discovery::candidates::Candidate;
 use crate::peer::discovery::port_attempt::{Attempt, Beginning, NextPacket};
@@ -141,12 +141,6 @@ impl PortSearch {
     pub(super) fn use_budget(&mut self, now: Instant) {
         let from = self.used_until.map_or(now, |until| until.max(now));
         self.used_until = Some(from + ATTEMPT_MEAN_GAP);
-    }
-
-    /// Whether this host's own pause rules out what the peer asks for.
-    pub(super) fn is_pausing(&self, now: Instant) -> bool {
-        self.not_before
-            .is_some_and(|until| now + PEER_OFFER_LEAD < until)
     }
 
     /// Holds the next search down after one that led nowhere, longer with each in a row.
