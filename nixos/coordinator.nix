@@ -22,6 +22,7 @@ let
       ports = lib.concatLists (lib.remove null (map (builtins.match ".*:([0-9]+)") addresses));
     in
     map lib.toIntBase10 (lib.unique ports);
+  isLoopback = address: builtins.match "(127\\..*|\\[::1]|localhost):[0-9]+" address != null;
   apiPorts = portsOf settings.listen;
   stateDirectory = "/var/lib/gretun-coord";
   stunPorts = portsOf (lib.defaultTo [ ":3478" ":3479" ] settings.stun-listen);
@@ -146,8 +147,9 @@ in
         };
       };
 
+      # What listens to this host alone is a proxy's.
       networking.firewall = mkIf cfg.openFirewall {
-        allowedTCPPorts = apiPorts;
+        allowedTCPPorts = portsOf (builtins.filter (it: !isLoopback it) settings.listen);
         allowedUDPPorts = stunPorts;
       };
     })

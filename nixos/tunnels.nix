@@ -145,7 +145,8 @@ in
       Static tunnels by interface name, with the names of the flags of {command}`gretun create`. They are reconciled by
       {command}`gretun apply` in {file}`gretun-tunnels.service`: a switch of the configuration touches only those that
       differ. With `networking.useNetworkd`, systemd-networkd gets those that it can express: without `snat` and `dev`, and
-      encapsulated in UDP only with `encap-csum = false`.
+      encapsulated in UDP only with `encap-csum = false`. It makes links, but neither changes nor removes those that are
+      there.
     '';
     type = types.attrsOf (types.submodule { options = tunnelOptions; });
   };

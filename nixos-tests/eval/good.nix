@@ -101,6 +101,18 @@
     };
   };
 
+  # STUN is for everybody, the API for the proxy.
+  coordinator-behind-proxy = {
+    services.gretun.coordinator = {
+      enable = true;
+      openFirewall = true;
+      settings.listen = [
+        "127.0.0.1:8443"
+        "[::1]:8443"
+      ];
+    };
+  };
+
   coordinator-tls = {
     services.gretun.coordinator = {
       enable = true;
