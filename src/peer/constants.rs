@@ -115,6 +115,9 @@ pub(crate) const UNCHECKED_TIMEOUT: Duration = ms(1_500);
 /// switch, plus [`TEST_ROUND_TRIPS`].
 pub(crate) const SWITCHES_TIMEOUT: Duration = ms(3_500);
 
+/// The same in any case, however slow the path is.
+pub(crate) const SWITCHES_TIMEOUT_MAX: Duration = ms(4_000);
+
 /// How long data may take to cross a new tunnel, plus [`TEST_ROUND_TRIPS`]: the other side's kernel may be slow to follow.
 pub(crate) const TEST_TIMEOUT: Duration = ms(2_000);
 

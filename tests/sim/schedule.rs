@@ -22,7 +22,7 @@ use crate::world::{HostId, World};
 /// Number of seeds, from 0 on, unless `GRETUN_SIM_SCHEDULES` names another.
 const DEFAULT_RUNS: u64 = 250;
 /// Seeds that once found a fault: run always, and first. Add a seed here when it has failed.
-const REGRESSIONS: [u64; 11] = [
+const REGRESSIONS: [u64; 12] = [
     2572,
     135,
     3491,
@@ -34,6 +34,7 @@ const REGRESSIONS: [u64; 11] = [
     31_580_029_050_259,
     1850,
     1303,
+    7_007_341,
 ];
 /// Time for which things break.
 const TROUBLE: Duration = Duration::from_secs(60);

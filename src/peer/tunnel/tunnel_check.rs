@@ -8,8 +8,8 @@ use tracing::debug;
 use crate::peer::constants::{
     APPLY_TIMEOUT, LATE_GAP, LATE_PROBES, LOSS_ROUND_TRIPS, LOSS_TIMEOUT_SILENT, MAX_PROBES,
     MOVE_TIMEOUT, PROBE_GAPS, PROBE_LATE_MAX, PROBE_LATE_MIN, PROBE_MIN_GAP, PROVEN_GAP,
-    REVALIDATION_TIMEOUT, STALL, SWITCHES_TIMEOUT, TEST_ROUND_TRIPS, TEST_TIMEOUT,
-    UNCHECKED_TIMEOUT, UNPROVEN_GAP,
+    REVALIDATION_TIMEOUT, STALL, SWITCHES_TIMEOUT, SWITCHES_TIMEOUT_MAX, TEST_ROUND_TRIPS,
+    TEST_TIMEOUT, UNCHECKED_TIMEOUT, UNPROVEN_GAP,
 };
 use crate::peer::path::switch_reason::SwitchReason;
 use crate::peer::timers::Timer;
@@ -66,7 +66,8 @@ impl Peer {
             return until;
         };
         let round_trip = self.round_trip().unwrap_or_default();
-        let latest = proven_at + SWITCHES_TIMEOUT + round_trip * TEST_ROUND_TRIPS;
+        let patience = SWITCHES_TIMEOUT + round_trip * TEST_ROUND_TRIPS;
+        let latest = proven_at + patience.min(SWITCHES_TIMEOUT_MAX);
         until.min(latest.max(now))
     }
 
