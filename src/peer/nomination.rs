@@ -353,7 +353,8 @@ fn preemption_class(host: &Host, candidate: &Candidate, start: Instant) -> (bool
     )
 }
 
-/// Ranks candidates of which all have answered lately, or none. Greater is better: an answer, few failures, a low cost, both directions over one mapping, a short round trip.
+/// Ranks candidates of which all have answered lately, or none. Greater is better: an answer, few failures, a low cost, both directions over
+/// one mapping, a short round trip.
 fn rank(host: &Host, candidate: &Candidate, start: Instant) -> impl Ord + use<> {
     let round_trip = candidate.round_trip.get().unwrap_or(Duration::MAX);
     (
