@@ -6,7 +6,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 use tracing::{debug, info};
 
-use super::{Job, Link, Machine, Observation, Plan, TunnelJob};
+use super::{Job, Link, Machine, Observation, Plan, Progress, TunnelJob};
 use crate::applier::owner_alias::OwnerAlias;
 use crate::applier::receive_links::{free_name, remotes};
 use crate::kernel::tunnel::dump::{Links, ObservedTunnel};
@@ -48,25 +48,15 @@ impl Machine {
         let is_gone = |it: &NodePublic| !self.desired.contains_key(it) && !own.contains_key(it);
         let gone: Vec<_> = known.filter(is_gone).collect();
         for peer in gone {
-            // Where somebody else removed the link, the sources that it let in are still there.
-            let satisfied = self.tunnels.get(&peer).and_then(|it| it.satisfied.as_ref());
-            let name = satisfied.map(|it| it.inside.name.clone());
+            // Where somebody else removed the link, or it never came, the sources that it was to let in are still there.
+            let name = self.tunnels.get(&peer).and_then(Progress::link_name);
+            let name = name.map(str::to_owned);
             let is_missing = |name: &String| !observation.links.indices.contains_key(name);
             if let Some(name) = name.filter(is_missing) {
                 let ops = self.let_in(&name, &BTreeSet::new());
                 self.plan_unless_done(Job::Receive(peer), ops);
             }
             self.removed(peer);
-        }
-        // What was let in for links that never came.
-        let wanted: BTreeSet<&String> = self.desired.values().map(|it| &it.inside.name).collect();
-        let is_left = |name: &&String| {
-            !observation.links.indices.contains_key(*name) && !wanted.contains(*name)
-        };
-        let left: Vec<String> = self.sources.keys().filter(is_left).cloned().collect();
-        for name in left {
-            let ops = self.let_in(&name, &BTreeSet::new());
-            self.plan_unless_done(Job::LetIn(BTreeMap::new()), ops);
         }
         let held_back = |peer: &NodePublic| {
             let progress = self.tunnels.get(peer);
@@ -133,15 +123,14 @@ impl Machine {
             Err(error) => return self.failed(now, peer, Some(&desired), error.to_string()),
         };
         let makes_link = ops.iter().any(|op| matches!(op, KernelOp::AddLink(_)));
+        let is_free = |name: &String| {
+            !links.indices.contains_key(name)
+                || self.leaving.contains(name)
+                || own.all().any(|it| it.state.link.name == *name)
+                || links.half_made.iter().any(|it| it.1 == *name)
+        };
         let name = &state.link.name;
-        let is_free = !links.indices.contains_key(name)
-            || self.leaving.contains(name)
-            || own.states().iter().any(|it| it.link.name == *name)
-            || links
-                .half_made
-                .iter()
-                .any(|(_, half_made)| half_made == name);
-        if makes_link && !is_free {
+        if makes_link && !is_free(name) {
             // Of another peer, renamed by somebody: it would let in what this tunnel is to let in.
             let error = format!("there is another link {name}");
             return self.failed(now, peer, Some(&desired), error);
@@ -289,13 +278,13 @@ pub(super) struct OwnLinks<'a> {
 }
 
 impl OwnLinks<'_> {
+    fn all(&self) -> impl Iterator<Item = &ObservedTunnel> {
+        let links = self.tunnel.iter().chain(&self.receiving);
+        links.chain(&self.surplus).copied()
+    }
+
     fn states(&self) -> Vec<TunnelState> {
-        let links = self
-            .tunnel
-            .iter()
-            .chain(&self.receiving)
-            .chain(&self.surplus);
-        links.map(|it| it.state.clone()).collect()
+        self.all().map(|it| it.state.clone()).collect()
     }
 }
 

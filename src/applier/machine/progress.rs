@@ -30,6 +30,13 @@ pub(super) struct Refused {
 }
 
 impl Progress {
+    /// The name of the tunnel's link, which is there or was to be made.
+    pub(super) fn link_name(&self) -> Option<&str> {
+        let refused = self.refused.as_ref().and_then(|it| it.desired.as_ref());
+        let desired = self.satisfied.as_ref().or(refused)?;
+        Some(&desired.inside.name)
+    }
+
     /// Whether the kernel is as desired; `None` asks for nothing to be there.
     pub(super) fn satisfies(&self, desired: Option<&DesiredTunnel>) -> bool {
         desired.is_some() && self.satisfied.as_ref() == desired
