@@ -72,7 +72,7 @@ impl Kernel {
         let usable: HashMap<u32, (LinkKind, bool)> = links
             .iter()
             .filter(|link| link.header.flags.contains(LinkFlags::Up))
-            .filter(|link| !link.attributes.iter().any(is_tunnel))
+            .filter(|link| !is_tunnel(link))
             .map(|link| {
                 let has_carrier = link.header.flags.contains(LinkFlags::LowerUp);
                 let index = link.header.index;
@@ -238,14 +238,11 @@ fn route_address(ip: IpAddr) -> RouteAddress {
 }
 
 /// Whether the link is of the kinds that the overlay makes: addresses inside it are no way to reach a peer.
-fn is_tunnel(attribute: &LinkAttribute) -> bool {
-    const KINDS: [InfoKind; 2] = [InfoKind::GreTun, InfoKind::GreTun6];
-    let LinkAttribute::LinkInfo(infos) = attribute else {
-        return false;
-    };
-    infos
-        .iter()
-        .any(|info| matches!(info, LinkInfo::Kind(kind) if KINDS.contains(kind)))
+fn is_tunnel(link: &LinkMessage) -> bool {
+    matches!(
+        info_kind(&link.attributes),
+        Some(InfoKind::GreTun | InfoKind::GreTun6)
+    )
 }
 
 /// Links of links: a VLAN of a bridge of a VXLAN has three levels, and hardly anybody has more.
@@ -258,31 +255,33 @@ fn link_kinds(links: &[LinkMessage]) -> HashMap<u32, LinkKind> {
         .iter()
         .map(|it| (it.header.index, link_kind(info_kind(&it.attributes))))
         .collect();
+    let edges: Vec<(u32, u32)> = links.iter().flat_map(below_and_above).collect();
     for _ in 0..LEVELS {
-        for link in links {
-            let kind = info_kind(&link.attributes);
-            // Of a pair of links it is the other end, and it may be a link of another network namespace.
-            let is_elsewhere = |it: &LinkAttribute| matches!(it, LinkAttribute::LinkNetNsId(_));
-            let has_link_below =
-                kind != Some(&InfoKind::Veth) && !link.attributes.iter().any(is_elsewhere);
-            for attribute in &link.attributes {
-                let (below, above) = match attribute {
-                    // A tap in a bridge is a virtual machine's.
-                    LinkAttribute::Controller(above) if kind != Some(&InfoKind::Tun) => {
-                        (link.header.index, *above)
-                    }
-                    LinkAttribute::Link(below) if has_link_below => (*below, link.header.index),
-                    _ => continue,
-                };
-                if kinds.get(&below) == Some(&LinkKind::Overlay)
-                    && let Some(kind) = kinds.get_mut(&above)
-                {
-                    *kind = LinkKind::Overlay;
-                }
+        for (below, above) in &edges {
+            if kinds.get(below) == Some(&LinkKind::Overlay)
+                && let Some(kind) = kinds.get_mut(above)
+            {
+                *kind = LinkKind::Overlay;
             }
         }
     }
     kinds
+}
+
+/// The indices of a link and of the links that it is a port of or stands on, each time the lower one first.
+fn below_and_above(link: &LinkMessage) -> impl Iterator<Item = (u32, u32)> {
+    let kind = info_kind(&link.attributes);
+    // Of a pair of links it is the other end, and it may be a link of another network namespace.
+    let is_elsewhere = |it: &LinkAttribute| matches!(it, LinkAttribute::LinkNetNsId(_));
+    let has_link_below = kind != Some(&InfoKind::Veth) && !link.attributes.iter().any(is_elsewhere);
+    // A tap in a bridge is a virtual machine's.
+    let is_tap = kind == Some(&InfoKind::Tun);
+    let index = link.header.index;
+    link.attributes.iter().filter_map(move |it| match it {
+        LinkAttribute::Controller(above) if !is_tap => Some((index, *above)),
+        LinkAttribute::Link(below) if has_link_below => Some((*below, index)),
+        _ => None,
+    })
 }
 
 fn info_kind(attributes: &[LinkAttribute]) -> Option<&InfoKind> {
