@@ -165,16 +165,16 @@ impl MtuSearch {
         }
     }
 
-    /// Returns the sizes of the next volley. While nothing is answered at all it is a witness alone.
+    /// Returns the sizes of the next volley. The first of a round needs no witness, for most are answered, and one that is lost is sent again;
+    /// that of a raise is the only one. While nothing is answered at all, it is a witness alone.
     fn volley(&mut self, mut sizes: Vec<u16>) -> Vec<u16> {
         self.volleys += 1;
         let is_silent = !std::mem::take(&mut self.shows_life);
-        match self.volleys {
-            1 if self.phase == Phase::Raise => sizes.push(WITNESS),
-            1 => {}
-            2 => sizes.push(WITNESS),
-            _ if is_silent => sizes = vec![WITNESS],
-            _ => sizes.push(WITNESS),
+        if self.volleys > 2 && is_silent {
+            return vec![WITNESS];
+        }
+        if self.volleys > 1 || self.phase == Phase::Raise {
+            sizes.push(WITNESS);
         }
         sizes
     }
