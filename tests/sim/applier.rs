@@ -102,7 +102,9 @@ impl Kernel {
             }
             KernelOp::AddSource { link, network } => {
                 let networks = self.links.sources.entry(link.clone()).or_default();
-                let overlaps = |it: &IpNet| it.contains(network) || network.contains(it);
+                // An element that is there already is no error.
+                let overlaps =
+                    |it: &IpNet| it != network && (it.contains(network) || network.contains(it));
                 if networks.iter().any(overlaps) {
                     return Err("File exists".to_owned());
                 }

@@ -18,7 +18,7 @@ const DEFAULT_RUNS: u64 = 100;
 
 const SYMMETRIC: Option<NatKind> = Some(NatKind::SYMMETRIC);
 const SEQUENTIAL: Option<NatKind> = Some(NatKind::SEQUENTIAL);
-const RESTRICTED: Option<NatKind> = Some(NatKind::PORT_RESTRICTED);
+pub const RESTRICTED: Option<NatKind> = Some(NatKind::PORT_RESTRICTED);
 
 pub fn pair(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> (World, HostId, HostId) {
     let mut world = World::new(seed);
@@ -32,7 +32,7 @@ pub fn pair(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> (World, 
     (world, a, b)
 }
 
-fn join(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> (World, HostId, HostId) {
+pub fn join(seed: u64, one: Option<NatKind>, other: Option<NatKind>) -> (World, HostId, HostId) {
     let (mut world, a, b) = pair(seed, one, other);
     world.start(a);
     world.start(b);
