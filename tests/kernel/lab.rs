@@ -1,6 +1,5 @@
 //! Two hosts on one wire: network namespaces connected by a veth pair.
 
-use std::fmt::Display;
 use std::fs::File;
 use std::future::Future;
 use std::io::Write as _;
@@ -10,6 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use gretun::kernel::host::preflight;
 
+#[path = "../skip_support/mod.rs"]
+mod skip_support;
+
+pub use skip_support::skip;
+
 /// Returns whether the kernel can do what the tests need; see [`skip`].
 pub fn kernel_is_able() -> bool {
     let needs = [&preflight::OVERLAY[..], &preflight::OVERLAY_IPV6[..]].concat();
@@ -17,16 +21,6 @@ pub fn kernel_is_able() -> bool {
         Ok(()) => true,
         Err(error) => skip(&error),
     }
-}
-
-/// Says that a test is skipped and returns `false`, where the caller of the tests allows that.
-pub fn skip(reason: &dyn Display) -> bool {
-    assert!(
-        std::env::var_os("GRETUN_ALLOW_SKIP").is_some(),
-        "{reason}; with GRETUN_ALLOW_SKIP=1 the test is skipped"
-    );
-    eprintln!("SKIPPED: {reason}");
-    false
 }
 
 /// Runs a program that must succeed; gives its output.
