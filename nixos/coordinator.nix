@@ -147,7 +147,7 @@ in
         };
       };
 
-      # What listens to this host alone is a proxy's.
+      # A proxy on this host uses the ports on loopback addresses.
       networking.firewall = mkIf cfg.openFirewall {
         allowedTCPPorts = portsOf (builtins.filter (it: !isLoopback it) settings.listen);
         allowedUDPPorts = stunPorts;

@@ -48,7 +48,7 @@ rec {
         ${command}
         cp "$file" "$out"
       '';
-      # What was built for another machine cannot be run here.
+      # A program for another machine cannot be run here.
       canRun = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
     in
     {
@@ -109,7 +109,7 @@ rec {
     "nft_masq"
   ];
 
-  # What a unit waits for: nothing loads modules inside its sandbox, and a route must be there.
+  # Units wait for these: nothing loads modules inside a sandbox, and a route must be there.
   startedAfter = [
     "network-online.target"
     "systemd-modules-load.service"

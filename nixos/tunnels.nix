@@ -193,7 +193,7 @@ in
         # The MTU comes from the route to the far end, so there has to be one.
         wants = helpers.startedAfter;
         after = helpers.startedAfter;
-        # What is mounted through a tunnel is mounted after, and unmounted before it goes.
+        # File systems that are mounted through a tunnel come after it, and go before it.
         before = [ "remote-fs-pre.target" ];
         wantedBy = [ "multi-user.target" ];
 

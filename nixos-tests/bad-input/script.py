@@ -1,4 +1,4 @@
-# What the daemon keeps in its state directory.
+# The files that the daemon keeps in its state directory.
 KEYS = {"node.key", "disco.key"}
 FILES = {"network.json", "links.json", "extra-ports.json", "router-port.json"}
 # How much of it comes.

@@ -81,7 +81,7 @@ impl Host {
     }
 }
 
-/// What a step of a peer's machine leaves to its node.
+/// The requests that a step of a peer's machine leaves to its node.
 #[derive(Debug, Default)]
 pub(crate) struct StepOutcome {
     /// How the peer's tunnel should be from now on, if that changed.

@@ -1,4 +1,4 @@
-//! What kind of place an address is.
+//! Kinds of IP addresses: public, private, such that a datagram can be sent to.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

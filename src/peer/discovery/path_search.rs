@@ -338,7 +338,7 @@ impl Peer {
 
     /// Sends the pings that are due, as far as the cap allows: the last step of every handler.
     pub(crate) fn send_due_pings(&mut self, cx: &mut Context<'_>) {
-        // What is sent from a search port after the search is answered to where nobody listens.
+        // Nobody listens to a search port after its search, so that a ping from there would be answered in vain.
         if !self.needs_extra_ports(cx.now, cx.host.port) {
             self.discovery.candidates.forget_extra_ports(cx.host.port);
         }

@@ -16,7 +16,7 @@ fn tried(remote: &str, has_family: bool) -> Tried {
     }
 }
 
-/// What is seen between two hosts behind symmetric NATs.
+/// The evidence of two hosts behind symmetric NATs.
 fn evidence(tried: Vec<Tried>) -> Evidence {
     Evidence {
         peer: "bob".to_owned(),

@@ -1,10 +1,10 @@
-//! Whatever happens, in whatever order, the kernel comes to what is desired.
+//! Random events: the kernel comes to the desired state after any of them, in any order.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What can happen.
+/// An event.
 #[derive(Clone, Debug)]
 enum Event {
     /// Peers and the variants of their tunnels; a peer that is not among them is not desired.

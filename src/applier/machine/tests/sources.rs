@@ -1,4 +1,4 @@
-//! What links let in.
+//! The sources that links let in.
 
 use super::*;
 
